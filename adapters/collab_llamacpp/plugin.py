@@ -1,0 +1,23 @@
+"""What the adapter registers. Importing this must stay cheap: llama_cpp is loaded on first use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from collab_plugin import hookimpl
+from collab_plugin.engine import Engine
+from collab_plugin.quant.kernels import Kernels
+
+
+@hookimpl
+def collab_register_kernels(register: Callable[[Kernels], None]) -> None:
+    from collab_llamacpp.kernels import GgmlKernels
+
+    register(GgmlKernels())
+
+
+@hookimpl
+def collab_register_engines(register: Callable[[Engine], None]) -> None:
+    from collab_llamacpp.engine import LlamaCppEngine
+
+    register(LlamaCppEngine())

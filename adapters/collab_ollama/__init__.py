@@ -1,0 +1,1 @@
+"""The ollama adapter. Nothing is registered yet: this package is the place where it will be."""

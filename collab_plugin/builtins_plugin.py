@@ -1,0 +1,34 @@
+"""The built-in formats, criteria and allocators, registered through the same hooks as anyone's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from collab_plugin.allocate.allocator import Allocator
+from collab_plugin.checkpoint.base import CheckpointFormat
+from collab_plugin.hookspecs import hookimpl
+from collab_plugin.importance.criterion import ImportanceCriterion
+
+
+@hookimpl
+def collab_register_checkpoint_formats(register: Callable[[CheckpointFormat], None]) -> None:
+    from collab_plugin.checkpoint.gguf import GGUF_FORMAT
+    from collab_plugin.checkpoint.safetensors import SAFETENSORS_FORMAT
+
+    register(GGUF_FORMAT)
+    register(SAFETENSORS_FORMAT)
+
+
+@hookimpl
+def collab_register_criteria(register: Callable[[ImportanceCriterion], None]) -> None:
+    from collab_plugin.importance.builtin import CRITERIA
+
+    for criterion in CRITERIA:
+        register(criterion)
+
+
+@hookimpl
+def collab_register_allocators(register: Callable[[Allocator], None]) -> None:
+    from collab_plugin.allocate.knapsack import KNAPSACK
+
+    register(KNAPSACK)

@@ -1,0 +1,62 @@
+"""The `collab-plugin` group: finds commands by name, turns CollabError into one line and exit code 2."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from collab_plugin import __version__
+from collab_plugin.errors import CollabError
+
+# Name -> module of collab_plugin.cli whose `command` it is; imported only when used, so that
+# `--help` is instant.
+COMMANDS = {
+    "inspect": "inspect",
+    "calibrate": "calibrate",
+    "plan": "plan",
+    "compress": "compress",
+    "evaluate": "evaluate",
+    "run": "run",
+    "demo": "demo",
+    "plugins": "plugins",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are modules, imported on first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"collab_plugin.cli.{COMMANDS[cmd_name]}")
+        command: click.Command = module.command
+        return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except CollabError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(2)
+        except KeyboardInterrupt:
+            click.echo("stopped; nothing was left under the output's name", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="collab-plugin")
+def main() -> None:
+    """Compress a Mixture-of-Experts model under a byte budget and run it.
+
+    The usual way: inspect, calibrate, plan, compress, evaluate, run. `collab-plugin COMMAND --help`
+    shows an example of each.
+    """
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""What commands print: a table for people on stdout, or JSON alone on stdout."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as JSON, alone on stdout."
+)
+
+
+def emit(result: Any, as_json: bool, render: Callable[[Console], None]) -> None:
+    """Print ``result`` (a dataclass or mapping) as JSON, or call ``render`` with a console on stdout."""
+    if as_json:
+        click.echo(json.dumps(plain(result), indent=2))
+    else:
+        render(Console())
+
+
+def plain(value: Any) -> Any:
+    """Turn dataclasses, mappings, tuples and numpy scalars into what json can write."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return value

@@ -1,0 +1,92 @@
+"""What an engine can do for the core: calibrate, evaluate, generate."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from collab_plugin.stats import Stats
+
+ReportProgress = Callable[[int, int], None]
+"""Called with (tokens done, tokens in all)."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a model compares with its original on the same tokens.
+
+    ``mean_kld`` is KL(original || model) in nats, a token's mean over all ``tokens`` scored;
+    ``mean_kld_stderr`` its standard error; ``kld_p99`` and ``kld_p50`` percentiles; ``same_top1`` the
+    share of positions where both put the same token first. ``ppl`` and ``ppl_original`` are
+    perplexities. Chunking as in llama-perplexity: windows of ``ctx`` tokens, the second half scored.
+    ``text_overlap`` is the share of the calibration text's n-grams seen in the evaluation text,
+    None when the model carries no record of its calibration.
+    """
+
+    ppl: float
+    ppl_original: float
+    mean_kld: float
+    mean_kld_stderr: float
+    kld_p50: float
+    kld_p99: float
+    same_top1: float
+    tokens: int
+    ctx: int
+    text_overlap: float | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Generated text and its speed; ``tokens_per_second`` counts generation alone."""
+
+    text: str
+    prompt_tokens: int
+    tokens: int
+    prompt_tokens_per_second: float
+    tokens_per_second: float
+
+
+class Engine(ABC):
+    """Runs GGUF files. Native code runs in a child process: its abort is a CollabError here."""
+
+    name: str
+
+    @abstractmethod
+    def version(self) -> str:
+        """Return name and version of the engine, as recorded in documents."""
+
+    @abstractmethod
+    def calibrate(
+        self, model: Path, texts: Sequence[Path], *, ctx: int, threads: int, progress: ReportProgress
+    ) -> Stats:
+        """Run ``texts`` through ``model`` in windows of ``ctx`` tokens; ``model_id`` is left None."""
+
+    @abstractmethod
+    def evaluate(
+        self,
+        model: Path,
+        original: Path,
+        texts: Sequence[Path],
+        *,
+        ctx: int,
+        threads: int,
+        progress: ReportProgress,
+    ) -> Evaluation:
+        """Compare ``model`` with ``original`` on ``texts``."""
+
+    @abstractmethod
+    def generate(
+        self,
+        model: Path,
+        prompt: str,
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        ctx: int,
+        threads: int,
+        write: Callable[[str], None],
+    ) -> Generation:
+        """Continue ``prompt``, passing each piece of text to ``write`` as it comes."""

@@ -1,0 +1,48 @@
+"""The whole extension surface: one function a hook. How to write a plugin: docs/plugins.md.
+
+A plugin is a module registered in the entry-point group ``collab_plugin``; it implements any of
+these with ``@collab_plugin.hookimpl``. Each hook is called once, when the manager is made, and
+gets ``register`` to call once for each thing the plugin adds. Two things of one name: the command
+line refuses to start and names both plugins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pluggy
+
+from collab_plugin.allocate.allocator import Allocator
+from collab_plugin.checkpoint.base import CheckpointFormat
+from collab_plugin.engine import Engine
+from collab_plugin.importance.criterion import ImportanceCriterion
+from collab_plugin.quant.kernels import Kernels
+
+PROJECT = "collab_plugin"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def collab_register_checkpoint_formats(register: Callable[[CheckpointFormat], None]) -> None:
+    """Add ways to open a model; asked in order of registration, plugins before built-ins."""
+
+
+@hookspec
+def collab_register_criteria(register: Callable[[ImportanceCriterion], None]) -> None:
+    """Add importance criteria for ``plan --criterion NAME``: f64[experts] a layer, more is better."""
+
+
+@hookspec
+def collab_register_allocators(register: Callable[[Allocator], None]) -> None:
+    """Add bit allocators for ``plan --allocator NAME``: one type a tensor within a byte budget."""
+
+
+@hookspec
+def collab_register_kernels(register: Callable[[Kernels], None]) -> None:
+    """Add quantization kernels: plan measures errors with them, compress writes with them."""
+
+
+@hookspec
+def collab_register_engines(register: Callable[[Engine], None]) -> None:
+    """Add engines for ``--engine NAME`` of calibrate, evaluate and run."""

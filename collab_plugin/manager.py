@@ -1,0 +1,119 @@
+"""Plugins found, hooks called once, and what they registered looked up by name."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Protocol, TypeVar
+
+import pluggy
+
+from collab_plugin import builtins_plugin, hookspecs
+from collab_plugin.allocate.allocator import Allocator
+from collab_plugin.checkpoint.base import CheckpointFormat
+from collab_plugin.engine import Engine
+from collab_plugin.errors import CollabError
+from collab_plugin.importance.criterion import ImportanceCriterion
+from collab_plugin.quant.kernels import Kernels
+
+
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+T = TypeVar("T", bound=Any)
+
+
+@dataclass
+class Registry:
+    """Everything that plugins registered, by kind and name, in order of registration."""
+
+    checkpoint_formats: dict[str, CheckpointFormat] = field(default_factory=dict)
+    criteria: dict[str, ImportanceCriterion] = field(default_factory=dict)
+    allocators: dict[str, Allocator] = field(default_factory=dict)
+    kernels: dict[str, Kernels] = field(default_factory=dict)
+    engines: dict[str, Engine] = field(default_factory=dict)
+    providers: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(kind, name) -> plugin name."""
+
+
+def plugin_manager() -> pluggy.PluginManager:
+    """Return a manager with the built-ins and the installed plugins of the entry-point group.
+
+    ``COLLAB_LOAD_PLUGINS`` restricts installed plugins to a comma-separated list (empty: none);
+    ``COLLAB_TRACE_PLUGINS=1`` prints every hook call to stderr.
+    """
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    only = os.environ.get("COLLAB_LOAD_PLUGINS")
+    if only is None:
+        manager.load_setuptools_entrypoints(hookspecs.PROJECT)
+    else:
+        for name in filter(None, (part.strip() for part in only.split(","))):
+            if not manager.load_setuptools_entrypoints(hookspecs.PROJECT, name):
+                raise CollabError(f"COLLAB_LOAD_PLUGINS names {name!r}, which is not installed")
+    manager.register(builtins_plugin, "builtins")
+    if os.environ.get("COLLAB_TRACE_PLUGINS"):
+        manager.add_hookcall_monitoring(
+            before=lambda name, impls, kwargs: print(
+                f"hook {name}: {', '.join(impl.plugin_name for impl in impls)}", file=sys.stderr
+            ),
+            after=lambda outcome, name, impls, kwargs: None,
+        )
+    return manager
+
+
+def build_registry(manager: pluggy.PluginManager) -> Registry:
+    """Call every hook of ``manager`` once and return what was registered.
+
+    Raises CollabError when two plugins register the same name of one kind.
+    """
+    registry = Registry()
+    for kind in ("checkpoint_formats", "criteria", "allocators", "kernels", "engines"):
+        hook = getattr(manager.hook, f"collab_register_{kind}")
+        # Last registered is called first by pluggy; the built-ins are registered last and must come
+        # after plugins, so the order is reversed here.
+        for impl in hook.get_hookimpls():
+            impl.function(register=_adder(registry, kind, impl.plugin_name))
+    return registry
+
+
+def _adder(registry: Registry, kind: str, plugin: str) -> Callable[[Named], None]:
+    table: dict[str, Any] = getattr(registry, kind)
+
+    def register(thing: Named) -> None:
+        other = registry.providers.get((kind, thing.name))
+        if other is not None:
+            raise CollabError(
+                f"plugins {other} and {plugin} both register {kind} {thing.name!r}: uninstall one, "
+                "or leave it out with COLLAB_LOAD_PLUGINS"
+            )
+        registry.providers[kind, thing.name] = plugin
+        table[thing.name] = thing
+
+    return register
+
+
+@cache
+def registry() -> Registry:
+    """Return the registry of this process, made on first use."""
+    return build_registry(plugin_manager())
+
+
+def pick(table: dict[str, T], name: str, what: str) -> T:
+    """Return ``table[name]``; CollabError listing what exists when there is none."""
+    if name in table:
+        return table[name]
+    known = ", ".join(sorted(table)) or "none installed"
+    raise CollabError(f"unknown {what} {name!r}; known: {known}")
+
+
+def first_kernels() -> Kernels:
+    """Return the quantization kernels to use; CollabError saying what to install when there are none."""
+    for kernels in registry().kernels.values():
+        return kernels
+    raise CollabError("no quantization kernels: pip install 'collab-plugin[llamacpp]'")

@@ -1,0 +1,118 @@
+"""The plan: what is kept, how many experts a token uses, the type of every tensor, exact bytes.
+
+Reading, writing and the JSON Schema: plan_file.py. Page: docs/formats/plan.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+PLAN_VERSION = 1
+
+GroupPolicy = Literal["none", "balanced", "disband"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The checkpoint that the plan is for. ``fingerprint``: checkpoint/identity.py."""
+
+    fingerprint: str
+    model_id: str
+    name: str
+    architecture: str
+    format: str
+    bytes: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The stats file that the plan used. ``frequency_only``: a foreign imatrix without weights.
+
+    ``unseen``: experts never selected, over all layers. ``text_sketch``: base64 of little-endian u64
+    values (overlap.py), written into the artifact so that evaluate can report leaked text.
+    """
+
+    sha256: str
+    tokens: int
+    datasets: tuple[str, ...]
+    engine: str
+    frequency_only: bool
+    unseen: int
+    text_sketch: str
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """``kept[layer]`` lists original expert ids in their new order; the same count in every layer.
+
+    ``criterion`` and ``options`` say how they were chosen ("none" when all are kept);
+    ``normalisation`` how frequency and score were scaled before mixing. ``mass_lost`` is the share
+    of calibration activations that went to dropped experts (mean over layers; None without stats).
+    """
+
+    criterion: str
+    options: Mapping[str, float | int | str]
+    normalisation: str
+    group_policy: GroupPolicy
+    expert_count: int
+    kept: Mapping[int, tuple[int, ...]]
+    mass_lost: float | None
+
+
+@dataclass(frozen=True)
+class Activation:
+    """Experts a token uses before and after, and how the number was chosen ("share", "given", ...)."""
+
+    original: int
+    used: int
+    rule: str
+
+
+@dataclass(frozen=True)
+class BackOff:
+    """One step taken because the budget could not hold: what was relaxed, smallest bytes after it."""
+
+    step: str
+    smallest_bytes: int
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """One tensor of the artifact: ggml type, exact bytes without padding, predicted relative error.
+
+    ``error`` is the importance-weighted squared error over the weighted square of the values (0 when
+    copied, None when not measured).
+    """
+
+    type: str
+    nbytes: int
+    error: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """See the module's docstring. ``metadata`` holds the GGUF integer keys to set (None: remove).
+
+    ``bytes`` is the exact size of the GGUF file, header and padding included; ``budget`` what was
+    asked for, None when no budget was given. ``predicted_cost`` is the allocator's objective.
+    ``versions``: tool, gguf, kernels, numpy. ``notes``: what a reader must know, one sentence each.
+    """
+
+    source: Source
+    calibration: Calibration | None
+    pruning: Pruning
+    activation: Activation
+    metadata: Mapping[str, int | None]
+    tensors: Mapping[str, TensorPlan]
+    budget: int | None
+    bytes: int
+    bits_per_weight: float
+    predicted_cost: float | None
+    allocator: str
+    base: str
+    back_off: tuple[BackOff, ...]
+    notes: tuple[str, ...]
+    versions: Mapping[str, str]

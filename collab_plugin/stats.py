@@ -1,0 +1,68 @@
+"""Routing statistics and importance matrix of one model: the document `calibrate` writes.
+
+File format, reading and writing: stats_file.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LayerRouting:
+    """What the router of one layer did over ``tokens`` tokens. E = experts of the layer.
+
+    ``count`` i64[E]: times each expert was selected (sums to tokens × top-k).
+    ``weight_sum`` f64[E]: sum of the router weights with which it was selected, as applied to its
+    output (after renormalisation and scaling).
+    ``reap_sum`` f64[E]: sum of weight × L2 norm of the expert's output (REAP, arXiv 2510.13999 eq. 9).
+    The two sums are None when the source has counts only (a published imatrix).
+    """
+
+    tokens: int
+    count: I64
+    weight_sum: F64 | None = None
+    reap_sum: F64 | None = None
+
+    @property
+    def unseen(self) -> NDArray[np.bool_]:
+        """bool[E]: never selected, so unknown rather than worthless."""
+        return self.count == 0
+
+
+@dataclass(frozen=True)
+class ImatrixEntry:
+    """Sum of squared activations that met one weight tensor's columns.
+
+    ``sum2`` f32[E, n]: n = row width; E = experts, 1 for tensors without an expert axis.
+    ``count`` f32[E]: activations summed. The importance vector of expert e is ``sum2[e] / count[e]``.
+    """
+
+    sum2: F32
+    count: F32
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Routing statistics by layer, importance matrix by GGUF tensor name, and where they came from.
+
+    ``model_id``: checkpoint.identity.model_id of the calibrated model, None for foreign files.
+    ``text_sketch``: u64[<=256], bottom-k sketch of the calibration text's token n-grams (overlap.py).
+    """
+
+    routing: Mapping[int, LayerRouting]
+    imatrix: Mapping[str, ImatrixEntry]
+    tokens: int
+    chunk_size: int
+    datasets: tuple[str, ...] = ()
+    model_id: str | None = None
+    engine: str = ""
+    text_sketch: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))

@@ -1,0 +1,1 @@
+"""The conformance suite. Nothing is registered yet: this package is the place where it will be."""
