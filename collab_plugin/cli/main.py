@@ -44,8 +44,8 @@ class LazyGroup(click.Group):
             click.echo(f"error: {error}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
-            click.echo("stopped; nothing was left under the output's name", err=True)
-            ctx.exit(130)
+            click.echo("error: interrupted; nothing was left under the output name, run the same command again", err=True)
+            ctx.exit(2)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
