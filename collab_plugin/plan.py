@@ -32,7 +32,8 @@ class Calibration:
     """The stats file that the plan used. ``frequency_only``: a foreign imatrix without weights.
 
     ``unseen``: experts never selected, over all layers. ``text_sketch``: base64 of little-endian u64
-    values (overlap.py), written into the artifact so that evaluate can report leaked text.
+    values (overlap.py), written into the artifact so that evaluate can report leaked text. ``path``:
+    where the stats file was when the plan was made, so that compress finds it; not in the fingerprint.
     """
 
     sha256: str
@@ -42,6 +43,7 @@ class Calibration:
     frequency_only: bool
     unseen: int
     text_sketch: str
+    path: str
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,8 @@ class Plan:
     """See the module's docstring. ``metadata`` holds the GGUF integer keys to set (None: remove).
 
     ``bytes`` is the exact size of the GGUF file, header and padding included; ``budget`` what was
-    asked for, None when no budget was given. ``predicted_cost`` is the allocator's objective.
+    asked for, None when no budget was given. ``bits_per_weight`` is 8 x bytes over the original's
+    parameters, pruned ones included. ``predicted_cost`` is the allocator's objective.
     ``versions``: tool, gguf, kernels, numpy. ``notes``: what a reader must know, one sentence each.
     """
 
