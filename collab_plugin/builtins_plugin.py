@@ -29,8 +29,7 @@ def collab_register_criteria(register: Callable[[ImportanceCriterion], None]) ->
 
 @hookimpl
 def collab_register_allocators(register: Callable[[Allocator], None]) -> None:
-    from collab_plugin.allocate.knapsack import KNAPSACK
-    from collab_plugin.allocate.uniform import UNIFORM
+    from collab_plugin.allocate.knapsack import KNAPSACK, UNIFORM
 
     register(KNAPSACK)
     register(UNIFORM)

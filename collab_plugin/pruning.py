@@ -1,150 +1,133 @@
-"""Which experts stay: the same number in every layer, groups respected. Page: docs/method.md."""
+"""Which experts stay."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from collab_plugin.errors import CollabError
 from collab_plugin.importance.criterion import CriterionOptions, ImportanceCriterion
 from collab_plugin.plan import GroupPolicy
-from collab_plugin.stats import F64, LayerRouting, Stats
+from collab_plugin.stats import LayerRouting
 from collab_plugin.topology import Topology
 
-MIN_SELECTIONS = 100
-"""Expected activations an expert below which pruning is refused: its count is then uncertain by 10 %
-(one over the square root), about the difference between neighbours in rank."""
-
-Kept = Mapping[int, tuple[int, ...]]
+MIN_SELECTIONS = 50
+"""Mean selections an expert needs before importance means something: a count of 50 is known to 14 %."""
 
 
 @dataclass(frozen=True)
-class Selection:
-    """Result of `select_experts`. ``mass_lost``: mean over layers of the share of activations that
-    went to dropped experts. ``unseen[layer]`` ids never selected; ``unseen_dropped`` how many of
-    them were pruned nevertheless."""
+class Choice:
+    """``kept[layer]``: original ids, ascending. ``mass_lost``: share of selections of the dropped, a mean."""
 
-    kept: Kept
+    kept: Mapping[int, tuple[int, ...]]
     mass_lost: float
-    unseen: Mapping[int, tuple[int, ...]]
     unseen_dropped: int
 
 
-def minimum_tokens(topology: Topology) -> int:
-    """Return the calibration tokens needed before pruning: MIN_SELECTIONS x E / k."""
-    return -(-MIN_SELECTIONS * topology.expert_count // topology.experts_used)
+def parse_keep(text: str, topology: Topology, policy: GroupPolicy) -> int:
+    """Experts to keep a layer, from "0.75", "75%" or a count; a share is rounded up (paper: ceil(r E)).
 
-
-def keep_all(topology: Topology) -> Kept:
-    """Return every expert of every layer in its order."""
-    return {layer: tuple(range(topology.expert_count)) for layer in topology.moe_layers}
-
-
-def check_counts(topology: Topology, keep: int, used: int, policy: GroupPolicy) -> None:
-    """Raise CollabError, with the numbers, for a shape that llama.cpp would abort on or run wrongly.
-
-    Group rules: llama-model.cpp:1365-1369 and llama-graph.cpp:2103 (a group's score is the sum of
-    its two best experts; a k that the chosen groups cannot serve silently picks masked experts).
+    With balanced groups a share is rounded up to a multiple of the groups; a count must be one.
     """
+    step = topology.groups if policy == "balanced" else 1
     total = topology.expert_count
-    if not 1 <= keep <= total:
-        raise CollabError(f"cannot keep {keep} of {total} experts: give 1 to {total}")
-    if not 1 <= used <= keep:
-        raise CollabError(f"{used} experts used of {keep} kept: give --experts-used 1 to {keep}")
-    groups = topology.groups
-    if groups == 1 or policy == "disband":
+    try:
+        if text.endswith("%") or "." in text:
+            share = float(text.rstrip("%")) / (100 if text.endswith("%") else 1)
+            count = -(-math.ceil(round(share * total, 9)) // step) * step
+        else:
+            count = int(text)
+    except ValueError:
+        raise CollabError(f"--keep {text!r} is neither auto, a share like 0.75 or 75%, nor a count") from None
+    if not 1 <= count <= total:
+        raise CollabError(f"--keep {text}: {count} experts of {total} cannot be kept")
+    if count % step:
+        raise CollabError(
+            f"--keep {text}: {count} experts do not divide into {step} groups; "
+            f"keep {count // step * step} or {-(-count // step) * step}, or --groups disband"
+        )
+    return count
+
+
+def check_servable(topology: Topology, count: int, used: int, policy: GroupPolicy) -> None:
+    """CollabError when ``used`` experts a token cannot be chosen from ``count`` under the group policy."""
+    if not 1 <= used <= count:
+        raise CollabError(f"{used} experts a token cannot come from {count} kept ones; lower --experts-used")
+    if policy == "disband" or topology.groups == 1:
         return
-    if keep % groups:
-        below, above = keep // groups * groups, -(-keep // groups) * groups
-        near = f"{below} or {above}" if below >= 2 * groups else f"{above}"
+    a_group = count // topology.groups
+    if a_group < 2:
         raise CollabError(
-            f"{keep} kept experts do not split evenly into the router's {groups} groups: "
-            f"keep {near}, or use --groups disband"
+            f"{count} experts in {topology.groups} groups leave {a_group} a group; the group score needs 2 "
+            f"(keep {2 * topology.groups} or more, or --groups disband)"
         )
-    each = keep // groups
-    if each < 2:
+    if used > topology.groups_used * a_group:
         raise CollabError(
-            f"{keep} kept experts leave {each} in each of {groups} groups, and a group's score needs 2: "
-            f"keep {2 * groups} or more, or use --groups disband"
-        )
-    if used > topology.groups_used * each:
-        raise CollabError(
-            f"{used} experts used need more than the {topology.groups_used} chosen groups hold "
-            f"({topology.groups_used} x {each} = {topology.groups_used * each}): keep more experts, "
-            f"lower --experts-used, or use --groups disband"
+            f"{used} experts a token cannot come from {topology.groups_used} groups of {a_group}; "
+            f"lower --experts-used to {topology.groups_used * a_group}, keep more, or --groups disband"
         )
 
 
-def check_tokens(topology: Topology, stats: Stats, allow_few: bool) -> None:
-    """Raise CollabError when ``stats`` saw too few tokens to tell experts apart."""
-    needed = minimum_tokens(topology)
-    if stats.tokens < needed and not allow_few:
+def check_enough(routing: Mapping[int, LayerRouting], topology: Topology) -> None:
+    """CollabError when calibration saw too few tokens to prune on."""
+    for layer in topology.moe_layers:
+        if layer not in routing:
+            raise CollabError(f"the stats have no routing of layer {layer}; calibrate this model")
+        mean = float(routing[layer].count.mean())
+        if mean < MIN_SELECTIONS:
+            need = math.ceil(MIN_SELECTIONS * topology.expert_count / topology.experts_used)
+            raise CollabError(
+                f"too few calibration tokens to prune on: layer {layer} selected an expert {mean:.1f} times on "
+                f"average, {MIN_SELECTIONS} are needed (about {need:,} tokens); calibrate on more text or "
+                "--allow-few-tokens"
+            )
+
+
+def importance_of(
+    routing: LayerRouting, criterion: ImportanceCriterion, options: CriterionOptions
+) -> NDArray[np.float64]:
+    """The criterion's scores f64[E]; experts never seen get the median of the seen: unknown, not worthless."""
+    values = np.asarray(criterion.score(routing, options), np.float64).copy()
+    if values.shape != routing.count.shape or not np.isfinite(values).all():
         raise CollabError(
-            f"calibration saw {stats.tokens} tokens; pruning {topology.expert_count} experts with top-"
-            f"{topology.experts_used} needs {needed} ({MIN_SELECTIONS} selections an expert on average): "
-            "calibrate on more text, or pass --allow-few-tokens"
+            f"criterion {criterion.name} returned {values.shape} values, some perhaps not finite, "
+            f"for {routing.count.shape} experts of layer {options.layer}: its plugin is at fault"
         )
+    unseen = routing.unseen
+    if criterion.name != "random" and unseen.any() and not unseen.all():
+        values[unseen] = np.median(values[~unseen])
+    return values
 
 
-def importance(routing: LayerRouting, criterion: ImportanceCriterion, options: CriterionOptions) -> F64:
-    """Return f64[E] scores with unseen experts at the median of the seen ones.
+def choose(
+    routing: Mapping[int, LayerRouting],
+    topology: Topology,
+    count: int,
+    policy: GroupPolicy,
+    criterion: ImportanceCriterion,
+    options: CriterionOptions,
+) -> Choice:
+    """Keep the ``count`` most important experts of every layer, in their original order.
 
-    An expert that was never selected is unknown, not worthless: the median neither protects nor
-    condemns it. CollabError when the criterion returns something else than E finite numbers.
-    """
-    scores = np.array(criterion.score(routing, options), np.float64)
-    if scores.shape != routing.count.shape or not np.isfinite(scores).all():
-        raise CollabError(
-            f"criterion {criterion.name!r} gave no finite score for every expert of layer {options.layer}: "
-            "choose another --criterion"
-        )
-    seen = ~routing.unseen
-    if seen.any() and not seen.all():
-        scores[~seen] = np.median(scores[seen])
-    return scores
-
-
-def choose(scores: F64, keep: int, groups: int) -> tuple[int, ...]:
-    """Return the ``keep`` best ids in ascending order, equally many from each of ``groups``.
-
+    ``balanced``: the same number in each contiguous group, so that kept experts stay in their group.
     Equal scores: the lower id stays.
     """
-    blocks = scores.reshape(groups, -1)
-    each = keep // groups
-    order = np.argsort(-blocks, axis=1, kind="stable")[:, :each]
-    ids = order + np.arange(groups)[:, None] * blocks.shape[1]
-    return tuple(int(i) for i in np.sort(ids, axis=None))
-
-
-def select_experts(
-    topology: Topology,
-    stats: Stats,
-    criterion: ImportanceCriterion,
-    keep: int,
-    policy: GroupPolicy,
-    *,
-    alpha: float = 0.5,
-    seed: int = 0,
-) -> Selection:
-    """Choose ``keep`` experts in every layer by ``criterion``; ids stay in ascending order."""
     groups = topology.groups if policy == "balanced" else 1
     kept: dict[int, tuple[int, ...]] = {}
     lost: list[float] = []
-    unseen: dict[int, tuple[int, ...]] = {}
+    unseen = 0
     for layer in topology.moe_layers:
-        routing = stats.routing[layer]
-        scores = importance(routing, criterion, CriterionOptions(alpha, seed, layer))
-        kept[layer] = choose(scores, keep, groups)
-        lost.append(mass_lost(routing, kept[layer]))
-        if routing.unseen.any():
-            unseen[layer] = tuple(int(i) for i in np.flatnonzero(routing.unseen))
-    dropped = sum(len(set(ids) - set(kept[layer])) for layer, ids in unseen.items())
-    return Selection(kept, float(np.mean(lost)), unseen, dropped)
-
-
-def mass_lost(routing: LayerRouting, kept: tuple[int, ...]) -> float:
-    """Return the share of the layer's activations that went to experts outside ``kept``."""
-    total = int(routing.count.sum())
-    return 1 - int(routing.count[list(kept)].sum()) / total if total else 0.0
+        here = CriterionOptions(options.alpha, options.seed, layer)
+        scores = importance_of(routing[layer], criterion, here).reshape(groups, -1)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, : count // groups]
+        ids = np.sort(order + np.arange(groups)[:, None] * scores.shape[1], axis=1).reshape(-1)
+        kept[layer] = tuple(int(i) for i in ids)
+        dropped = np.setdiff1d(np.arange(topology.expert_count), ids)
+        total = int(routing[layer].count.sum())
+        lost.append(float(routing[layer].count[dropped].sum()) / max(total, 1))
+        unseen += int(routing[layer].unseen[dropped].sum())
+    return Choice(kept, float(np.mean(lost)), unseen)

@@ -35,19 +35,34 @@ class LayerRouting:
     @property
     def unseen(self) -> NDArray[np.bool_]:
         """bool[E]: never selected, so unknown rather than worthless."""
-        return self.count == 0
+        return np.asarray(self.count == 0)
 
 
 @dataclass(frozen=True)
 class ImatrixEntry:
     """Sum of squared activations that met one weight tensor's columns.
 
-    ``sum2`` f32[E, n]: n = row width; E = experts, 1 for tensors without an expert axis.
-    ``count`` f32[E]: activations summed. The importance vector of expert e is ``sum2[e] / count[e]``.
+    ``sum2`` f32[C, m] and ``count`` f32[C], as llama-imatrix stores them: for routed experts C = E and
+    m = row width; for everything else C = 1, and m = slices × row width (MLA's 3-D tensors have a
+    slice a head).
     """
 
     sum2: F32
     count: F32
+
+    def vector(self, index: int, n: int) -> F32:
+        """Return the importance vector f32[n] of slice ``index`` of a tensor with rows of ``n``.
+
+        Mean squared activation; ones for an expert never seen (as tools/quantize/quantize.cpp:199).
+        ValueError when the entry does not fit such a tensor.
+        """
+        per_slice = len(self.count) > 1
+        row, at = (index, 0) if per_slice else (0, index * n)
+        if row >= len(self.count) or at + n > self.sum2.shape[1] or (per_slice and self.sum2.shape[1] != n):
+            raise ValueError(f"imatrix of {self.sum2.shape} does not fit slice {index} of rows of {n}")
+        if self.count[row] <= 0:
+            return np.ones(n, np.float32)
+        return np.asarray(self.sum2[row, at : at + n] / self.count[row], np.float32)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from collab_plugin.checkpoint.base import Checkpoint, TensorInfo
 from collab_plugin.checkpoint.roles import Role
+from collab_plugin.errors import CollabError
 
 
 @dataclass(frozen=True)
@@ -48,3 +51,112 @@ class Topology:
     @property
     def total_parameters(self) -> int:
         return sum(self.role_parameters.values())
+
+
+def topology_of(checkpoint: Checkpoint) -> Topology:
+    """Read the topology; CollabError for a dense model or keys that contradict the tensors."""
+    meta = _Keys(checkpoint)
+    layers = tuple(
+        sorted({t.layer for t in checkpoint.tensors.values() if t.role == Role.EXPERT and t.layer is not None})
+    )
+    experts = meta.integer("expert_count", 0)
+    if not layers or experts < 2:
+        raise CollabError(
+            f"{checkpoint.path} ({checkpoint.architecture}) has no routed experts: "
+            "collab-plugin compresses Mixture-of-Experts models"
+        )
+    for info in checkpoint.tensors.values():
+        if info.by_expert and info.shape[0] != experts:
+            raise CollabError(f"{info.name} holds {info.shape[0]} experts, the metadata says {experts}")
+    groups = max(meta.integer("expert_group_count", 1), 1)
+    groups_used = max(meta.integer("expert_group_used_count", 1), 1)
+    if experts % groups or groups_used > groups:
+        raise CollabError(f"{experts} experts in {groups} groups, {groups_used} used, cannot be routed")
+    used = meta.integer("expert_used_count", 0)
+    if not 1 <= used <= experts:
+        raise CollabError(f"expert_used_count is {used} with {experts} experts")
+    return Topology(
+        name=str(meta.general("general.name", checkpoint.path.stem)),
+        architecture=checkpoint.architecture,
+        block_count=meta.integer("block_count", 0),
+        moe_layers=layers,
+        embedding_length=meta.integer("embedding_length", 0),
+        expert_count=experts,
+        experts_used=used,
+        shared_experts=meta.integer("expert_shared_count", 0) or _has_shared(checkpoint),
+        groups=groups,
+        groups_used=groups_used,
+        gating=_gating(checkpoint, meta),
+        renormalises=_renormalises(checkpoint.architecture, meta),
+        weights_scale=float(meta.get("expert_weights_scale", 1.0) or 1.0),
+        context_length=meta.integer("context_length", 0),
+        role_bytes=_sum_by_role(checkpoint, lambda t: t.nbytes),
+        role_parameters=_sum_by_role(checkpoint, lambda t: t.n_elements),
+    )
+
+
+class _Keys:
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._meta, self._arch = checkpoint.metadata, checkpoint.architecture
+
+    def general(self, key: str, default: Any) -> Any:
+        return self._meta[key].value if key in self._meta else default
+
+    def get(self, key: str, default: Any) -> Any:
+        return self.general(f"{self._arch}.{key}", default)
+
+    def integer(self, key: str, default: int) -> int:
+        value = self.get(key, default)
+        if isinstance(value, list) and len(set(value)) == 1:
+            value = value[0]
+        if not isinstance(value, int):
+            raise CollabError(
+                f"{self._arch}.{key} is {str(value)[:60]}, not one integer: per-layer values are not supported"
+            )
+        return value
+
+
+def _has_shared(checkpoint: Checkpoint) -> int:
+    return int(any(t.role == Role.SHARED_EXPERT for t in checkpoint.tensors.values()))
+
+
+# Architectures whose graph divides router weights by their sum over the chosen experts whatever the
+# metadata says; the others obey expert_weights_norm (llama.cpp 0c1e57098, facts/llamacpp.md §4).
+_ALWAYS_RENORMALISES = frozenset(
+    [
+        "qwen3moe",
+        "qwen3next",
+        "qwen35moe",
+        "qwen3vlmoe",
+        "llama",
+        "granitemoe",
+        "minimax-m2",
+        "ernie4_5-moe",
+        "kimi-linear",
+        "phimoe",
+        "dbrx",
+        "grok",
+        "gpt-oss",
+    ]
+)
+_SIGMOID = frozenset(["deepseek3", "glm4moe", "minimax-m2", "dots1", "llama4"])
+
+
+def _renormalises(architecture: str, meta: _Keys) -> bool:
+    return architecture in _ALWAYS_RENORMALISES or bool(meta.get("expert_weights_norm", False))
+
+
+def _gating(checkpoint: Checkpoint, meta: _Keys) -> str:
+    code = meta.get("expert_gating_func", None)
+    if code is None:
+        if checkpoint.architecture == "gpt-oss":
+            return "softmax-after-top-k"
+        return "sigmoid" if checkpoint.architecture in _SIGMOID else "softmax"
+    return {1: "softmax", 2: "sigmoid", 3: "softmax-after-top-k"}.get(code, f"unknown ({code})")
+
+
+def _sum_by_role(checkpoint: Checkpoint, size: Callable[[TensorInfo], int]) -> dict[Role, int]:
+    sums: dict[Role, int] = {}
+    for info in checkpoint.tensors.values():
+        sums[info.role] = sums.get(info.role, 0) + size(info)
+    return sums

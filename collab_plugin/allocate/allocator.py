@@ -28,11 +28,9 @@ class Allocator:
     """``solve(items, budget)`` returns the chosen index by item name.
 
     The sum of the chosen ``nbytes`` never exceeds ``budget``; raises ValueError when even the
-    smallest choices do not fit (callers check first and back off). ``default_floors``: False for
-    baselines that must see every type of every tensor; floors given by the user hold in any case.
+    smallest choices do not fit (callers check first and back off).
     """
 
     name: str
     description: str
     solve: Callable[[Sequence[Item], int], Mapping[str, int]]
-    default_floors: bool = True

@@ -1,4 +1,4 @@
-"""Bit allocation as a multiple-choice knapsack, solved by HiGHS (scipy.optimize.milp)."""
+"""Bit allocation as a multiple-choice knapsack, solved by HiGHS."""
 
 from __future__ import annotations
 
@@ -6,145 +6,118 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_matrix, vstack
+from scipy.sparse import csr_matrix
 
-from collab_plugin.allocate.allocator import Allocator, Item
+from collab_plugin.allocate.allocator import Allocator, Choice, Item
 
-RELATIVE_GAP = 1e-5
-"""How far from the proven optimum the search may stop; measured errors are good to two digits."""
-NODE_LIMIT = 2000
-"""Bounds the search by work, not by time: a time limit would make plans depend on the machine's load."""
-
-Picks = dict[str, int]
+GAP = 1e-6
+SECONDS = 20.0
 
 
-def solve(items: Sequence[Item], budget: int) -> Mapping[str, int]:
-    """Return the chosen index by item name with least total cost within ``budget`` bytes.
+def _useful(choices: Sequence[Choice]) -> list[int]:
+    """Indices in ascending bytes whose cost is below that of everything cheaper."""
+    kept: list[int] = []
+    for index in sorted(range(len(choices)), key=lambda i: (choices[i].nbytes, choices[i].cost)):
+        if not kept or choices[index].cost < choices[kept[-1]].cost:
+            kept.append(index)
+    return kept
 
-    A greedy walk along the items' lower convex hulls gives a first solution, HiGHS a better one, and
-    bytes left over raise whatever still fits. The best of the two by exact arithmetic is returned, so
-    the answer holds whatever the solver's tolerances. Equal costs: fewer bytes, then HiGHS's own
-    order over items sorted by name, which is deterministic.
+
+def solve(items: Sequence[Item], budget: int) -> dict[str, int]:
+    """Least total cost within ``budget`` bytes; see `Allocator`.
+
+    Minimise Σ c·x subject to Σ_j x_ij = 1 for each item and Σ b·x ≤ budget, x binary.
     """
-    if not items:
-        return {}
-    ordered = sorted(items, key=lambda item: item.name)
-    useful = {item.name: undominated(item) for item in ordered}
-    least = sum(min(c.nbytes for c in item.choices) for item in ordered)
-    if least > budget:
-        raise ValueError(f"the smallest choices need {least} bytes, the budget is {budget}")
-    candidates = [_greedy(ordered, useful, budget)]
-    solved = _highs(ordered, useful, budget)
-    if solved is not None and total_bytes(ordered, solved) <= budget:
-        candidates.append(solved)
-    filled = [_fill(ordered, useful, picks, budget) for picks in candidates]
-    return min(filled, key=lambda picks: (total_cost(ordered, picks), total_bytes(ordered, picks)))
-
-
-def undominated(item: Item) -> tuple[int, ...]:
-    """Return indices of choices that no other beats in both bytes and cost, ascending in bytes."""
-    order = sorted(range(len(item.choices)), key=lambda i: (item.choices[i].nbytes, item.choices[i].cost, i))
-    front: list[int] = []
-    for index in order:
-        if not front or item.choices[index].cost < item.choices[front[-1]].cost:
-            front.append(index)
-    return tuple(front)
-
-
-def total_bytes(items: Sequence[Item], picks: Mapping[str, int]) -> int:
-    """Return the exact bytes of a choice."""
-    return sum(item.choices[picks[item.name]].nbytes for item in items)
-
-
-def total_cost(items: Sequence[Item], picks: Mapping[str, int]) -> float:
-    """Return the cost of a choice."""
-    return float(sum(item.choices[picks[item.name]].cost for item in items))
-
-
-def _greedy(items: Sequence[Item], useful: Mapping[str, tuple[int, ...]], budget: int) -> Picks:
-    picks = {item.name: useful[item.name][0] for item in items}
-    left = budget - total_bytes(items, picks)
-    steps = sorted(
-        (-gain, position, order, index, extra)
-        for position, item in enumerate(items)
-        for order, (gain, index, extra) in enumerate(_hull_steps(item, useful[item.name]))
-    )
-    blocked: set[int] = set()
-    for _, position, _, index, extra in steps:
-        if position in blocked:
-            continue
-        if extra <= left:
-            picks[items[position].name] = index
-            left -= extra
-        else:
-            blocked.add(position)
-    return picks
-
-
-def _hull_steps(item: Item, front: Sequence[int]) -> list[tuple[float, int, int]]:
-    """Return (cost saved a byte, index reached, bytes added) along the lower convex hull."""
-    steps: list[tuple[float, int, int]] = []
-    here = 0
-    while here < len(front) - 1:
-        base = item.choices[front[here]]
-        slopes = [
-            (base.cost - item.choices[i].cost) / (item.choices[i].nbytes - base.nbytes) for i in front[here + 1 :]
-        ]
-        best = int(np.argmax(slopes))
-        reached = front[here + 1 + best]
-        steps.append((slopes[best], reached, item.choices[reached].nbytes - base.nbytes))
-        here += 1 + best
-    return steps
-
-
-def _highs(items: Sequence[Item], useful: Mapping[str, tuple[int, ...]], budget: int) -> Picks | None:
-    columns = [(row, index) for row, item in enumerate(items) for index in useful[item.name]]
-    cost = np.array([items[row].choices[index].cost for row, index in columns])
-    nbytes = np.array([items[row].choices[index].nbytes for row, index in columns], np.float64)
-    rows = np.array([row for row, _ in columns])
-    pick_one = csr_matrix((np.ones(len(columns)), (rows, np.arange(len(columns)))), (len(items), len(columns)))
-    # Both scaled to around 1: HiGHS's tolerances are absolute. Bytes are checked exactly by the caller.
-    constraints = vstack([pick_one, csr_matrix(nbytes / budget)])
-    lower = np.append(np.ones(len(items)), -np.inf)
-    upper = np.append(np.ones(len(items)), 1.0)
+    useful = [_useful(item.choices) for item in items]
+    floor = sum(item.choices[u[0]].nbytes for item, u in zip(items, useful, strict=True))
+    if floor > budget:
+        raise ValueError(f"the smallest choices take {floor} bytes of {budget}")
+    owner = np.repeat(np.arange(len(items)), [len(u) for u in useful])
+    flat = [(item, item.choices[j], j) for item, u in zip(items, useful, strict=True) for j in u]
+    cost = np.array([choice.cost for _, choice, _ in flat])
+    size = np.array([choice.nbytes for _, choice, _ in flat], np.float64)
+    scale = max(float(cost.max(initial=0)), 1e-300)
+    one_each = csr_matrix((np.ones(len(flat)), (owner, np.arange(len(flat)))), (len(items), len(flat)))
     result = milp(
-        cost / max(float(cost.max(initial=0)), 1e-300),
-        integrality=np.ones(len(columns)),
+        cost / scale,
+        constraints=[
+            LinearConstraint(one_each, 1, 1),
+            # In units of the budget: HiGHS wants coefficients near one.
+            LinearConstraint(csr_matrix(size / budget), -np.inf, 1.0),
+        ],
+        integrality=np.ones(len(flat), np.int64),
         bounds=Bounds(0, 1),
-        constraints=LinearConstraint(constraints, lower, upper),
-        options={"mip_rel_gap": RELATIVE_GAP, "node_limit": NODE_LIMIT},
+        options={"mip_rel_gap": GAP, "time_limit": SECONDS},
     )
     if result.x is None:
-        return None
-    picks: Picks = {}
-    best: dict[int, float] = {}
-    for value, (row, index) in zip(result.x, columns, strict=True):
-        if value > best.get(row, -1.0):
-            best[row] = value
-            picks[items[row].name] = index
-    return picks
+        picked = {item.name: u[0] for item, u in zip(items, useful, strict=True)}
+    else:
+        best = {i: int(np.argmax(np.where(owner == i, result.x, -1))) for i in range(len(items))}
+        picked = {items[i].name: flat[k][2] for i, k in best.items()}
+    return _repair(items, useful, picked, budget)
 
 
-def _fill(items: Sequence[Item], useful: Mapping[str, tuple[int, ...]], picks: Picks, budget: int) -> Picks:
-    """Raise single items while bytes are left, the largest saving that fits first."""
-    picks = dict(picks)
-    left = budget - total_bytes(items, picks)
+def _repair(
+    items: Sequence[Item], useful: Sequence[Sequence[int]], picked: dict[str, int], budget: int
+) -> dict[str, int]:
+    """Hold the budget exactly in integers, then spend what is left where it helps most a byte."""
+    used = sum(item.choices[picked[item.name]].nbytes for item in items)
+    while used > budget:  # floating-point slack of the solver: step down where it costs least
+        steps = [
+            (item.choices[lower].cost - item.choices[picked[item.name]].cost, item.name, lower, item)
+            for item, u in zip(items, useful, strict=True)
+            if (lower := _neighbour(u, picked[item.name], -1)) is not None
+        ]
+        _, name, lower, item = min(steps, key=lambda s: s[:2])
+        used += item.choices[lower].nbytes - item.choices[picked[name]].nbytes
+        picked[name] = lower
     while True:
-        best: tuple[float, str, int, int] | None = None
-        for item in items:
-            now = item.choices[picks[item.name]]
-            for index in useful[item.name]:
-                choice = item.choices[index]
-                extra, saved = choice.nbytes - now.nbytes, now.cost - choice.cost
-                if 0 < extra <= left and saved > 0 and (best is None or saved > best[0]):
-                    best = (saved, item.name, index, extra)
-        if best is None:
-            return picks
-        _, name, index, extra = best
-        picks[name] = index
-        left -= extra
+        gains = []
+        for item, u in zip(items, useful, strict=True):
+            now = item.choices[picked[item.name]]
+            for upper in u[u.index(picked[item.name]) + 1 :]:
+                more = item.choices[upper].nbytes - now.nbytes
+                if used + more <= budget:
+                    gains.append(((now.cost - item.choices[upper].cost) / more, item.name, upper, more))
+        if not gains:
+            return picked
+        _, name, upper, more = max(gains, key=lambda g: (g[0], g[1]))
+        picked[name] = upper
+        used += more
 
 
-KNAPSACK = Allocator(
-    "knapsack", "least predicted harm within the budget, by integer programming (HiGHS)", solve
-)
+def _neighbour(useful: Sequence[int], at: int, step: int) -> int | None:
+    index = list(useful).index(at) + step
+    return useful[index] if 0 <= index < len(useful) else None
+
+
+KNAPSACK = Allocator("knapsack", "least predicted cost within the budget, solved by HiGHS (default)", solve)
+
+
+def _uniform(items: Sequence[Item], budget: int) -> Mapping[str, int]:
+    """One type for all tensors: the largest that fits; where a tensor lacks it, its next smaller one."""
+    names = {choice.type for item in items for choice in item.choices}
+    best: dict[str, int] | None = None
+    size = -1
+    for limit in sorted(names):
+        picked = {item.name: _at_most(item.choices, limit) for item in items}
+        total = sum(item.choices[picked[item.name]].nbytes for item in items)
+        if size < total <= budget:
+            best, size = picked, total
+    if best is None:
+        raise ValueError("no single type fits the budget")
+    return best
+
+
+def _at_most(choices: Sequence[Choice], kind: str) -> int:
+    from collab_plugin.quant.types import TYPES
+
+    bits = TYPES[kind].bits_per_weight
+    fitting = [i for i, c in enumerate(choices) if TYPES[c.type].bits_per_weight <= bits]
+    exact = [i for i, c in enumerate(choices) if c.type == kind]
+    if exact:
+        return exact[0]
+    return max(fitting, key=lambda i: choices[i].nbytes) if fitting else 0
+
+
+UNIFORM = Allocator("uniform", "one type for all tensors, the largest that fits: a baseline", _uniform)

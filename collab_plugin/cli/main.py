@@ -44,7 +44,10 @@ class LazyGroup(click.Group):
             click.echo(f"error: {error}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
-            click.echo("error: interrupted; nothing was left under the output name, run the same command again", err=True)
+            click.echo(
+                "error: interrupted; nothing was left under the output name, run the same command again",
+                err=True,
+            )
             ctx.exit(2)
 
 

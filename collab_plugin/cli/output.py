@@ -11,9 +11,7 @@ import click
 import numpy as np
 from rich.console import Console
 
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print the result as JSON, alone on stdout."
-)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, alone on stdout.")
 
 
 def emit(result: Any, as_json: bool, render: Callable[[Console], None]) -> None:

@@ -1,67 +1,62 @@
-"""The built-in criteria. Why these normalisations and no others: docs/method.md."""
+"""The criteria that come with the project.
+
+Normalisation ("layer-max"): within a layer, frequency and score are each divided by their largest
+value before they are mixed. The paper (arXiv 2509.25689 eq. 1) leaves this open, and on DeepSeek-V3 it
+changes 9 to 18 % of the kept set (facts/anchors.md §1.3); it is recorded in every plan.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from collab_plugin.importance.criterion import CriterionOptions, ImportanceCriterion
-from collab_plugin.stats import F64, LayerRouting
+from collab_plugin.stats import LayerRouting
 
-NORMALISATION = "layer-max: f = count / max(count), s = (weight_sum / count) / max(weight_sum / count)"
-"""Recorded in every plan whose criterion mixes or scales frequency and score."""
+NORMALISATION = "layer-max"
+F64 = NDArray[np.float64]
 
 
-def frequency(routing: LayerRouting, options: CriterionOptions) -> F64:
-    """Return f: activation counts over the layer's largest count, f64[E] in 0..1."""
-    return _by_maximum(routing.count.astype(np.float64))
+def _scaled(values: F64) -> F64:
+    top = values.max()
+    return values / top if top > 0 else np.zeros_like(values)
+
+
+def _mean_when_selected(sums: F64 | None, routing: LayerRouting) -> F64:
+    if sums is None:
+        raise ValueError("the statistics have no router weights")
+    return sums / np.maximum(routing.count, 1)
+
+
+def freq(routing: LayerRouting, options: CriterionOptions) -> F64:
+    """f_e: share of tokens that selected expert e, scaled to the layer's largest."""
+    return _scaled(routing.count.astype(np.float64))
 
 
 def score(routing: LayerRouting, options: CriterionOptions) -> F64:
-    """Return s: mean router weight when selected over the layer's largest mean, f64[E] in 0..1."""
-    return _by_maximum(_mean_when_selected(routing, routing.weight_sum, "weight_sum"))
+    """s_e: mean router weight of expert e when selected, scaled to the layer's largest."""
+    return _scaled(_mean_when_selected(routing.weight_sum, routing))
 
 
-def frequency_and_score(routing: LayerRouting, options: CriterionOptions) -> F64:
-    """Return I = alpha f + (1 - alpha) s (arXiv 2509.25689), f64[E] in 0..1."""
-    return options.alpha * frequency(routing, options) + (1 - options.alpha) * score(routing, options)
+def freq_score(routing: LayerRouting, options: CriterionOptions) -> F64:
+    """I_e = α f_e + (1 − α) s_e (arXiv 2509.25689 eq. 1)."""
+    return options.alpha * freq(routing, options) + (1 - options.alpha) * score(routing, options)
 
 
 def reap(routing: LayerRouting, options: CriterionOptions) -> F64:
-    """Return the mean of router weight x L2 norm of the expert's output, f64[E].
-
-    The mean is over the tokens that selected the expert, not over all tokens (REAP, arXiv
-    2510.13999 eq. 9: the sum over the active tokens X_j is divided by |X_j|).
-    """
-    return _mean_when_selected(routing, routing.reap_sum, "reap_sum")
+    """S_e = mean over the tokens that selected e of router weight × ‖output of e‖₂ (arXiv 2510.13999)."""
+    return _scaled(_mean_when_selected(routing.reap_sum, routing))
 
 
 def random(routing: LayerRouting, options: CriterionOptions) -> F64:
-    """Return uniform random numbers that depend on seed and layer alone: a baseline."""
-    return np.random.default_rng([options.seed, options.layer]).random(len(routing.count))
-
-
-def _mean_when_selected(routing: LayerRouting, total: F64 | None, name: str) -> F64:
-    if total is None:
-        raise ValueError(f"the statistics hold no {name}")
-    return np.divide(total, routing.count, out=np.zeros(len(total)), where=routing.count > 0)
-
-
-def _by_maximum(values: F64) -> F64:
-    largest = values.max(initial=0.0)
-    return values / largest if largest > 0 else np.zeros_like(values)
+    """Uniform random numbers from ``seed`` and the layer's number: the baseline."""
+    return np.random.default_rng((options.seed, options.layer)).random(len(routing.count))
 
 
 CRITERIA = (
-    ImportanceCriterion(
-        "freq-score",
-        "the paper's alpha x activation frequency + (1 - alpha) x mean router weight when selected",
-        frequency_and_score,
-        ("weight_sum",),
-    ),
-    ImportanceCriterion(
-        "reap", "mean router weight x norm of the expert's output, over its own tokens", reap, ("reap_sum",)
-    ),
-    ImportanceCriterion("freq", "activation frequency alone", frequency),
-    ImportanceCriterion("score", "mean router weight when selected, alone", score, ("weight_sum",)),
-    ImportanceCriterion("random", "random choice by seed: a baseline", random),
+    ImportanceCriterion("freq-score", "the paper's α·frequency + (1−α)·score (default)", freq_score, ("weight_sum",)),
+    ImportanceCriterion("reap", "router weight × expert output norm (REAP)", reap, ("reap_sum",)),
+    ImportanceCriterion("freq", "activation frequency", freq),
+    ImportanceCriterion("score", "mean router weight when selected", score, ("weight_sum",)),
+    ImportanceCriterion("random", "a seeded random choice, as a baseline", random),
 )

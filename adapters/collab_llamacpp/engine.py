@@ -1,0 +1,138 @@
+"""The engine: hands jobs to the child process and turns arrays into documents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from collab_llamacpp.child import run_job
+from collab_plugin.checkpoint.gguf import open_gguf
+from collab_plugin.engine import Engine, Evaluation, Generation, ReportProgress
+from collab_plugin.stats import ImatrixEntry, LayerRouting, Stats
+from collab_plugin.topology import topology_of
+
+
+class LlamaCppEngine(Engine):
+    """llama.cpp as installed by llama-cpp-python; importing this loads nothing native."""
+
+    name = "llamacpp"
+
+    def version(self) -> str:
+        return f"llama-cpp-python {version('llama-cpp-python')}"
+
+    def calibrate(
+        self, model: Path, texts: Sequence[Path], *, ctx: int, threads: int, progress: ReportProgress
+    ) -> Stats:
+        checkpoint = open_gguf(model)
+        topology = topology_of(checkpoint)
+        job = {
+            "do": "calibrate",
+            "model": str(checkpoint.path),
+            "texts": [str(t) for t in texts],
+            "ctx": ctx,
+            "threads": threads,
+            "experts": topology.expert_count,
+            "architecture": topology.architecture,
+        }
+        arrays = run_job(job, _progress(progress))
+        routing = {
+            layer: LayerRouting(
+                int(arrays[f"layer_tokens.{layer}"]),
+                arrays[f"count.{layer}"].astype(np.int64),
+                arrays[f"weights.{layer}"],
+                arrays[f"reap.{layer}"],
+            )
+            for layer in topology.moe_layers
+            if f"count.{layer}" in arrays
+        }
+        names = [key.removeprefix("sums.") for key in arrays if key.startswith("sums.")]
+        return Stats(
+            routing=routing,
+            imatrix={n: ImatrixEntry(arrays[f"sums.{n}"], arrays[f"seen.{n}"]) for n in names},
+            tokens=int(arrays["tokens"]),
+            chunk_size=ctx,
+            datasets=tuple(t.name for t in texts),
+            engine=self.version(),
+            text_sketch=arrays["sketch"].astype(np.uint64),
+        )
+
+    def evaluate(
+        self,
+        model: Path,
+        original: Path,
+        texts: Sequence[Path],
+        *,
+        ctx: int,
+        threads: int,
+        progress: ReportProgress,
+    ) -> Evaluation:
+        checkpoint, reference = open_gguf(model), open_gguf(original)
+        ngrams = checkpoint.metadata.get("collab.calibration.ngrams")
+        job = {
+            "do": "evaluate",
+            "model": str(checkpoint.path),
+            "original": str(reference.path),
+            "texts": [str(t) for t in texts],
+            "ctx": ctx,
+            "threads": threads,
+            "ngrams": ngrams.value if ngrams else "",
+        }
+        arrays = run_job(job, _progress(progress))
+        kld = arrays["kld"]
+        return Evaluation(
+            ppl=float(np.exp(arrays["nll"].mean())),
+            ppl_original=float(np.exp(arrays["nll_original"].mean())),
+            mean_kld=float(kld.mean()),
+            mean_kld_stderr=float(kld.std(ddof=1) / np.sqrt(len(kld))) if len(kld) > 1 else 0.0,
+            kld_p50=float(np.percentile(kld, 50)),
+            kld_p99=float(np.percentile(kld, 99)),
+            same_top1=float(arrays["same"].mean()),
+            tokens=len(kld),
+            ctx=ctx,
+            text_overlap=float(arrays["overlap"]) if "overlap" in arrays else None,
+        )
+
+    def generate(
+        self,
+        model: Path,
+        prompt: str,
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        ctx: int,
+        threads: int,
+        write: Callable[[str], None],
+    ) -> Generation:
+        job = {
+            "do": "generate",
+            "model": str(open_gguf(model).path),
+            "prompt": prompt,
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "seed": seed,
+            "ctx": ctx,
+            "threads": threads,
+        }
+        pieces: list[str] = []
+
+        def on_line(line: dict[str, Any]) -> None:
+            pieces.append(line["text"])
+            write(line["text"])
+
+        prompt_tokens, made, prompt_seconds, seconds = run_job(job, on_line)["figures"]
+        return Generation(
+            text="".join(pieces),
+            prompt_tokens=int(prompt_tokens),
+            tokens=int(made),
+            prompt_tokens_per_second=float(prompt_tokens / max(prompt_seconds, 1e-9)),
+            tokens_per_second=float(made / max(seconds, 1e-9)),
+        )
+
+
+def _progress(progress: ReportProgress) -> Callable[[dict[str, Any]], None]:
+    return lambda line: progress(line["done"], line["total"])

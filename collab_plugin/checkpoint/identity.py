@@ -1,0 +1,47 @@
+"""Which checkpoint is this, and is it the same model as that one?"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from collab_plugin.checkpoint.base import Checkpoint
+from collab_plugin.checkpoint.roles import Role
+
+_SAMPLE_ROWS = 2
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """Return "sha256:..." over names, shapes, types, integer metadata and sampled rows of every tensor.
+
+    The first rows of the first and last slice of each tensor are hashed, so a terabyte costs a few
+    megabytes of reading; a change elsewhere in a tensor is not noticed.
+    """
+    digest = hashlib.sha256()
+    for key, meta in sorted(checkpoint.metadata.items()):
+        if not key.startswith("tokenizer."):
+            digest.update(f"{key}={meta.value!r}\n".encode())
+    for name, info in checkpoint.tensors.items():
+        digest.update(f"{name}{info.shape}{info.type.name}\n".encode())
+        if len(info.shape) == 1:
+            digest.update(np.ascontiguousarray(checkpoint.read_raw(name)).tobytes()[:4096])
+            continue
+        for expert in {0, info.shape[0] - 1} if len(info.shape) == 3 else {None}:
+            rows = checkpoint.read_raw(name, expert=expert, rows=slice(0, _SAMPLE_ROWS))
+            digest.update(np.ascontiguousarray(rows).tobytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def model_id(checkpoint: Checkpoint) -> str:
+    """Return "sha256:..." over the float32 router weights of every layer.
+
+    Routers are never quantized (llama-quant.cpp:300), so a Hugging Face folder, the GGUF made from it
+    and every quantized copy share this id: statistics calibrated on one serve all.
+    """
+    digest = hashlib.sha256()
+    for name, info in sorted(checkpoint.tensors.items()):
+        if info.role == Role.ROUTER:
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(checkpoint.read(name), np.float32).tobytes())
+    return f"sha256:{digest.hexdigest()}"

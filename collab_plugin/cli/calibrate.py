@@ -1,0 +1,95 @@
+"""`collab-plugin calibrate`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from collab_plugin.cli.output import emit, json_option
+from collab_plugin.cli.threads import threads_option
+from collab_plugin.errors import CollabError
+
+if TYPE_CHECKING:
+    from collab_plugin.stats import LayerRouting, Stats
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--text",
+    "texts",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    required=True,
+    help="UTF-8 text to run through the model; may be repeated.",
+)
+@click.option("--ctx", type=click.IntRange(16, 2**20), default=512, show_default=True, help="Tokens a window.")
+@click.option("--engine", default="llamacpp", show_default=True, help="Engine that runs the model (see `plugins`).")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Stats file to write.")
+@threads_option
+@json_option
+def command(
+    model: Path, texts: tuple[Path, ...], ctx: int, engine: str, output: Path, threads: int, as_json: bool
+) -> None:
+    """Measure which experts text uses, and the importance matrix, in one pass.
+
+    MODEL may be any copy of the model, a quantized one too: statistics of one serve all. The stats
+    file is a valid imatrix for llama-quantize. Do not calibrate on text that you evaluate on.
+
+    Example: collab-plugin calibrate DeepSeek-V3-Q4_K_M.gguf --text prose.txt --text code.txt -o stats.gguf
+    """
+    from collab_plugin.checkpoint.identity import model_id
+    from collab_plugin.checkpoint.open import open_checkpoint
+    from collab_plugin.compress.materialise import as_gguf
+    from collab_plugin.manager import pick, registry
+    from collab_plugin.progress import track
+    from collab_plugin.stats_file import write_stats
+    from collab_plugin.topology import topology_of
+
+    chosen = pick(registry().engines, engine, "engine")
+    checkpoint = open_checkpoint(model)
+    topology_of(checkpoint)
+    if not output.parent.is_dir():
+        raise CollabError(f"{output.parent} does not exist; make the folder first")
+    gguf = as_gguf(model, threads)
+    with track("calibrating", unit="tokens") as report:
+        stats = chosen.calibrate(gguf, texts, ctx=ctx, threads=threads, progress=report)
+    stats = dataclasses.replace(stats, model_id=model_id(checkpoint))
+    write_stats(output, stats)
+    layers = [summary(layer, routing) for layer, routing in sorted(stats.routing.items())]
+    result = {"output": str(output), "tokens": stats.tokens, "ctx": ctx, "layers": layers}
+    emit(result, as_json, lambda console: _render(console, stats, layers, output))
+
+
+def summary(layer: int, routing: LayerRouting) -> dict[str, float | int]:
+    """Figures of one layer; ``least_used_quarter`` is that quarter's share of all selections."""
+    ordered = sorted(routing.count.tolist())
+    quarter = ordered[: max(len(ordered) // 4, 1)]
+    return {
+        "layer": layer,
+        "tokens": routing.tokens,
+        "unseen": int(routing.unseen.sum()),
+        "least_used_quarter": sum(quarter) / max(sum(ordered), 1),
+        "most_used": max(ordered) / max(sum(ordered), 1),
+    }
+
+
+def _render(console: Console, stats: Stats, layers: list[dict[str, float | int]], output: Path) -> None:
+    table = Table("layer", "tokens", "experts never seen", "least used quarter", "most used expert")
+    for column in table.columns:
+        column.justify = "right"
+    for row in layers:
+        table.add_row(
+            str(row["layer"]),
+            f"{row['tokens']:,}",
+            str(row["unseen"]),
+            f"{row['least_used_quarter']:.1%}",
+            f"{row['most_used']:.1%}",
+        )
+    console.print(table)
+    console.print(f"{output}: {stats.tokens:,} tokens, {len(stats.imatrix)} tensors in the importance matrix")

@@ -1,0 +1,49 @@
+"""`collab-plugin compress`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from collab_plugin.cli.output import emit, json_option
+from collab_plugin.cli.threads import threads_option
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--plan", "plan_path", type=click.Path(path_type=Path), required=True, help="Plan of `plan`.")
+@click.option(
+    "--stats", "stats_path", type=click.Path(path_type=Path), help="The plan's stats file, when it was moved."
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="GGUF to write.")
+@threads_option
+@json_option
+def command(model: Path, plan_path: Path, stats_path: Path | None, output: Path, threads: int, as_json: bool) -> None:
+    """Write the GGUF that a plan describes.
+
+    The output appears under its name only when complete. An interrupted run goes on where it stopped
+    when the same command is given again.
+
+    Example: collab-plugin compress DeepSeek-V3/ --plan plan.json -o out.gguf
+    """
+    from collab_plugin.checkpoint.open import open_checkpoint
+    from collab_plugin.compress.executor import compress
+    from collab_plugin.compress.inputs import kernels_for, stats_of
+    from collab_plugin.plan_file import read_plan
+    from collab_plugin.progress import track
+
+    plan = read_plan(plan_path)
+    checkpoint = open_checkpoint(model)
+    stats = stats_of(plan, checkpoint, stats_path)
+    kernels = kernels_for(plan, checkpoint)
+    with track("compressing", unit="weights") as report:
+        result = compress(checkpoint, plan, stats, output, kernels=kernels, threads=threads, report=report)
+    emit(
+        {**vars(result), "bits_per_weight": plan.bits_per_weight},
+        as_json,
+        lambda console: console.print(
+            f"{result.path}: {result.bytes:,} bytes, {plan.bits_per_weight:.3f} bpw, {result.seconds:.1f} s"
+            + (f" ({result.resumed_tiles} of {result.tiles} tiles from an earlier run)" if result.resumed_tiles else "")
+        ),
+    )

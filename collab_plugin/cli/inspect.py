@@ -1,0 +1,64 @@
+"""`collab-plugin inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from collab_plugin.cli.output import emit, json_option, plain
+
+if TYPE_CHECKING:
+    from collab_plugin.checkpoint.base import Checkpoint
+    from collab_plugin.topology import Topology
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@json_option
+def command(model: Path, as_json: bool) -> None:
+    """Show a model's layers, experts, router and bytes by role.
+
+    MODEL is a GGUF file (any shard of a split one) or a Hugging Face folder.
+
+    Example: collab-plugin inspect DeepSeek-V3/
+    """
+    from collab_plugin.checkpoint.open import open_checkpoint
+    from collab_plugin.topology import topology_of
+
+    checkpoint = open_checkpoint(model)
+    topology = topology_of(checkpoint)
+    result = {**plain(topology), "format": checkpoint.format, "notes": list(checkpoint.notes)}
+    emit(result, as_json, lambda console: _render(console, checkpoint, topology))
+
+
+def _render(console: Console, checkpoint: Checkpoint, topology: Topology) -> None:
+    t = topology
+    console.print(f"[bold]{t.name}[/bold]: {t.architecture}, {checkpoint.format}")
+    groups = f", {t.groups} groups of which {t.groups_used} are used" if t.groups > 1 else ""
+    shared = f", {t.shared_experts} shared" if t.shared_experts else ""
+    console.print(
+        f"{t.block_count} layers, {len(t.moe_layers)} of them with {t.expert_count} experts, "
+        f"top-{t.experts_used}{shared}{groups}; {t.gating} router"
+        f"{'' if t.renormalises else ' without renormalisation'}"
+    )
+    table = Table("role", "parameters", "bytes", "bpw", "share")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for role, size in sorted(t.role_bytes.items(), key=lambda item: -item[1]):
+        count = t.role_parameters[role]
+        table.add_row(role, f"{count:,}", f"{size:,}", f"{size * 8 / count:.3f}", f"{size / t.total_bytes:.1%}")
+    table.add_section()
+    table.add_row(
+        "all",
+        f"{t.total_parameters:,}",
+        f"{t.total_bytes:,}",
+        f"{t.total_bytes * 8 / t.total_parameters:.3f}",
+        "",
+    )
+    console.print(table)
+    for note in checkpoint.notes:
+        console.print(f"note: {note}")

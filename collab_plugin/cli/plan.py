@@ -1,0 +1,189 @@
+"""`collab-plugin plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from collab_plugin.cli.output import emit, json_option
+from collab_plugin.cli.threads import threads_option
+from collab_plugin.errors import CollabError
+
+if TYPE_CHECKING:
+    from collab_plugin.plan import Plan
+    from collab_plugin.plan_diff import PlanDiff
+
+
+def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    pairs = dict(value.partition("=")[::2] for value in values)
+    if not all(pairs.values()):
+        raise click.BadParameter("write ROLE=TYPE, such as attention=Q6_K")
+    return pairs
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--stats",
+    "stats_path",
+    type=click.Path(path_type=Path),
+    help="Stats of `calibrate`, or any imatrix GGUF.",
+)
+@click.option("--budget", help="Size of the file: 103GB, 98.5GiB, 2.5bpw, or bytes. Never exceeded.")
+@click.option(
+    "--keep", default="auto", show_default=True, help="Experts a layer: auto, a share (0.75, 75%) or a count."
+)
+@click.option(
+    "--experts-used",
+    type=click.IntRange(1),
+    help="Experts a token uses; scaled with the kept share by default.",
+)
+@click.option("--criterion", default="freq-score", show_default=True, help="How experts are ranked (see `plugins`).")
+@click.option(
+    "--alpha",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Weight of frequency in freq-score.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random criterion.")
+@click.option(
+    "--groups",
+    type=click.Choice(["balanced", "disband"]),
+    help="Routers with expert groups: keep as many in each group (default), or give up the groups.",
+)
+@click.option("--base", help="Smallest type for expert weights; never backs off when given.")
+@click.option("--floor", "floors", multiple=True, callback=_pairs, metavar="ROLE=TYPE", help="Smallest type of a role.")
+@click.option(
+    "--ceiling",
+    "ceilings",
+    multiple=True,
+    callback=_pairs,
+    metavar="ROLE=TYPE",
+    help="Largest type of a role.",
+)
+@click.option("--types", help="Only these types, separated by commas.")
+@click.option("--allocator", default="knapsack", show_default=True, help="How bits are given out (see `plugins`).")
+@click.option("--keep-types", is_flag=True, help="Prune a quantized GGUF without requantizing anything.")
+@click.option("--allow-few-tokens", is_flag=True, help="Prune although calibration saw too few tokens.")
+@click.option("--diff", nargs=2, type=click.Path(path_type=Path), metavar="A B", help="Compare two plans instead.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Plan file to write.")
+@threads_option
+@json_option
+def command(
+    model: Path | None,
+    stats_path: Path | None,
+    budget: str | None,
+    keep: str,
+    experts_used: int | None,
+    criterion: str,
+    alpha: float,
+    seed: int,
+    groups: str | None,
+    base: str | None,
+    floors: dict[str, str],
+    ceilings: dict[str, str],
+    types: str | None,
+    allocator: str,
+    keep_types: bool,
+    allow_few_tokens: bool,
+    diff: tuple[Path, Path] | None,
+    output: Path | None,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """Decide what is kept and the type of every tensor, within a byte budget.
+
+    The plan is exact: the file that `compress` makes of it has the size it states. When the budget
+    cannot hold, floors and then the base type are lowered, then experts pruned; each step is listed.
+
+    Example: collab-plugin plan DeepSeek-V3/ --stats stats.gguf --budget 103GB -o plan.json
+    """
+    if diff:
+        from collab_plugin.plan_diff import diff_plans
+        from collab_plugin.plan_file import read_plan
+
+        result = diff_plans(read_plan(diff[0]), read_plan(diff[1]))
+        emit(result, as_json, lambda console: _render_diff(console, result))
+        return
+    if model is None or output is None:
+        raise click.UsageError("give MODEL and -o PLAN (or --diff A B)")
+    from collab_plugin.budget import parse_budget
+    from collab_plugin.checkpoint.open import open_checkpoint
+    from collab_plugin.manager import first_kernels, pick, registry
+    from collab_plugin.plan_file import write_plan
+    from collab_plugin.planner import PlanRequest, StatsSource, make_plan
+    from collab_plugin.progress import track
+    from collab_plugin.quant.types import type_info
+    from collab_plugin.stats_file import read_stats, stats_sha256
+    from collab_plugin.topology import topology_of
+
+    checkpoint = open_checkpoint(model)
+    topology = topology_of(checkpoint)
+    if not output.parent.is_dir():
+        raise CollabError(f"{output.parent} does not exist; make the folder first")
+    source = StatsSource(read_stats(stats_path), stats_path, stats_sha256(stats_path)) if stats_path else None
+    request = PlanRequest(
+        budget=parse_budget(budget, topology.total_parameters) if budget else None,
+        criterion=pick(registry().criteria, criterion, "criterion"),
+        allocator=pick(registry().allocators, allocator, "allocator"),
+        keep=keep,
+        experts_used=experts_used,
+        alpha=alpha,
+        seed=seed,
+        groups=groups,  # type: ignore[arg-type]  # click.Choice gives one of the literals
+        base=base,
+        floors=floors,
+        ceilings=ceilings,
+        types=tuple(type_info(t.strip()).name for t in types.split(",")) if types else (),
+        keep_types=keep_types,
+        allow_few_tokens=allow_few_tokens,
+        threads=threads,
+    )
+    with track("measuring quantization errors", unit="tensors") as report:
+        plan = make_plan(checkpoint, topology, source, request, None if keep_types else first_kernels(), report)
+    write_plan(output, plan)
+    emit(plan, as_json, lambda console: render_plan(console, plan))
+
+
+def render_plan(console: Console, plan: Plan) -> None:
+    """Print the plan's figures, types by role, back-off steps and notes."""
+    from collab_plugin.checkpoint.roles import role_of
+
+    p = plan.pruning
+    of = f" of {plan.budget:,} ({plan.bytes / plan.budget:.2%})" if plan.budget else ""
+    console.print(f"[bold]{plan.source.name}[/bold]: {plan.bytes:,} bytes{of}, {plan.bits_per_weight:.3f} bpw")
+    lost = f", {p.mass_lost:.1%} of the routing mass dropped" if p.mass_lost else ""
+    console.print(
+        f"experts kept a layer: {p.expert_count} ({p.criterion}{lost}); "
+        f"experts a token: {plan.activation.used} (was {plan.activation.original})"
+    )
+    roles: dict[str, dict[str, int]] = {}
+    for name, tensor in plan.tensors.items():
+        kinds = roles.setdefault(role_of(name), {})
+        kinds[tensor.type] = kinds.get(tensor.type, 0) + tensor.nbytes
+    table = Table("role", "bytes", "share", "types")
+    table.columns[1].justify = table.columns[2].justify = "right"
+    for role, kinds in sorted(roles.items(), key=lambda item: -sum(item[1].values())):
+        size = sum(kinds.values())
+        parts = ", ".join(f"{k} {v / size:.0%}" for k, v in sorted(kinds.items(), key=lambda kv: -kv[1]))
+        table.add_row(role, f"{size:,}", f"{size / plan.bytes:.1%}", parts)
+    console.print(table)
+    for step in plan.back_off:
+        console.print(f"backed off: {step.step} (smallest file then {step.smallest_bytes:,} bytes)")
+    for note in plan.notes:
+        console.print(f"note: {note}")
+
+
+def _render_diff(console: Console, diff: PlanDiff) -> None:
+    table = Table("what", "A", "B")
+    for name, pair in {**diff.values, **diff.types}.items():
+        table.add_row(name, str(pair.a), str(pair.b))
+    for title, kept in (("kept only in A", diff.kept_only_in_a), ("kept only in B", diff.kept_only_in_b)):
+        for layer, ids in kept.items():
+            table.add_row(f"{title}, layer {layer}", *(map(str, (ids, "")) if "A" in title else map(str, ("", ids))))
+    console.print(table if table.row_count else "the plans make the same file")

@@ -1,0 +1,15 @@
+"""The --threads option, the same for every command that works in parallel."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    default=os.cpu_count() or 1,
+    show_default="all cores",
+    help="Threads to use; results do not depend on it.",
+)

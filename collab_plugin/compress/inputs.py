@@ -1,0 +1,39 @@
+"""What `compress` needs beside the plan: the very stats it was made with, and kernels if any."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from collab_plugin.checkpoint.base import Checkpoint
+from collab_plugin.errors import CollabError
+from collab_plugin.plan import Plan
+from collab_plugin.quant.kernels import Kernels
+from collab_plugin.stats import Stats
+from collab_plugin.stats_file import read_stats, stats_sha256
+
+
+def quantizes(plan: Plan, checkpoint: Checkpoint) -> bool:
+    """True when some tensor's type changes."""
+    return any(
+        name in checkpoint.tensors and tensor.type != checkpoint.tensors[name].type.name
+        for name, tensor in plan.tensors.items()
+    )
+
+
+def stats_of(plan: Plan, checkpoint: Checkpoint, given: Path | None) -> Stats | None:
+    """Return the plan's stats: ``given``, or where they were; None when nothing is quantized."""
+    if plan.calibration is None or not quantizes(plan, checkpoint):
+        return None
+    path = given or Path(plan.calibration.path)
+    if not path.is_file():
+        raise CollabError(f"the plan's stats are not at {path}; give them with --stats")
+    if stats_sha256(path) != plan.calibration.sha256:
+        raise CollabError(f"{path} is not the stats file that the plan was made with; give that with --stats")
+    return read_stats(path)
+
+
+def kernels_for(plan: Plan, checkpoint: Checkpoint) -> Kernels | None:
+    """Return kernels when the plan quantizes something."""
+    from collab_plugin.manager import first_kernels
+
+    return first_kernels() if quantizes(plan, checkpoint) else None
