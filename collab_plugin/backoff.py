@@ -78,7 +78,7 @@ def next_limits(limits: Limits) -> tuple[Limits, str] | None:
             if role not in limits.fixed and role != Role.EXPERT and _bits(kind) > _bits(target)
         ]
         if high:
-            floors = {**limits.floors, **dict.fromkeys(high, target)}
+            floors: dict[Role, str] = dict(limits.floors) | dict.fromkeys(high, target)
             return replace(limits, floors=floors), f"floor of {', '.join(sorted(high))} down to {target}"
     base = limits.floors.get(Role.EXPERT, SMALLEST)
     if Role.EXPERT in limits.fixed or base == SMALLEST:

@@ -122,7 +122,8 @@ def generate(job: dict[str, Any], progress: Progress) -> Arrays:
             raise CollabError("the prompt is empty")
         if len(tokens) + job["max_tokens"] > job["ctx"]:
             raise CollabError(
-                f"{len(tokens)} prompt tokens and {job['max_tokens']} new ones exceed the context of {job['ctx']}; raise --ctx"
+                f"{len(tokens)} prompt tokens and {job['max_tokens']} new ones exceed the context of "
+                f"{job['ctx']}; raise --ctx"
             )
         sampler = _sampler(job["temperature"], job["seed"])
         start = time.perf_counter()

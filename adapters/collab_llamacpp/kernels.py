@@ -99,6 +99,8 @@ class GgmlKernels(Kernels):
             if imatrix.shape != (n,):
                 raise ValueError(f"an importance vector of {imatrix.shape} for rows of {n}")
             imatrix = np.ascontiguousarray(imatrix, np.float32)
+            if not np.isfinite(imatrix).all():
+                raise ValueError("the importance vector holds values that are not finite")
             pointer = imatrix.ctypes.data
         self.prepare(info.name)
         values = np.ascontiguousarray(values, np.float32)

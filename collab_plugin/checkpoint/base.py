@@ -90,9 +90,6 @@ class Checkpoint(ABC):
     def read_raw(self, name: str, *, expert: int | None = None, rows: slice | None = None) -> Bytes:
         """Return the stored bytes at ``tensors[name].type``: uint8, last axis = bytes a row."""
 
-    def close(self) -> None:
-        """Release file handles and maps; reading afterwards is an error."""
-
 
 @dataclass(frozen=True)
 class CheckpointFormat:

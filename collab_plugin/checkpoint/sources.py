@@ -79,7 +79,7 @@ class Matrix:
         raw = np.ascontiguousarray(self.scale.data)
         grid = raw.view("<f4") if self.scale.dtype == "F32" else bf16_to_f32(raw.view("<u2"))
         index = np.arange(self.stored.shape[0])[rows if rows is not None else slice(None)] // self.block
-        return grid.reshape(self.scale.shape)[index].repeat(self.block, axis=1)[:, :columns]
+        return np.asarray(grid.reshape(self.scale.shape)[index].repeat(self.block, axis=1)[:, :columns], np.float32)
 
 
 class TensorSource(ABC):

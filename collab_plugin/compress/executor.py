@@ -16,6 +16,7 @@ from pathlib import Path
 
 from collab_plugin.atomic import sync_folder
 from collab_plugin.checkpoint.base import Checkpoint
+from collab_plugin.checkpoint.gguf import shard_paths
 from collab_plugin.checkpoint.identity import fingerprint
 from collab_plugin.compress.artifact import artifact_layout
 from collab_plugin.compress.journal import Journal
@@ -91,7 +92,8 @@ def refuse_source(checkpoint: Checkpoint, out: Path) -> None:
         raise CollabError(f"{out} is a folder; name the file to write")
     if not out.parent.is_dir():
         raise CollabError(f"{out.parent} does not exist; make the folder first")
-    if out.exists() and source.is_file() and out.samefile(source):
+    files = shard_paths(source) if source.is_file() else []
+    if out.exists() and any(out.samefile(file) for file in files):
         raise CollabError(f"{out} is the source itself; the source is never written to")
     if source.is_dir() and out.parent.resolve() == source.resolve():
         raise CollabError(f"{out} lies in the source folder; the source is never written to")
@@ -111,6 +113,9 @@ def _output(out: Path, layout: Layout, job: str) -> Iterator[tuple[int, Journal]
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise CollabError(f"another run is writing {part}; wait for it or stop it") from None
+        # The other run may have finished between open and lock: then this handle is its output.
+        if not part.exists() or not os.path.samestat(os.fstat(handle), part.stat()):
+            raise CollabError(f"another run has just written {out}; run again to replace it")
         journal = Journal.open(out.with_name(out.name + ".journal"), job, part, layout.total)
         if not journal.done:
             _allocate(handle, part, layout)

@@ -44,9 +44,13 @@ def tiles_of(checkpoint: Checkpoint, plan: Plan, layout: Layout) -> list[Tile]:
 def _tensor_tiles(info: TensorInfo, plan: Plan, offset: int) -> Iterator[Tile]:
     kind = plan.tensors[info.name].type
     n = info.shape[-1]
-    width = row_bytes(kind, n)
+    width = row_bytes(kind, n) if len(info.shape) > 1 else 0
     slices: tuple[int | None, ...]
     kept = kept_of(info, plan)
+    if len(info.shape) == 1:  # one value an expert (router bias, scales): too small to cut
+        count = n if kept is None else len(kept)
+        yield Tile(info.name, None, 0, 1, offset, count)
+        return
     if kept is not None:
         slices = kept
     elif len(info.shape) == 3:
@@ -69,6 +73,8 @@ def tile_bytes(checkpoint: Checkpoint, plan: Plan, tile: Tile, stats: Stats | No
     """Return the tile's finished bytes, uint8[...]: copied when the type stays, else quantized."""
     info = checkpoint.tensors[tile.tensor]
     kind = plan.tensors[tile.tensor].type
+    if len(info.shape) == 1:
+        return _vector_bytes(checkpoint, info, kind, kept_of(info, plan))
     sliced = info.shape if tile.expert is None else info.shape[1:]
     rows = slice(tile.start, tile.stop) if len(sliced) == 2 else None
     if kind == info.type.name:
@@ -82,6 +88,15 @@ def tile_bytes(checkpoint: Checkpoint, plan: Plan, tile: Tile, stats: Stats | No
     if kernels is None:
         raise CollabError("no quantization kernels: pip install 'collab-plugin[llamacpp]'")
     return kernels.quantize(values, kind, importance(info, tile.expert, kind, stats))
+
+
+def _vector_bytes(checkpoint: Checkpoint, info: TensorInfo, kind: str, kept: tuple[int, ...] | None) -> Bytes:
+    """A 1-D tensor's bytes, with the values of the kept experts in their new order."""
+    if kind != info.type.name:
+        raise CollabError(f"{info.name} is a vector: it stays {info.type.name}, not {kind}")
+    checkpoint.read(info.name)  # refuses values that are not finite
+    raw = checkpoint.read_raw(info.name).reshape(info.shape[0], -1)
+    return np.ascontiguousarray(raw if kept is None else raw[list(kept)])
 
 
 def importance(
