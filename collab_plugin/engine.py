@@ -59,9 +59,19 @@ class Engine(ABC):
 
     @abstractmethod
     def calibrate(
-        self, model: Path, texts: Sequence[Path], *, ctx: int, threads: int, progress: ReportProgress
+        self,
+        model: Path,
+        texts: Sequence[Path],
+        *,
+        ctx: int,
+        chunks: int | None,
+        threads: int,
+        progress: ReportProgress,
     ) -> Stats:
-        """Run ``texts`` through ``model`` in windows of ``ctx`` tokens; ``model_id`` is left None."""
+        """Run ``texts`` through ``model`` in windows of ``ctx`` tokens; ``model_id`` is left None.
+
+        ``chunks``: at most so many windows of each text, None for all.
+        """
 
     @abstractmethod
     def evaluate(
@@ -71,10 +81,11 @@ class Engine(ABC):
         texts: Sequence[Path],
         *,
         ctx: int,
+        chunks: int | None,
         threads: int,
         progress: ReportProgress,
     ) -> Evaluation:
-        """Compare ``model`` with ``original`` on ``texts``."""
+        """Compare ``model`` with ``original`` on ``texts``; ``chunks`` as in calibrate."""
 
     @abstractmethod
     def generate(

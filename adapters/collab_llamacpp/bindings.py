@@ -144,15 +144,16 @@ class Session:
     def clear(self) -> None:
         llama.llama_memory_clear(llama.llama_get_memory(self.ctx), True)
 
-    def windows(self, texts: Sequence[Path], ctx: int) -> list[NDArray[np.int64]]:
+    def windows(self, texts: Sequence[Path], ctx: int, chunks: int | None) -> list[NDArray[np.int64]]:
         """Windows of ``ctx`` tokens, none across two texts, each starting with BOS where the vocabulary
-        adds one (as llama-perplexity and llama-imatrix do); a text's rest is left out."""
+        adds one (as llama-perplexity and llama-imatrix do); a text's rest is left out. With ``chunks``
+        the first so many of each text."""
         found = []
         total = 0
         for path in texts:
             tokens = self.tokenize(read_text(path))
             total += len(tokens)
-            found += [tokens[i : i + ctx].copy() for i in range(0, len(tokens) - ctx + 1, ctx)]
+            found += [tokens[i : i + ctx].copy() for i in range(0, len(tokens) - ctx + 1, ctx)][:chunks]
         if not found:
             raise CollabError(
                 f"{total} tokens of text are less than one window of {ctx}; give more text or lower --ctx"

@@ -123,11 +123,15 @@ class Collector:
     def _take_experts(self, name: str, x: NDArray[np.float32], ids: NDArray[np.int32], experts: int) -> None:
         """x f32[tokens, 1 or k, n], ids i32[tokens, k]."""
         squares = np.square(x.reshape(-1, x.shape[-1]))
-        tokens, k = ids.shape
-        rows = np.arange(tokens * k) // (k if x.shape[1] == 1 else 1)
-        chosen = np.zeros((experts, len(squares)), np.float32)
-        np.add.at(chosen, (ids.ravel(), rows), 1)
-        self._add(name, chosen.astype(np.float32) @ squares, np.bincount(ids.ravel(), minlength=experts))
+        order = np.argsort(ids.ravel(), kind="stable")
+        rows = order // ids.shape[1] if x.shape[1] == 1 else order
+        seen = np.bincount(ids.ravel(), minlength=experts)
+        used = np.flatnonzero(seen)
+        # Sums over runs of one expert: a one-hot matrix product would cost E times more.
+        starts = (np.cumsum(seen) - seen)[used]
+        sums = np.zeros((experts, x.shape[-1]))
+        sums[used] = np.add.reduceat(squares[rows], starts, axis=0, dtype=np.float64)
+        self._add(name, sums, seen)
 
     def _take_matrix(self, name: str, x: NDArray[np.float32], slices: int) -> None:
         """x f32[i3, i2, rows, n]; a 3-D weight (MLA) gets a vector a slice, a 2-D one the sum of all."""

@@ -25,7 +25,14 @@ class LlamaCppEngine(Engine):
         return f"llama-cpp-python {version('llama-cpp-python')}"
 
     def calibrate(
-        self, model: Path, texts: Sequence[Path], *, ctx: int, threads: int, progress: ReportProgress
+        self,
+        model: Path,
+        texts: Sequence[Path],
+        *,
+        ctx: int,
+        chunks: int | None,
+        threads: int,
+        progress: ReportProgress,
     ) -> Stats:
         checkpoint = open_gguf(model)
         topology = topology_of(checkpoint)
@@ -34,6 +41,7 @@ class LlamaCppEngine(Engine):
             "model": str(checkpoint.path),
             "texts": [str(t) for t in texts],
             "ctx": ctx,
+            "chunks": chunks,
             "threads": threads,
             "experts": topology.expert_count,
             "architecture": topology.architecture,
@@ -67,6 +75,7 @@ class LlamaCppEngine(Engine):
         texts: Sequence[Path],
         *,
         ctx: int,
+        chunks: int | None,
         threads: int,
         progress: ReportProgress,
     ) -> Evaluation:
@@ -78,6 +87,7 @@ class LlamaCppEngine(Engine):
             "original": str(reference.path),
             "texts": [str(t) for t in texts],
             "ctx": ctx,
+            "chunks": chunks,
             "threads": threads,
             "ngrams": ngrams.value if ngrams else "",
         }

@@ -27,7 +27,7 @@ def calibrate(job: dict[str, Any], progress: Progress) -> Arrays:
     ctx = job["ctx"]
     collector = Collector(job["experts"], job["architecture"] == "llama4")
     with Session(Path(job["model"]), ctx=ctx, threads=job["threads"], callback=collector.callback) as session:
-        windows = session.windows([Path(t) for t in job["texts"]], ctx)
+        windows = session.windows([Path(t) for t in job["texts"]], ctx, job["chunks"])
         for index, window in enumerate(windows):
             session.clear()
             session.decode(window, 0)
@@ -61,8 +61,8 @@ def evaluate(job: dict[str, Any], progress: Progress) -> Arrays:
         Session(Path(job["original"]), **options) as original,
     ):
         texts = [Path(t) for t in job["texts"]]
-        windows = model.windows(texts, ctx)
-        others = original.windows(texts, ctx)
+        windows = model.windows(texts, ctx, job["chunks"])
+        others = original.windows(texts, ctx, job["chunks"])
         if model.n_vocab != original.n_vocab or not all(map(np.array_equal, windows, others)):
             raise CollabError(f"{job['model']} and {job['original']} tokenize the text differently: not the same model")
         for index, window in enumerate(windows):

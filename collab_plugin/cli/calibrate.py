@@ -29,12 +29,20 @@ if TYPE_CHECKING:
     help="UTF-8 text to run through the model; may be repeated.",
 )
 @click.option("--ctx", type=click.IntRange(16, 2**20), default=512, show_default=True, help="Tokens a window.")
+@click.option("--chunks", type=click.IntRange(1), help="Use at most so many windows of each text.")
 @click.option("--engine", default="llamacpp", show_default=True, help="Engine that runs the model (see `plugins`).")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Stats file to write.")
 @threads_option
 @json_option
 def command(
-    model: Path, texts: tuple[Path, ...], ctx: int, engine: str, output: Path, threads: int, as_json: bool
+    model: Path,
+    texts: tuple[Path, ...],
+    ctx: int,
+    chunks: int | None,
+    engine: str,
+    output: Path,
+    threads: int,
+    as_json: bool,
 ) -> None:
     """Measure which experts text uses, and the importance matrix, in one pass.
 
@@ -58,7 +66,7 @@ def command(
         raise CollabError(f"{output.parent} does not exist; make the folder first")
     gguf = as_gguf(model, threads)
     with track("calibrating", unit="tokens") as report:
-        stats = chosen.calibrate(gguf, texts, ctx=ctx, threads=threads, progress=report)
+        stats = chosen.calibrate(gguf, texts, ctx=ctx, chunks=chunks, threads=threads, progress=report)
     stats = dataclasses.replace(stats, model_id=model_id(checkpoint))
     write_stats(output, stats)
     layers = [summary(layer, routing) for layer, routing in sorted(stats.routing.items())]

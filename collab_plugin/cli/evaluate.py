@@ -36,11 +36,19 @@ OVERLAP_WARNING = 0.01
     show_default=True,
     help="Tokens a window; the second half is scored.",
 )
+@click.option("--chunks", type=click.IntRange(1), help="Use at most so many windows of each text.")
 @click.option("--engine", default="llamacpp", show_default=True, help="Engine that runs the models (see `plugins`).")
 @threads_option
 @json_option
 def command(
-    model: Path, original: Path, texts: tuple[Path, ...], ctx: int, engine: str, threads: int, as_json: bool
+    model: Path,
+    original: Path,
+    texts: tuple[Path, ...],
+    ctx: int,
+    chunks: int | None,
+    engine: str,
+    threads: int,
+    as_json: bool,
 ) -> None:
     """Compare a model with its original: perplexity, KL divergence, same top-1.
 
@@ -53,7 +61,7 @@ def command(
     chosen = pick(registry().engines, engine, "engine")
     first, second = as_gguf(model, threads), as_gguf(original, threads)
     with track("evaluating", unit="tokens") as report:
-        result = chosen.evaluate(first, second, texts, ctx=ctx, threads=threads, progress=report)
+        result = chosen.evaluate(first, second, texts, ctx=ctx, chunks=chunks, threads=threads, progress=report)
     if result.text_overlap is not None and result.text_overlap > OVERLAP_WARNING:
         click.echo(
             f"warning: {result.text_overlap:.0%} of the calibration text's n-grams occur in this text: "

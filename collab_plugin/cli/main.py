@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 
@@ -41,14 +42,15 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except CollabError as error:
-            click.echo(f"error: {error}", err=True)
-            ctx.exit(2)
+            message = str(error)
         except KeyboardInterrupt:
-            click.echo(
-                "error: interrupted; nothing was left under the output name, run the same command again",
-                err=True,
-            )
-            ctx.exit(2)
+            message = "interrupted; no output was left half-made, run the same command to go on"
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            message = f"no space left on the disk ({error.filename or 'output'}); free some and run again"
+        click.echo(f"error: {' '.join(message.split())}", err=True)
+        ctx.exit(2)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

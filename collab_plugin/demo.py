@@ -1,0 +1,187 @@
+"""The main job on one model, step by step: what `collab-plugin demo` and `make demo` run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from collab_plugin.checkpoint.identity import model_id
+from collab_plugin.checkpoint.open import open_checkpoint
+from collab_plugin.compress.executor import compress
+from collab_plugin.compress.inputs import kernels_for, stats_of
+from collab_plugin.compress.materialise import as_gguf
+from collab_plugin.engine import Engine, Evaluation
+from collab_plugin.errors import CollabError
+from collab_plugin.manager import first_kernels, pick, registry
+from collab_plugin.plan import Plan
+from collab_plugin.plan_file import read_plan, write_plan
+from collab_plugin.planner import PlanRequest, StatsSource, make_plan
+from collab_plugin.progress import track
+from collab_plugin.stats_file import read_stats, stats_sha256, write_stats
+from collab_plugin.topology import topology_of
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class DemoRequest:
+    """``bpw``: bits per weight of the original parameter count, one comparison each."""
+
+    model: Path
+    calibration: tuple[Path, ...]
+    validation: tuple[Path, ...]
+    out: Path
+    bpw: tuple[float, ...]
+    chunks: int
+    prompt: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the final table. ``evaluation`` is against the original."""
+
+    model: str
+    variant: str
+    bytes: int
+    bits_per_weight: float
+    evaluation: Evaluation
+    tokens_per_second: float
+
+
+def run_demo(request: DemoRequest, say: Say) -> list[Row]:
+    """Inspect, calibrate, plan, compress, evaluate and run; ``say`` gets the equivalent commands and text."""
+    r, name = request, request.model.name
+    r.out.mkdir(parents=True, exist_ok=True)
+    engine = pick(registry().engines, "llamacpp", "engine")
+    say(f"$ collab-plugin inspect {r.model}")
+    topology = topology_of(open_checkpoint(r.model))
+    say(
+        f"{topology.name}: {topology.total_parameters:,} parameters, {len(topology.moe_layers)} layers of "
+        f"{topology.expert_count} experts, top-{topology.experts_used}"
+    )
+    stats = r.out / f"{name}.stats.gguf"
+    texts = " ".join(f"--text {text}" for text in r.calibration)
+    say(f"$ collab-plugin calibrate {r.model} {texts} --chunks {r.chunks} -o {stats}")
+    _calibrate(r, engine, stats)
+    original = as_gguf(r.model, r.threads)
+    rows = [_row(r, engine, original, original, "original", topology.total_parameters)]
+    for bpw in r.bpw:
+        uniform = _variant(r, stats, f"{bpw}bpw", "uniform", say)
+        rows.append(_row(r, engine, uniform[0], original, f"uniform {uniform[1].base}", topology.total_parameters))
+        ours = _variant(r, stats, str(uniform[1].bytes), "knapsack", say)
+        rows.append(_row(r, engine, ours[0], original, "ours", topology.total_parameters))
+    say(f"$ collab-plugin run {r.out / name}.knapsack.gguf -p {r.prompt!r}")
+    _generate(r, engine, r.out / f"{name}.knapsack.gguf", say)
+    return rows
+
+
+def _calibrate(r: DemoRequest, engine: Engine, out: Path) -> None:
+    with track("calibrating", unit="tokens") as report:
+        stats = engine.calibrate(
+            as_gguf(r.model, r.threads), r.calibration, ctx=512, chunks=r.chunks, threads=r.threads, progress=report
+        )
+    write_stats(out, dataclasses.replace(stats, model_id=model_id(open_checkpoint(r.model))))
+
+
+def _variant(r: DemoRequest, stats: Path, budget: str, allocator: str, say: Say) -> tuple[Path, Plan]:
+    """Plan and compress one file; returns its path and plan."""
+    from collab_plugin.budget import parse_budget
+
+    checkpoint = open_checkpoint(r.model)
+    topology = topology_of(checkpoint)
+    plan_path = r.out / f"{r.model.name}.{allocator}.plan.json"
+    out = r.out / f"{r.model.name}.{allocator}.gguf"
+    say(f"$ collab-plugin plan {r.model} --stats {stats} --budget {budget} --allocator {allocator} -o {plan_path}")
+    request = PlanRequest(
+        budget=parse_budget(budget, topology.total_parameters),
+        criterion=registry().criteria["freq-score"],
+        allocator=registry().allocators[allocator],
+        threads=r.threads,
+    )
+    source = StatsSource(read_stats(stats), stats, stats_sha256(stats))
+    with track("measuring quantization errors", unit="tensors") as report:
+        write_plan(plan_path, make_plan(checkpoint, topology, source, request, first_kernels(), report))
+    plan = read_plan(plan_path)
+    say(f"$ collab-plugin compress {r.model} --plan {plan_path} -o {out}")
+    with track("compressing", unit="weights") as report:
+        compress(
+            checkpoint,
+            plan,
+            stats_of(plan, checkpoint, None),
+            out,
+            kernels=kernels_for(plan, checkpoint),
+            threads=r.threads,
+            report=report,
+        )
+    if out.stat().st_size != plan.bytes:
+        raise AssertionError(f"{out} has {out.stat().st_size} bytes, the plan says {plan.bytes}")
+    return out, plan
+
+
+def _row(r: DemoRequest, engine: Engine, model: Path, original: Path, variant: str, parameters: int) -> Row:
+    with track(f"evaluating {variant}", unit="tokens") as report:
+        evaluation = engine.evaluate(
+            model, original, r.validation, ctx=512, chunks=r.chunks, threads=r.threads, progress=report
+        )
+    size = model.stat().st_size
+    speed = _generate(r, engine, model, lambda text: None)
+    return Row(r.model.name, variant, size, size * 8 / parameters, evaluation, speed)
+
+
+def _generate(r: DemoRequest, engine: Engine, model: Path, say: Say) -> float:
+    made = engine.generate(
+        model,
+        r.prompt,
+        max_tokens=96,
+        temperature=0.0,
+        seed=0,
+        ctx=512,
+        threads=r.threads,
+        write=lambda piece: None,
+    )
+    say(r.prompt + made.text)
+    return made.tokens_per_second
+
+
+def demo_models(root: Path) -> list[Path]:
+    """The trained models of a checkout; CollabError when this is an installed wheel."""
+    folder = root / "tests" / "models"
+    models = sorted(path for path in folder.glob("*") if (path / "config.json").is_file())
+    if not models:
+        raise CollabError("the demo's models are in the project's checkout; run it there or give --model")
+    return models
+
+
+def demo_texts(root: Path, part: str) -> tuple[Path, ...]:
+    """The committed texts of ``part`` ("calibration" or "validation"), one a domain."""
+    return tuple(sorted((root / "tests" / "texts").glob(f"*.{part}.txt")))
+
+
+def write_tables(rows: Sequence[Row], out: Path) -> None:
+    """Write results.json and results.csv."""
+    import csv
+    import json
+
+    from collab_plugin.document import to_plain
+
+    (out / "results.json").write_text(json.dumps([to_plain(row) for row in rows], indent=1) + "\n")
+    with (out / "results.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("model", "variant", "bytes", "bpw", "ppl", "mean_kld", "same_top1", "tokens_per_second"))
+        for row in rows:
+            e = row.evaluation
+            writer.writerow(
+                (
+                    row.model,
+                    row.variant,
+                    row.bytes,
+                    f"{row.bits_per_weight:.4f}",
+                    f"{e.ppl:.4f}",
+                    f"{e.mean_kld:.6f}",
+                    f"{e.same_top1:.5f}",
+                    f"{row.tokens_per_second:.1f}",
+                )
+            )
