@@ -102,7 +102,7 @@ class Single(TensorSource):
     def values(self, expert: int | None, rows: slice | None) -> F32:
         if expert is None:
             return self.matrix.values(rows)
-        row = self.matrix.values(slice(expert, expert + 1))[0]
+        row: F32 = self.matrix.values(slice(expert, expert + 1))[0]
         return row if rows is None else row[rows]
 
 

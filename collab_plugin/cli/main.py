@@ -50,7 +50,7 @@ class LazyGroup(click.Group):
                 raise
             message = f"no space left on the disk ({error.filename or 'output'}); free some and run again"
         click.echo(f"error: {' '.join(message.split())}", err=True)
-        ctx.exit(2)
+        raise click.exceptions.Exit(2)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
