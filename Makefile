@@ -1,0 +1,37 @@
+# `make demo` runs the main job, `make test` all checks; both set up .venv on a fresh machine.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+LLAMA_CPP := $(shell sed -n 's/.*llama-cpp-python==\([0-9.]*\)".*/\1/p' pyproject.toml)
+NATIVE := tests/native
+
+.PHONY: demo test lint native clean
+
+demo: $(VENV)/ready
+	$(VENV)/bin/collab-plugin demo
+
+test: $(VENV)/ready lint native
+	@echo "== pytest"
+	$(VENV)/bin/pytest -q
+
+lint: $(VENV)/ready
+	@echo "== ruff"
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	@echo "== mypy"
+	$(VENV)/bin/mypy
+
+# llama.cpp's own tools, which tests compare with; tests say so and skip where they cannot be built.
+native: $(VENV)/ready
+	@if [ -x $(NATIVE)/llama_tools.sh ]; then echo "== llama.cpp tools"; $(NATIVE)/llama_tools.sh $(VENV)/bin/python $(LLAMA_CPP) || true; fi
+
+$(VENV)/ready: pyproject.toml $(NATIVE)/llama_cpp_wheel.sh
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed"; exit 2; }
+	@echo "== setting up $(VENV) with $(PYTHON)"
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@wheels=$$($(NATIVE)/llama_cpp_wheel.sh $(VENV)/bin/python $(LLAMA_CPP)) && \
+	$(VENV)/bin/python -m pip install --quiet --find-links "$$wheels" --only-binary llama-cpp-python -e '.[llamacpp,dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Print the folder of a cached llama-cpp-python wheel, building it first when it is not there.
+# Usage: llama_cpp_wheel.sh PYTHON VERSION. About 8 minutes on two cores, once a version and processor:
+# ggml is compiled for the processor at hand (GGML_NATIVE), so the flags are part of the key.
+set -euo pipefail
+python=$1 version=$2
+flags=$( { grep -m1 -E '^(flags|Features)' /proc/cpuinfo 2>/dev/null || sysctl -n machdep.cpu.features 2>/dev/null || true; } | cksum | cut -d' ' -f1)
+folder=${XDG_CACHE_HOME:-$HOME/.cache}/collab-plugin/wheels/llama-cpp-python-$version-$(uname -m)-$flags
+if ! ls "$folder"/*.whl >/dev/null 2>&1; then
+    command -v c++ >/dev/null || { echo "no C++ compiler: install one (apt-get install g++ cmake ninja-build)" >&2; exit 2; }
+    echo "building llama-cpp-python $version (about 8 minutes, once)" >&2
+    mkdir -p "$folder"
+    part=$(mktemp -d "$folder/part.XXXX")
+    trap 'rm -rf "$part"' EXIT
+    "$python" -m pip wheel --quiet --no-deps --wheel-dir "$part" "llama-cpp-python==$version" >&2
+    mv "$part"/*.whl "$folder/"
+fi
+echo "$folder"
