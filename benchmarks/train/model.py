@@ -185,6 +185,8 @@ class Experts(nn.Module):
         self.register_buffer("bias", torch.zeros(e))
         self.register_buffer("allowed", torch.ones(e, dtype=torch.bool))
         self.shared = DenseFeedForward(s, f) if s.kind == "deepseek" else None
+        # Share of tokens that train without the shared expert, so that routed ones carry weight.
+        self.shared_dropout = 0.0
         self.balance = torch.zeros(())
         self.load = torch.zeros(e)
         self.chosen: tuple[Tensor, Tensor] | None = None
@@ -221,7 +223,10 @@ class Experts(nn.Module):
         y = GroupedExperts.apply(flat[token], counts, self.wg, self.wu, self.wd)
         out = torch.zeros_like(flat).index_add(0, token, y * weights.flatten()[order][:, None])
         if self.shared is not None:
-            out = out + self.shared(flat)
+            shared = self.shared(flat)
+            if self.shared_dropout and torch.is_grad_enabled():
+                shared = shared * (torch.rand(len(flat), 1) >= self.shared_dropout)
+            out = out + shared
         return out.view_as(x)
 
 

@@ -32,6 +32,7 @@ def parse() -> argparse.Namespace:
         help="weight of the balance loss after the start; it sees a batch of all domains, so that experts "
         "stay alive over the whole mix while each domain keeps its own",
     )
+    p.add_argument("--shared-dropout", type=float, default=0.0, help="share of tokens without the shared expert")
     p.add_argument("--resume", action="store_true", help="start from OUT/model.pt, without optimizer state")
     p.add_argument("--max-steps", type=int, default=10**9)
     p.add_argument("--threads", type=int, default=1)
@@ -66,6 +67,8 @@ def main() -> None:
     a.out.mkdir(parents=True, exist_ok=True)
     data = {p.stem: np.load(p) for p in sorted(a.tokens.glob("*.npy"))}
     bos = None if a.kind == "qwen" else 3068
+    for m in model.expert_layers():
+        m.shared_dropout = a.shared_dropout
     opt = optimizer(model, a.lr)
     hour, minute = map(int, a.until.split(":"))
     start, end = time.time(), dt.datetime.now().replace(hour=hour, minute=minute, second=0).timestamp()
