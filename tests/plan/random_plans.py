@@ -1,0 +1,73 @@
+"""Hypothesis strategies for plans that the planner could have made."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from collab_plugin.plan import (
+    Activation,
+    BackOff,
+    Calibration,
+    Plan,
+    Pruning,
+    Source,
+    TensorPlan,
+)
+from collab_plugin.quant.types import TYPES
+
+_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+_SIZE = st.integers(0, 2**53)
+_FIGURE = st.floats(0, 1e12)
+_SHA = st.binary(min_size=32, max_size=32).map(lambda b: f"sha256:{b.hex()}")
+
+
+@st.composite
+def pruning(draw: st.DrawFn) -> Pruning:
+    experts = draw(st.integers(2, 64))
+    count = draw(st.integers(1, experts))
+    layers = draw(st.lists(st.integers(0, 999), unique=True, max_size=4))
+    ids = st.lists(st.integers(0, experts - 1), min_size=count, max_size=count, unique=True)
+    return Pruning(
+        criterion=draw(_TEXT),
+        # Whole floats come back as integers from `float | int | str`, and equal them.
+        options=draw(st.dictionaries(_TEXT, st.one_of(_FIGURE, _SIZE, _TEXT), max_size=3)),
+        normalisation=draw(_TEXT),
+        group_policy=draw(st.sampled_from(["none", "balanced", "disband"])),
+        expert_count=count,
+        kept={layer: tuple(draw(ids)) for layer in layers},
+        mass_lost=draw(st.none() | st.floats(0, 1)),
+    )
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    pruned = draw(pruning())
+    calibration = st.builds(
+        Calibration,
+        sha256=_SHA,
+        tokens=_SIZE,
+        datasets=st.lists(_TEXT, max_size=2).map(tuple),
+        engine=_TEXT,
+        frequency_only=st.booleans(),
+        unseen=_SIZE,
+        text_sketch=_TEXT,
+        file=st.just("stats.gguf"),
+    )
+    tensor = st.builds(TensorPlan, type=st.sampled_from(sorted(TYPES)), nbytes=_SIZE, error=st.none() | _FIGURE)
+    return Plan(
+        source=draw(st.builds(Source, _SHA, _SHA, _TEXT, _TEXT, _TEXT, _SIZE, _SIZE)),
+        calibration=draw(st.none() | calibration),
+        pruning=pruned,
+        activation=Activation(draw(st.integers(1, 64)), draw(st.integers(1, pruned.expert_count)), draw(_TEXT)),
+        metadata=draw(st.dictionaries(_TEXT, st.none() | _SIZE, max_size=3)),
+        tensors=draw(st.dictionaries(_TEXT, tensor, max_size=4)),
+        budget=draw(st.none() | _SIZE),
+        bytes=draw(_SIZE),
+        bits_per_weight=draw(_FIGURE),
+        predicted_cost=draw(st.none() | _FIGURE),
+        allocator=draw(_TEXT),
+        base=draw(_TEXT),
+        back_off=draw(st.lists(st.builds(BackOff, _TEXT, _SIZE), max_size=2).map(tuple)),
+        notes=tuple(draw(st.lists(_TEXT, max_size=2))),
+        versions=draw(st.dictionaries(_TEXT, _TEXT, max_size=2)),
+    )
