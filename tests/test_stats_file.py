@@ -1,0 +1,301 @@
+"""The stats file: our own round trip, llama.cpp's imatrix layout, and damage."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from collab_plugin.errors import CollabError
+from collab_plugin.stats import ImatrixEntry, LayerRouting, Stats
+from collab_plugin.stats_file import read_stats, stats_sha256, write_stats
+
+EXPERTS = 8
+LAYERS = (1, 2)
+
+
+def _stats(seed: int = 0) -> Stats:
+    rng = np.random.default_rng(seed)
+    imatrix = {}
+    routing = {}
+    for layer in LAYERS:
+        count = rng.integers(0, 10_000, EXPERTS)
+        count[3] = 0
+        routing[layer] = LayerRouting(
+            int(count.sum()) // 2, count, rng.gamma(2, 100, EXPERTS) * (count > 0), rng.gamma(2, 1e5, EXPERTS)
+        )
+        for part in ("gate", "up", "down"):
+            sums = (rng.gamma(1, 1, (EXPERTS, 64)) * count[:, None]).astype(np.float32)
+            imatrix[f"blk.{layer}.ffn_{part}_exps.weight"] = ImatrixEntry(sums, count.astype(np.float32))
+        for name, width in (("attn_q", 64), ("attn_k_b", 4 * 32)):  # MLA's 3-D tensor has a vector a head
+            entry = ImatrixEntry(rng.gamma(1, 1, (1, width)).astype(np.float32), np.full(1, 512, np.float32))
+            imatrix[f"blk.{layer}.{name}.weight"] = entry
+    return Stats(
+        routing=routing,
+        imatrix=imatrix,
+        tokens=20_480,
+        chunk_size=512,
+        datasets=("a.txt", "ü b.txt"),
+        model_id="sha256:" + "ab" * 32,
+        engine="llama-cpp-python 0.3.36",
+        text_sketch=np.sort(rng.integers(0, 2**64, 256, dtype=np.uint64)),
+    )
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("stats") / "stats.gguf"
+    write_stats(path, _stats())
+    return path
+
+
+# -- round trip
+
+
+def test_round_trip(written: Path) -> None:
+    before, after = _stats(), read_stats(written)
+    for name in ("tokens", "chunk_size", "datasets", "model_id", "engine"):
+        assert getattr(after, name) == getattr(before, name)
+    np.testing.assert_array_equal(after.text_sketch, before.text_sketch)
+    assert set(after.imatrix) == set(before.imatrix)
+    for name, entry in before.imatrix.items():
+        np.testing.assert_array_equal(after.imatrix[name].sum2, entry.sum2)
+        np.testing.assert_array_equal(after.imatrix[name].count, entry.count)
+    assert set(after.routing) == set(before.routing)
+    for layer, routing in before.routing.items():
+        read = after.routing[layer]
+        assert read.tokens == routing.tokens
+        np.testing.assert_array_equal(read.count, routing.count)
+        np.testing.assert_array_equal(read.unseen, routing.count == 0)
+        # Two float32 hold 48 bits of a float64.
+        np.testing.assert_allclose(read.weight_sum, routing.weight_sum, rtol=2**-47)
+        np.testing.assert_allclose(read.reap_sum, routing.reap_sum, rtol=2**-47)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(counts=st.lists(st.integers(0, 2**47), min_size=2, max_size=8), sums=st.data())
+def test_large_counts_are_exact(counts: list[int], sums: st.DataObject, tmp_path: Path) -> None:
+    """Beyond 2^24 one float32 is not enough: a calibration of a few million tokens gets there."""
+    weights = np.array(sums.draw(st.lists(st.floats(0, 1e15), min_size=len(counts), max_size=len(counts))))
+    routing = {1: LayerRouting(7, np.array(counts), weights, weights)}
+    stats = dataclasses.replace(_stats(), routing=routing)
+    write_stats(tmp_path / "stats.gguf", stats)
+    read = read_stats(tmp_path / "stats.gguf").routing[1]
+    assert read.count.tolist() == counts
+    np.testing.assert_allclose(read.weight_sum, weights, rtol=2**-47, atol=1e-40)
+
+
+def test_same_stats_same_bytes(written: Path, tmp_path: Path) -> None:
+    write_stats(tmp_path / "again.gguf", _stats())
+    assert (tmp_path / "again.gguf").read_bytes() == written.read_bytes()
+    assert stats_sha256(tmp_path / "again.gguf") == stats_sha256(written)
+    write_stats(tmp_path / "other.gguf", _stats(1))
+    assert stats_sha256(tmp_path / "other.gguf") != stats_sha256(written)
+
+
+def test_nothing_is_left_when_writing_fails(tmp_path: Path) -> None:
+    with pytest.raises(CollabError, match="cannot write"):
+        write_stats(tmp_path / "no" / "stats.gguf", _stats())
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- llama.cpp's layout
+
+
+def test_it_is_a_valid_imatrix(written: Path) -> None:
+    """As common/imatrix-loader.cpp reads it: keys of three names, F32 sums [n, C] and counts [1, C]."""
+    reader = GGUFReader(written)
+    assert reader.fields["general.type"].contents() == "imatrix"
+    assert reader.fields["imatrix.datasets"].contents() == ["a.txt", "ü b.txt"]
+    assert reader.fields["imatrix.chunk_count"].contents() == 40
+    assert reader.fields["imatrix.chunk_size"].contents() == 512
+    for name in ("chunk_count", "chunk_size"):
+        assert reader.fields[f"imatrix.{name}"].types == [GGUFValueType.UINT32]
+    tensors = {t.name: t for t in reader.tensors}
+    for name, entry in _stats().imatrix.items():
+        sums, counts = tensors[f"{name}.in_sum2"], tensors[f"{name}.counts"]
+        assert sums.tensor_type == counts.tensor_type == GGMLQuantizationType.F32
+        slices = len(entry.count)
+        assert sums.shape.tolist()[0] == entry.sum2.shape[1]
+        assert int(np.prod(sums.shape)) == entry.sum2.size
+        assert counts.shape.tolist() == [1, slices]
+        np.testing.assert_array_equal(sums.data.reshape(slices, -1), entry.sum2)
+        np.testing.assert_array_equal(counts.data.ravel(), entry.count)
+    ours = [name for name in tensors if not name.endswith((".in_sum2", ".counts"))]
+    assert ours == [f"blk.{layer}.collab_router" for layer in LAYERS]
+
+
+def _published(path: Path, drop: str = "", **keys: int) -> Path:
+    writer = GGUFWriter(path, "unused")
+    writer.add_type("imatrix")
+    writer.add_array("imatrix.datasets", ["wiki.train.raw"])
+    for key, value in ({"chunk_count": 10, "chunk_size": 512} | keys).items():
+        writer.add_uint32(f"imatrix.{key}", value)
+    for name, entry in _stats().imatrix.items():
+        writer.add_tensor(f"{name}.in_sum2", entry.sum2)
+        if name != drop:
+            writer.add_tensor(f"{name}.counts", entry.count.reshape(-1, 1))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_an_imatrix_of_others_has_counts_alone(tmp_path: Path) -> None:
+    stats = read_stats(_published(tmp_path / "imatrix.gguf"))
+    assert stats.model_id is None
+    assert stats.engine == "imatrix of another tool"
+    assert stats.tokens == 5120
+    assert stats.datasets == ("wiki.train.raw",)
+    assert len(stats.text_sketch) == 0
+    for layer, routing in _stats().routing.items():
+        np.testing.assert_array_equal(stats.routing[layer].count, routing.count)
+        assert stats.routing[layer].weight_sum is None
+        assert stats.routing[layer].reap_sum is None
+
+
+def test_sums_without_counts(tmp_path: Path) -> None:
+    path = _published(tmp_path / "imatrix.gguf", drop="blk.1.attn_q.weight")
+    with pytest.raises(CollabError, match=r"blk\.1\.attn_q\.weight has sums without matching counts"):
+        read_stats(path)
+
+
+# -- importance vectors
+
+
+def test_importance_is_the_mean_square() -> None:
+    entry = ImatrixEntry(np.array([[2, 4], [9, 27], [0, 0]], np.float32), np.array([2, 9, 0], np.float32))
+    np.testing.assert_array_equal(entry.vector(0, 2), [1, 2])
+    np.testing.assert_array_equal(entry.vector(1, 2), [1, 3])
+    np.testing.assert_array_equal(entry.vector(2, 2), [1, 1])  # never seen: all alike
+
+
+def test_importance_of_a_head() -> None:
+    entry = ImatrixEntry(np.array([[2, 4, 6, 8]], np.float32), np.array([2], np.float32))
+    np.testing.assert_array_equal(entry.vector(0, 2), [1, 2])
+    np.testing.assert_array_equal(entry.vector(1, 2), [3, 4])
+    np.testing.assert_array_equal(entry.vector(0, 4), [1, 2, 3, 4])
+
+
+@pytest.mark.parametrize(("index", "n"), [(3, 2), (0, 3), (0, 1), (-4, 2)])
+def test_vectors_that_do_not_exist(index: int, n: int) -> None:
+    entry = ImatrixEntry(np.ones((3, 2), np.float32), np.ones(3, np.float32))
+    with pytest.raises((ValueError, IndexError)):
+        entry.vector(index, n)
+
+
+# -- damage
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_truncated(data: st.DataObject, written: Path, tmp_path: Path) -> None:
+    whole = written.read_bytes()
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 33))])
+    with pytest.raises(CollabError) as error:
+        read_stats(cut)
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def header_bytes(written: Path) -> int:
+    return int(min(t.data_offset for t in GGUFReader(written).tensors))
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_mutated_header(data: st.DataObject, written: Path, header_bytes: int, tmp_path: Path) -> None:
+    """Any bytes of the header changed: read as stats, or refused in one line."""
+    whole = bytearray(written.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        whole[data.draw(st.integers(0, header_bytes - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path / "mutated.gguf"
+    path.write_bytes(whole)
+    try:
+        read_stats(path)
+    except CollabError as error:
+        assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
+@pytest.mark.parametrize("name", ["blk.1.attn_q.weight.in_sum2", "blk.2.ffn_up_exps.weight.counts"])
+def test_values_that_cannot_be(value: float, name: str, written: Path, tmp_path: Path) -> None:
+    path = _poke(written, tmp_path, name, value)
+    with pytest.raises(CollabError, match=f"{name} holds values that are not finite or negative"):
+        read_stats(path)
+
+
+def test_negative_count_of_ours(written: Path, tmp_path: Path) -> None:
+    path = _poke(written, tmp_path, "blk.1.collab_router", -50_000.0)
+    with pytest.raises(CollabError, match="the routing of layer 1 is damaged"):
+        read_stats(path)
+
+
+def _poke(written: Path, folder: Path, tensor: str, value: float) -> Path:
+    path = folder / "poked.gguf"
+    shutil.copy(written, path)
+    at = next(t.data_offset for t in GGUFReader(written).tensors if t.name == tensor)
+    with path.open("r+b") as file:
+        file.seek(int(at))
+        file.write(struct.pack("<f", value))
+    return path
+
+
+def _with_key(path: Path, key: str, value: object, kind: GGUFValueType) -> Path:
+    """Our stats with one key of another value and type, as a broken tool might write it."""
+    from collab_plugin.checkpoint.base import MetaValue
+    from collab_plugin.checkpoint.gguf import open_shard
+    from collab_plugin.gguf_layout import TensorSpec, layout
+
+    write_stats(path, _stats())
+    header, data = open_shard(path)
+    data = np.array(data)
+    sub = GGUFValueType.STRING if kind == GGUFValueType.ARRAY else None
+    meta = {**header.metadata, key: MetaValue(value, kind, sub)}
+    plan = layout(meta, [TensorSpec(t.name, t.shape, t.type) for t in header.tensors.values()])
+    out = bytearray(plan.total)
+    out[: len(plan.header)] = plan.header
+    for name, t in header.tensors.items():
+        out[plan.offsets[name] : plan.offsets[name] + t.nbytes] = data[t.offset : t.offset + t.nbytes].tobytes()
+    path.write_bytes(out)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kind"),
+    [
+        ("general.type", 1, GGUFValueType.UINT32),
+        ("imatrix.chunk_size", "512", GGUFValueType.STRING),
+        ("imatrix.datasets", "a.txt", GGUFValueType.STRING),
+        ("collab.stats.version", 2, GGUFValueType.UINT32),
+        ("collab.stats.tokens", "many", GGUFValueType.STRING),
+        ("collab.stats.engine", 5, GGUFValueType.UINT32),
+    ],
+)
+def test_keys_of_another_kind(key: str, value: object, kind: GGUFValueType, tmp_path: Path) -> None:
+    with pytest.raises(CollabError) as error:
+        read_stats(_with_key(tmp_path / "stats.gguf", key, value, kind))
+    assert "\n" not in str(error.value)
+
+
+def test_old_format_says_how_to_convert(tmp_path: Path) -> None:
+    path = tmp_path / "imatrix.dat"
+    path.write_bytes(struct.pack("<i", 3) + b"old")
+    with pytest.raises(CollabError, match=r"llama-imatrix --in-file imatrix\.dat -o imatrix\.gguf"):
+        read_stats(path)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(CollabError, match="does not exist"):
+        read_stats(tmp_path / "none.gguf")
+    with pytest.raises(CollabError, match="cannot read the stats"):
+        stats_sha256(tmp_path / "none.gguf")
