@@ -135,6 +135,7 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "impossible expert": (lambda d: _kept(d).__setitem__(0, -1), "names an impossible one"),
     "no experts used": (lambda d: d["activation"].update(used=0), "$.activation.used is 0 of 12 experts"),
     "too many used": (lambda d: d["activation"].update(used=13), "$.activation.used is 13 of 12 experts"),
+    "folder of the stats": (lambda d: d["calibration"].update(file="../stats.gguf"), "not a plain file name"),
     "layer that is no number": (lambda d: d["pruning"]["kept"].update({"x": []}), "which is no number"),
 }
 

@@ -215,7 +215,7 @@ def test_pruned_plan(bench: Bench) -> None:
     p, t = plan.pruning, bench.topology
     assert p.expert_count == 12
     assert p.criterion == "freq-score"
-    assert p.options == {"alpha": 0.5, "seed": 0}
+    assert p.options == {"alpha": 0.5, "seed": 0, "order": "original"}
     assert p.normalisation == "layer-max"
     assert p.group_policy == ("balanced" if t.groups > 1 else "none")
     assert set(p.kept) == set(t.moe_layers)
@@ -298,7 +298,7 @@ def test_too_few_tokens(bench: Bench) -> None:
 
 
 def test_pruning_needs_statistics(bench: Bench) -> None:
-    with pytest.raises(CollabError, match="pruning needs statistics"):
+    with pytest.raises(CollabError, match="need statistics: calibrate"):
         bench.plan(None, source=None, keep_types=True, keep="12")
 
 

@@ -103,6 +103,25 @@ def test_random_draws_differ_by_layer() -> None:
     assert kept == choose(routing, topology(64, layers=2), 32, "none", random, CriterionOptions(seed=3)).kept
 
 
+@given(st.data())
+def test_order_of_importance_stays_in_the_groups(data: st.DataObject) -> None:
+    groups = data.draw(st.sampled_from([1, 2, 4]))
+    size = data.draw(st.integers(2, 6))
+    a_group = data.draw(st.integers(1, size))
+    t = topology(experts=groups * size, groups=groups)
+    count = data.draw(st.lists(st.integers(1, 100), min_size=t.expert_count, max_size=t.expert_count))
+    by_id, by_rank = (
+        choose({0: counted(*count)}, t, groups * a_group, "balanced", FREQ, CriterionOptions(), order)
+        for order in ("original", "importance")
+    )
+    assert sorted(by_rank.kept[0]) == list(by_id.kept[0])
+    assert by_rank.mass_lost == by_id.mass_lost
+    for at in range(0, groups * a_group, a_group):
+        group = by_rank.kept[0][at : at + a_group]
+        assert {i // size for i in group} == {at // a_group}
+        assert [count[i] for i in group] == sorted((count[i] for i in group), reverse=True)
+
+
 # -- experts never seen
 
 
