@@ -29,7 +29,7 @@ def _vocabulary() -> list[str]:
     return [chr(b) if b in printable else chr(256 + rest.index(b)) for b in range(256)]
 
 
-def _start(path: Path, architecture: str, experts: int = EXPERTS) -> GGUFWriter:
+def _start(path: Path, architecture: str, experts: int) -> GGUFWriter:
     writer = GGUFWriter(path, architecture)
     tokens = [*_vocabulary(), "th", "<|end|>", *(f"<|pad{i}|>" for i in range(30))]
     writer.add_name(f"tiny {architecture}")
@@ -118,10 +118,18 @@ def write_qwen3moe(path: Path, *, masked: tuple[int, ...] = (), experts: int = E
     return path
 
 
-def write_deepseek2(path: Path, *, masked: tuple[int, ...] = (), seed: int = 0) -> Path:
-    """MLA, a leading dense layer, shared expert, router bias; ``masked`` experts have a bias of -1e9."""
+def write_deepseek2(
+    path: Path, *, masked: tuple[int, ...] = (), experts: int = EXPERTS, groups: int = 1, seed: int = 0
+) -> Path:
+    """MLA, a leading dense layer, shared expert, router bias; ``masked`` experts have a bias of -1e9.
+
+    With ``groups`` above 1 half of them are chosen for each token.
+    """
     rng = np.random.default_rng(seed)
-    writer = _start(path, "deepseek2")
+    writer = _start(path, "deepseek2", experts)
+    if groups > 1:
+        writer.add_expert_group_count(groups)
+        writer.add_expert_group_used_count(groups // 2)
     rope, nope, value, q_rank, kv_rank, heads = 16, 32, 32, 64, 64, 4
     writer.add_head_count_kv(1)
     writer.add_q_lora_rank(q_rank)
@@ -160,10 +168,10 @@ def write_deepseek2(path: Path, *, masked: tuple[int, ...] = (), seed: int = 0) 
             parts = ("gate", "up", "down")
             tensors |= {f"{b}.ffn_{part}.weight": _matrix(rng, WIDTH, WIDTH) for part in parts}
             continue
-        bias = (0.05 * rng.standard_normal(EXPERTS)).astype(np.float32)
+        bias = (0.05 * rng.standard_normal(experts)).astype(np.float32)
         bias[list(masked)] = -1e9
-        tensors |= {f"{b}.ffn_gate_inp.weight": _matrix(rng, EXPERTS, WIDTH), f"{b}.exp_probs_b.bias": bias}
-        tensors |= _experts(rng, b)
+        tensors |= {f"{b}.ffn_gate_inp.weight": _matrix(rng, experts, WIDTH), f"{b}.exp_probs_b.bias": bias}
+        tensors |= _experts(rng, b, experts)
         tensors |= {f"{b}.ffn_{part}_shexp.weight": _matrix(rng, WIDTH, WIDTH) for part in ("gate", "up", "down")}
     _finish(writer, tensors)
     return path
