@@ -110,7 +110,7 @@ def _variant(r: DemoRequest, stats: Path, budget: str, allocator: str, say: Say)
         compress(
             checkpoint,
             plan,
-            stats_of(plan, checkpoint, None),
+            stats_of(plan, checkpoint, r.out, None),
             out,
             kernels=kernels_for(plan, checkpoint),
             threads=r.threads,

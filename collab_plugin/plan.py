@@ -32,8 +32,8 @@ class Calibration:
     """The stats file that the plan used. ``frequency_only``: a foreign imatrix without weights.
 
     ``unseen``: experts never selected, over all layers. ``text_sketch``: base64 of little-endian u64
-    values (overlap.py), written into the artifact so that evaluate can report leaked text. ``path``:
-    where the stats file was when the plan was made, so that compress finds it; not in the fingerprint.
+    values (overlap.py), written into the artifact so that evaluate can report leaked text. ``file``:
+    the stats file's name, looked for beside the plan; not in the fingerprint.
     """
 
     sha256: str
@@ -43,7 +43,7 @@ class Calibration:
     frequency_only: bool
     unseen: int
     text_sketch: str
-    path: str
+    file: str
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collab_plugin.atomic import write_bytes
 from collab_plugin.document import from_plain, schema_of, to_plain
 from collab_plugin.errors import CollabError
 from collab_plugin.plan import PLAN_VERSION, Plan
-from collab_plugin.quant.types import type_info
+from collab_plugin.quant.types import stored_type
 
 FORMAT = "collab-plugin plan"
 MAX_BYTES = 256 * 2**20
@@ -81,7 +81,9 @@ def _check(plan: Plan) -> None:
     for name, tensor in plan.tensors.items():
         if len(name.encode()) > 63:
             raise CollabError(f"$.tensors has a name longer than 63 bytes: {name[:70]!r}")
-        type_info(tensor.type)
+        stored_type(tensor.type)
+    if plan.calibration is not None and Path(plan.calibration.file).name != plan.calibration.file:
+        raise CollabError(f"$.calibration.file is {plan.calibration.file!r}, not a plain file name")
     for layer, kept in plan.pruning.kept.items():
         if len(kept) != plan.pruning.expert_count:
             raise CollabError(f"$.pruning.kept.{layer} lists {len(kept)} experts, not {plan.pruning.expert_count}")

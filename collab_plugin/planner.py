@@ -33,13 +33,16 @@ from collab_plugin.plan import (
     TensorPlan,
 )
 from collab_plugin.progress import Report
-from collab_plugin.pruning import check_enough, check_servable, choose, parse_keep
+from collab_plugin.pruning import Order, check_enough, check_servable, choose, parse_keep
 from collab_plugin.quant.cost import harm
 from collab_plugin.quant.error import measure_errors
 from collab_plugin.quant.kernels import Kernels
-from collab_plugin.quant.types import TYPES, fallback, quantizable, tensor_bytes
+from collab_plugin.quant.types import SUPER_BLOCK, TYPES, bits_per_weight, fallback, quantizable, tensor_bytes
 from collab_plugin.stats import Stats
 from collab_plugin.topology import Topology
+
+# Without --types: the 256-blocks and Q8_0; the older 32-blocks only where row widths force them.
+DEFAULT_TYPES = (*SUPER_BLOCK, "Q8_0")
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class PlanRequest:
     floors: Mapping[str, str] = field(default_factory=dict)
     ceilings: Mapping[str, str] = field(default_factory=dict)
     types: tuple[str, ...] = ()
+    order: Order = "original"
     keep_types: bool = False
     allow_few_tokens: bool = False
     threads: int = os.cpu_count() or 1
@@ -244,14 +248,14 @@ class _Context:
 
     def _pruning(self, count: int) -> tuple[Pruning, list[str]]:
         t, r = self.topology, self.request
-        if count == t.expert_count and self.policy != "disband":
+        if count == t.expert_count and self.policy != "disband" and r.order == "original":
             return Pruning("none", {}, NORMALISATION, self.policy, count, {}, 0.0 if self.source else None), []
         if self.source is None:
-            raise CollabError("pruning needs statistics: calibrate, then give --stats")
-        if not r.allow_few_tokens:
+            raise CollabError("pruning and ordering experts need statistics: calibrate, then give --stats")
+        if not r.allow_few_tokens and count < t.expert_count:
             check_enough(self.source.stats.routing, t)
         options = CriterionOptions(r.alpha, r.seed)
-        chosen = choose(self.source.stats.routing, t, count, self.policy, self.criterion, options)
+        chosen = choose(self.source.stats.routing, t, count, self.policy, self.criterion, options, r.order)
         notes = []
         if chosen.unseen_dropped:
             notes.append(
@@ -261,7 +265,7 @@ class _Context:
             notes.append(
                 f"ROUTING CHANGES: the {t.groups} expert groups are disbanded, so a token may use experts of any group"
             )
-        used: dict[str, float | int | str] = {"alpha": r.alpha, "seed": r.seed}
+        used: dict[str, float | int | str] = {"alpha": r.alpha, "seed": r.seed, "order": r.order}
         pruning = Pruning(self.criterion.name, used, NORMALISATION, self.policy, count, chosen.kept, chosen.mass_lost)
         return pruning, notes
 
@@ -305,7 +309,7 @@ class _Context:
                 frequency_only=first is not None and first.weight_sum is None,
                 unseen=unseen,
                 text_sketch=encode_sketch(stats.text_sketch),
-                path=str(self.source.path.resolve()),
+                file=self.source.path.name,
             )
             if unseen:
                 notes.append(f"{unseen} experts were never seen in calibration; their importance is unknown")
@@ -347,21 +351,20 @@ class _Context:
 
     def _tensor_choices(self, info: TensorInfo, limits: Limits) -> tuple[str, ...]:
         n, stored = info.shape[-1], info.type.name
-        has_vector = self.source is not None and info.name in self.source.stats.imatrix
-        names = self.request.types or tuple(TYPES)
-        low, high = limits.bounds(info.role)
-        kinds = []
-        for kind in names:
-            if kind not in ("Q4_0", "Q5_0", "Q5_1", "IQ4_NL", "F16", "BF16", "F32") or kind in self.request.types:
-                kind = fallback(kind, n)
-                if (has_vector or not TYPES[kind].wants_imatrix) and _bits(low) <= _bits(kind) <= _bits(high):
-                    kinds.append(kind)
         if stored not in TYPES:
             return (stored,)
-        kinds = [k for k in kinds if _bits(k) < _bits(stored)]
-        if not self.request.types or not kinds:
-            kinds.append(stored)
-        return tuple(sorted(set(kinds), key=lambda k: (_bits(k), k)))
+        has_vector = self.source is not None and info.name in self.source.stats.imatrix
+        low, high = (bits_per_weight(kind) for kind in limits.bounds(info.role))
+        named = {fallback(kind, n) for kind in self.request.types or DEFAULT_TYPES}
+        usable = {k for k in named if has_vector or not TYPES[k].wants_imatrix}
+        usable = {k for k in usable if bits_per_weight(k) < bits_per_weight(stored)}
+        kinds = {k for k in usable if low <= bits_per_weight(k) <= high}
+        if not self.request.types:
+            kinds.add(stored)
+        elif not kinds:
+            # Only types below the floor were named: the largest of them, before leaving it as it is.
+            kinds = {max(usable, key=bits_per_weight)} if usable else {stored}
+        return tuple(sorted(kinds, key=lambda kind: (bits_per_weight(kind), kind)))
 
     def _size(self, plan: Plan, name: str, kind: str) -> int:
         info = self.checkpoint.tensors[name]
@@ -421,15 +424,11 @@ class _Context:
             tensors=tensors,
             predicted_cost=cost,
             back_off=tuple(steps),
-            base=min(experts, key=_bits, default=""),
+            base=min(experts, key=bits_per_weight, default=""),
         )
         total = artifact_layout(self.checkpoint, plan).total
         bpw = total * 8 / self.topology.total_parameters
         return dataclasses.replace(plan, bytes=total, bits_per_weight=bpw)
-
-
-def _bits(kind: str) -> float:
-    return TYPES[kind].bits_per_weight
 
 
 def _versions(kernels: Kernels | None) -> dict[str, str]:

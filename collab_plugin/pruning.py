@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +16,14 @@ from collab_plugin.plan import GroupPolicy
 from collab_plugin.stats import LayerRouting
 from collab_plugin.topology import Topology
 
+Order = Literal["original", "importance"]
 MIN_SELECTIONS = 50
 """Mean selections an expert needs before importance means something: a count of 50 is known to 14 %."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """``kept[layer]``: original ids, ascending. ``mass_lost``: share of selections of the dropped, a mean."""
+    """``kept[layer]``: original ids in their new order. ``mass_lost``: share of selections of the dropped, a mean."""
 
     kept: Mapping[int, tuple[int, ...]]
     mass_lost: float
@@ -110,8 +112,12 @@ def choose(
     policy: GroupPolicy,
     criterion: ImportanceCriterion,
     options: CriterionOptions,
+    order: Order = "original",
 ) -> Choice:
-    """Keep the ``count`` most important experts of every layer, in their original order.
+    """Keep the ``count`` most important experts of every layer.
+
+    ``order``: "original" ids ascending, or "importance", the best of each group first: then hot experts
+    are one contiguous range of the file, which llama.cpp copies and pages in together.
 
     ``balanced``: the same number in each contiguous group, so that kept experts stay in their group.
     Equal scores: the lower id stays.
@@ -123,8 +129,9 @@ def choose(
     for layer in topology.moe_layers:
         here = CriterionOptions(options.alpha, options.seed, layer)
         scores = importance_of(routing[layer], criterion, here).reshape(groups, -1)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, : count // groups]
-        ids = np.sort(order + np.arange(groups)[:, None] * scores.shape[1], axis=1).reshape(-1)
+        best = np.argsort(-scores, axis=1, kind="stable")[:, : count // groups]
+        ranked = best + np.arange(groups)[:, None] * scores.shape[1]
+        ids = (np.sort(ranked, axis=1) if order == "original" else ranked).reshape(-1)
         kept[layer] = tuple(int(i) for i in ids)
         dropped = np.setdiff1d(np.arange(topology.expert_count), ids)
         total = int(routing[layer].count.sum())

@@ -35,7 +35,7 @@ def command(model: Path, plan_path: Path, stats_path: Path | None, output: Path,
 
     plan = read_plan(plan_path)
     checkpoint = open_checkpoint(model)
-    stats = stats_of(plan, checkpoint, stats_path)
+    stats = stats_of(plan, checkpoint, plan_path.parent, stats_path)
     kernels = kernels_for(plan, checkpoint)
     with track("compressing", unit="weights") as report:
         result = compress(checkpoint, plan, stats, output, kernels=kernels, threads=threads, report=report)
@@ -43,7 +43,9 @@ def command(model: Path, plan_path: Path, stats_path: Path | None, output: Path,
         {**vars(result), "bits_per_weight": plan.bits_per_weight},
         as_json,
         lambda console: console.print(
-            f"{result.path}: {result.bytes:,} bytes, {plan.bits_per_weight:.3f} bpw, {result.seconds:.1f} s"
+            f"{result.path}: {result.bytes:,} bytes, {plan.bits_per_weight:.3f} bpw, {result.seconds:.1f} s, "
+            f"{result.bytes / 1e6 / max(result.seconds, 1e-9):.1f} MB/s written, "
+            f"peak memory {result.peak_memory / 2**20:,.0f} MiB"
             + (f" ({result.resumed_tiles} of {result.tiles} tiles from an earlier run)" if result.resumed_tiles else "")
         ),
     )

@@ -68,6 +68,13 @@ def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str
 )
 @click.option("--types", help="Only these types, separated by commas.")
 @click.option("--allocator", default="knapsack", show_default=True, help="How bits are given out (see `plugins`).")
+@click.option(
+    "--order",
+    type=click.Choice(["original", "importance"]),
+    default="original",
+    show_default=True,
+    help="Order of the experts in the file.",
+)
 @click.option("--keep-types", is_flag=True, help="Prune a quantized GGUF without requantizing anything.")
 @click.option("--allow-few-tokens", is_flag=True, help="Prune although calibration saw too few tokens.")
 @click.option("--diff", nargs=2, type=click.Path(path_type=Path), metavar="A B", help="Compare two plans instead.")
@@ -89,6 +96,7 @@ def command(
     ceilings: dict[str, str],
     types: str | None,
     allocator: str,
+    order: str,
     keep_types: bool,
     allow_few_tokens: bool,
     diff: tuple[Path, Path] | None,
@@ -140,6 +148,7 @@ def command(
         floors=floors,
         ceilings=ceilings,
         types=tuple(type_info(t.strip()).name for t in types.split(",")) if types else (),
+        order=order,  # type: ignore[arg-type]  # click.Choice gives one of the literals
         keep_types=keep_types,
         allow_few_tokens=allow_few_tokens,
         threads=threads,

@@ -6,7 +6,9 @@ import errno
 import fcntl
 import hashlib
 import os
+import resource
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -34,13 +36,15 @@ SYNC_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Compressed:
-    """What was written: file size, seconds, and how many tiles an earlier run had finished."""
+    """What was written: file size, seconds, how many tiles an earlier run had finished, and the
+    process's largest resident memory so far in bytes (memory-mapped source pages included)."""
 
     path: str
     bytes: int
     seconds: float
     tiles: int
     resumed_tiles: int
+    peak_memory: int
 
 
 def compress(
@@ -75,7 +79,13 @@ def compress(
         report(sum(tiles[i].values for i in journal.done), sum(t.values for t in tiles))
         run = _Run(checkpoint, plan, stats, kernels, tiles, handle, journal, report)
         run.all(threads)
-    return Compressed(str(out), layout.total, time.monotonic() - start, len(tiles), resumed)
+    return Compressed(str(out), layout.total, time.monotonic() - start, len(tiles), resumed, peak_memory())
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def prepare(plan: Plan, checkpoint: Checkpoint, kernels: Kernels | None) -> None:

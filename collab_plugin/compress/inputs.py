@@ -20,11 +20,15 @@ def quantizes(plan: Plan, checkpoint: Checkpoint) -> bool:
     )
 
 
-def stats_of(plan: Plan, checkpoint: Checkpoint, given: Path | None) -> Stats | None:
-    """Return the plan's stats: ``given``, or where they were; None when nothing is quantized."""
+def stats_of(plan: Plan, checkpoint: Checkpoint, folder: Path, given: Path | None) -> Stats | None:
+    """Return the plan's stats: ``given``, or the file of that name in ``folder`` (the plan's own).
+
+    None when nothing is quantized or the plan used none. No other place is looked at: a plan is a
+    document that may come from anyone, and paths in documents are not followed.
+    """
     if plan.calibration is None or not quantizes(plan, checkpoint):
         return None
-    path = given or Path(plan.calibration.path)
+    path = given or folder / plan.calibration.file
     if not path.is_file():
         raise CollabError(f"the plan's stats are not at {path}; give them with --stats")
     if stats_sha256(path) != plan.calibration.sha256:

@@ -90,6 +90,19 @@ def type_info(name: str) -> TypeInfo:
     return found
 
 
+def stored_type(name: str) -> str:
+    """Return ``name`` when ggml knows such a type, also one that is only copied; else CollabError."""
+    if name not in GGMLQuantizationType.__members__:
+        raise CollabError(f"unknown type {name!r}; this gguf-py does not know it")
+    return name
+
+
+def bits_per_weight(name: str) -> float:
+    """Bits a weight of any ggml type."""
+    block, size = GGML_QUANT_SIZES[GGMLQuantizationType[name]]
+    return float(size * 8 / block)
+
+
 def row_bytes(name: str, n: int) -> int:
     """Bytes of one row of ``n`` values; ValueError when n is not a multiple of the block."""
     block, size = GGML_QUANT_SIZES[GGMLQuantizationType[name]]

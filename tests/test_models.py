@@ -1,0 +1,79 @@
+"""The trained models are good judges: what their cards claim, measured with our own commands.
+
+Figures and how they were made: tests/models/*/README.md.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from statistics import mean
+
+import pytest
+from click.testing import CliRunner
+
+from collab_plugin.cli import main
+
+ROOT = Path(__file__).parent
+DOMAIN = {"tiny-qwen3moe": "python", "tiny-deepseek-v3": "german"}
+CHUNKS = "12"
+MODELS = sorted(DOMAIN)
+
+
+def call(*arguments: str | Path) -> dict[str, object]:
+    result = CliRunner().invoke(main, [*map(str, arguments), "--json"])
+    assert result.exit_code == 0, result.stderr
+    parsed: dict[str, object] = json.loads(result.stdout)
+    return parsed
+
+
+@cache
+def calibrated(model: str, folder: Path) -> tuple[Path, float]:
+    """Stats of the model's domain, and the share of the least used quarter (mean over layers)."""
+    stats = folder / f"{model}.stats.gguf"
+    text = ROOT / "texts" / f"{DOMAIN[model]}.calibration.txt"
+    result = call("calibrate", ROOT / "models" / model, "--text", text, "--chunks", "40", "-o", stats)
+    layers = result["layers"]
+    assert isinstance(layers, list)
+    return stats, mean(layer["least_used_quarter"] for layer in layers)
+
+
+def pruned(model: str, folder: Path, keep: str, criterion: str, seed: int) -> dict[str, float]:
+    """Evaluate the model with a share of its experts, nothing quantized, on its domain."""
+    stats, _ = calibrated(model, folder)
+    source = ROOT / "models" / model
+    plan, out = folder / "pruned.json", folder / "pruned.gguf"
+    call(
+        "plan", source, "--stats", stats, "--keep", keep, "--keep-types",
+        "--criterion", criterion, "--seed", str(seed), "-o", plan,
+    )  # fmt: skip
+    call("compress", source, "--plan", plan, "-o", out)
+    text = ROOT / "texts" / f"{DOMAIN[model]}.validation.txt"
+    return call("evaluate", out, "--against", source, "--text", text, "--chunks", CHUNKS)  # type: ignore[return-value]  # all numbers
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_least_used_quarter_carries_at_most_12_percent(model: str, folder: Path) -> None:
+    assert calibrated(model, folder)[1] <= 0.12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_freq_score_beats_random_by_30_percent(model: str, folder: Path) -> None:
+    ours = pruned(model, folder, "75%", "freq-score", 0)["mean_kld"]
+    random = mean(pruned(model, folder, "75%", "random", seed)["mean_kld"] for seed in range(5))
+    assert ours <= 0.7 * random, f"{ours:.4f} against {random:.4f}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_half_at_random_hurts(model: str, folder: Path) -> None:
+    results = [pruned(model, folder, "50%", "random", seed) for seed in range(3)]
+    assert mean(r["ppl"] / r["ppl_original"] for r in results) >= 1.5
