@@ -23,7 +23,7 @@ PINNED = 7  # residual channel that no block writes to: see `write_qwen3moe`
 F32 = NDArray[np.float32]
 
 
-def _vocabulary() -> list[str]:
+def vocabulary() -> list[str]:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [b for b in range(256) if b not in printable]
     return [chr(b) if b in printable else chr(256 + rest.index(b)) for b in range(256)]
@@ -31,7 +31,7 @@ def _vocabulary() -> list[str]:
 
 def _start(path: Path, architecture: str, experts: int) -> GGUFWriter:
     writer = GGUFWriter(path, architecture)
-    tokens = [*_vocabulary(), "th", "<|end|>", *(f"<|pad{i}|>" for i in range(30))]
+    tokens = [*vocabulary(), "th", "<|end|>", *(f"<|pad{i}|>" for i in range(30))]
     writer.add_name(f"tiny {architecture}")
     writer.add_file_type(LlamaFileType.ALL_F32)
     writer.add_context_length(512)

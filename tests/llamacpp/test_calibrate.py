@@ -1,0 +1,227 @@
+"""Calibration in llama.cpp: counts, router weights, REAP and importance matrix, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from conftest import CTX, calibrate
+from gguf import LlamaFileType
+from qwen3moe_reference import Trace, forward
+from tiny_moe import llama_quantize, vocabulary
+
+from collab_plugin.checkpoint.gguf import open_gguf
+from collab_plugin.cli.main import main
+from collab_plugin.stats import Stats
+from collab_plugin.stats_file import read_stats
+from collab_plugin.topology import Topology, topology_of
+
+MODELS = ["qwen3moe", "deepseek2", "grouped"]
+
+
+def tokens_of(path: Path) -> np.ndarray:
+    """Token ids of ASCII text in the tiny vocabulary: a byte each, "th" merged."""
+    table = {ch: i for i, ch in enumerate(vocabulary())}
+    table |= {" ": table["Ġ"], "\n": table["Ċ"], "\t": table["ĉ"]}
+    text = path.read_text("utf-8")
+    ids, at = [], 0
+    while at < len(text):
+        step = 2 if text[at : at + 2] == "th" else 1
+        ids.append(256 if step == 2 else table[text[at]])
+        at += step
+    return np.array(ids)
+
+
+@pytest.fixture(scope="session")
+def calibrated(request: pytest.FixtureRequest, prose: Path) -> dict[str, tuple[Topology, Stats]]:
+    found = {}
+    for name in MODELS:
+        path = request.getfixturevalue(name)
+        found[name] = topology_of(open_gguf(path)), calibrate(path, prose)
+    return found
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_layer_sees_every_token(model: str, calibrated: dict[str, tuple[Topology, Stats]]) -> None:
+    topology, stats = calibrated[model]
+    assert stats.tokens >= 4 * CTX
+    assert stats.tokens % CTX == 0
+    assert tuple(sorted(stats.routing)) == topology.moe_layers
+    for layer, routing in stats.routing.items():
+        assert routing.tokens == stats.tokens, layer
+        assert routing.count.sum() == stats.tokens * topology.experts_used, layer
+        assert len(routing.count) == topology.expert_count
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_renormalised_weights_sum_to_scale(model: str, calibrated: dict[str, tuple[Topology, Stats]]) -> None:
+    topology, stats = calibrated[model]
+    assert topology.weights_scale == (1.0 if model == "qwen3moe" else 2.5)
+    for routing in stats.routing.values():
+        assert routing.weight_sum is not None
+        assert routing.weight_sum.sum() == pytest.approx(stats.tokens * topology.weights_scale, rel=1e-5)
+        # Never more than the scale a selection, and something for each.
+        assert (routing.weight_sum <= routing.count * topology.weights_scale * (1 + 1e-6)).all()
+        assert ((routing.weight_sum > 0) == (routing.count > 0)).all()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_importance_matrix_identities(model: str, calibrated: dict[str, tuple[Topology, Stats]]) -> None:
+    """The same input meets every matrix of a block, so that sums over experts are known from the router's."""
+    topology, stats = calibrated[model]
+    for layer in topology.moe_layers:
+        b = f"blk.{layer}"
+        experts = [stats.imatrix[f"{b}.ffn_{part}_exps.weight"] for part in ("gate", "up", "down")]
+        for entry in experts:
+            np.testing.assert_array_equal(entry.count, stats.routing[layer].count)
+        gate, up, _ = experts
+        np.testing.assert_array_equal(gate.sum2, up.sum2)
+        router = stats.imatrix[f"{b}.ffn_gate_inp.weight"]
+        assert router.count.tolist() == [stats.tokens]
+        np.testing.assert_allclose(gate.sum2.sum(0), topology.experts_used * router.sum2[0], rtol=1e-4)
+        if topology.shared_experts:
+            shared = stats.imatrix[f"{b}.ffn_gate_shexp.weight"]
+            np.testing.assert_allclose(shared.sum2, router.sum2, rtol=1e-6)
+            assert stats.imatrix[f"{b}.ffn_down_shexp.weight"].count.tolist() == [stats.tokens]
+
+
+def test_mla_heads_have_a_vector_each(calibrated: dict[str, tuple[Topology, Stats]]) -> None:
+    _, stats = calibrated["deepseek2"]
+    key, value = stats.imatrix["blk.1.attn_k_b.weight"], stats.imatrix["blk.1.attn_v_b.weight"]
+    assert key.sum2.shape == (1, 4 * 32)
+    assert value.sum2.shape == (1, 4 * 64)
+    heads = [key.vector(head, 32) for head in range(4)]
+    assert not any(np.allclose(heads[0], other, rtol=0.01) for other in heads[1:])
+
+
+@pytest.fixture(scope="session")
+def traces(qwen3moe: Path, prose: Path) -> list[Trace]:
+    checkpoint, ids = open_gguf(qwen3moe), tokens_of(prose)
+    return [forward(checkpoint, ids[i : i + CTX]) for i in range(0, 2 * CTX, CTX)]
+
+
+def test_equals_numpy(qwen3moe: Path, prose: Path, traces: list[Trace]) -> None:
+    """Everything in the statistics recomputed by hand. llama.cpp keeps keys and values in float16."""
+    stats = calibrate(qwen3moe, prose, chunks=2)
+    assert stats.tokens == 2 * CTX
+    for layer, routing in stats.routing.items():
+        ids = np.concatenate([t.ids[layer] for t in traces]).ravel()
+        experts = len(routing.count)
+
+        def by_expert(values: list[np.ndarray], ids: np.ndarray = ids, experts: int = experts) -> np.ndarray:
+            return np.bincount(ids, np.concatenate(values).ravel(), minlength=experts)
+
+        np.testing.assert_array_equal(routing.count, np.bincount(ids, minlength=experts))
+        np.testing.assert_allclose(routing.weight_sum, by_expert([t.weights[layer] for t in traces]), rtol=2e-3)
+        np.testing.assert_allclose(routing.reap_sum, by_expert([t.norms[layer] for t in traces]), rtol=2e-3)
+    assert set(stats.imatrix) == set(traces[0].sum2)
+    for name, entry in stats.imatrix.items():
+        want = sum(t.sum2[name] for t in traces)
+        np.testing.assert_allclose(entry.sum2, want, rtol=0.02, atol=2e-3 * want.max(), err_msg=name)
+
+
+@pytest.mark.parametrize("model", ["qwen3moe", "deepseek2"])
+def test_a_quantized_copy_tells_the_same(
+    model: str,
+    calibrated: dict[str, tuple[Topology, Stats]],
+    prose: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    source, copy = request.getfixturevalue(model), tmp_path / "q8_0.gguf"
+    llama_quantize(source, copy, "Q8_0", LlamaFileType.MOSTLY_Q8_0, open_gguf(source), None)
+    _, exact = calibrated[model]
+    ours = calibrate(copy, prose)
+    for layer, routing in exact.routing.items():
+        other = ours.routing[layer]
+        moved = np.abs(routing.count - other.count).sum() / 2
+        assert moved <= 0.03 * routing.count.sum(), f"layer {layer}: {moved} selections changed"
+        np.testing.assert_allclose(other.weight_sum, routing.weight_sum, rtol=0.1)
+        np.testing.assert_allclose(other.reap_sum, routing.reap_sum, rtol=0.1)
+    assert set(ours.imatrix) == set(exact.imatrix)
+
+
+def test_texts_add_up(qwen3moe: Path, prose: Path, code: Path) -> None:
+    """No window spans two texts, so the whole is the sum of its parts."""
+    first, second = (calibrate(qwen3moe, text, chunks=2) for text in (prose, code))
+    both = calibrate(qwen3moe, prose, code, chunks=2)
+    assert both.datasets == ("prose.txt", "code.py")
+    assert both.tokens == first.tokens + second.tokens == 4 * CTX
+    for layer, routing in both.routing.items():
+        np.testing.assert_array_equal(routing.count, first.routing[layer].count + second.routing[layer].count)
+    name = "blk.1.ffn_down_exps.weight"
+    np.testing.assert_allclose(both.imatrix[name].sum2, first.imatrix[name].sum2 + second.imatrix[name].sum2, rtol=1e-5)
+
+
+def test_chunks_limit_each_text(qwen3moe: Path, prose: Path, code: Path) -> None:
+    assert calibrate(qwen3moe, prose, code, chunks=1).tokens == 2 * CTX
+    whole = calibrate(qwen3moe, code, ctx=128)
+    assert whole.tokens == len(tokens_of(code)) // 128 * 128
+    assert whole.chunk_size == 128
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["calibrate", *map(str, arguments), "--threads", "1"])
+
+
+def test_command_writes_stats(qwen3moe: Path, prose: Path, tmp_path: Path) -> None:
+    out = tmp_path / "stats.gguf"
+    result = run(qwen3moe, "--text", prose, "--ctx", CTX, "--chunks", 1, "-o", out, "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["tokens"] == told["ctx"] == CTX
+    assert [row["layer"] for row in told["layers"]] == [0, 1]
+    direct, read = calibrate(qwen3moe, prose, chunks=1), read_stats(out)
+    for layer, routing in direct.routing.items():
+        np.testing.assert_array_equal(read.routing[layer].count, routing.count)
+        np.testing.assert_allclose(read.routing[layer].reap_sum, routing.reap_sum, rtol=1e-9)
+    np.testing.assert_array_equal(read.text_sketch, direct.text_sketch)
+    assert (read.model_id or "").startswith("sha256:")
+
+
+def refused(result: Result) -> str:
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit)
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("calibrating")]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    assert result.stdout == ""
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"too little", "10 tokens of text are less than one window of 64"),
+        (b"gr\xfc\xdfe " * 100, "is not UTF-8 text (byte 2)"),
+        (b"", "is empty"),
+        (b" \n\t\n", "is empty"),
+        (None, "cannot read the text"),
+    ],
+)
+def test_text_that_will_not_do(content: bytes | None, says: str, qwen3moe: Path, tmp_path: Path) -> None:
+    text, out = tmp_path / "text.txt", tmp_path / "stats.gguf"
+    if content is not None:
+        text.write_bytes(content)
+    assert says in refused(run(qwen3moe, "--text", text, "--ctx", CTX, "-o", out))
+    assert not out.exists()
+
+
+def test_text_that_is_a_folder(qwen3moe: Path, tmp_path: Path) -> None:
+    assert "cannot read the text" in refused(run(qwen3moe, "--text", tmp_path, "-o", tmp_path / "stats.gguf"))
+
+
+def test_output_without_a_folder(qwen3moe: Path, prose: Path, tmp_path: Path) -> None:
+    assert "make the folder first" in refused(run(qwen3moe, "--text", prose, "-o", tmp_path / "no" / "stats.gguf"))
+
+
+def test_truncated_model(qwen3moe: Path, prose: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    shutil.copy(qwen3moe, broken)
+    with broken.open("r+b") as file:
+        file.truncate(qwen3moe.stat().st_size - 1000)
+    assert "truncated" in refused(run(broken, "--text", prose, "-o", tmp_path / "stats.gguf"))
