@@ -37,7 +37,15 @@ from collab_plugin.pruning import Order, check_enough, check_servable, choose, p
 from collab_plugin.quant.cost import harm
 from collab_plugin.quant.error import measure_errors
 from collab_plugin.quant.kernels import Kernels
-from collab_plugin.quant.types import SUPER_BLOCK, TYPES, bits_per_weight, fallback, quantizable, tensor_bytes
+from collab_plugin.quant.types import (
+    SUPER_BLOCK,
+    TYPES,
+    bits_per_weight,
+    fallback,
+    quantizable,
+    tensor_bytes,
+    without_imatrix,
+)
 from collab_plugin.stats import Stats
 from collab_plugin.topology import Topology
 
@@ -355,9 +363,8 @@ class _Context:
             return (stored,)
         has_vector = self.source is not None and info.name in self.source.stats.imatrix
         low, high = (bits_per_weight(kind) for kind in limits.bounds(info.role))
-        named = {fallback(kind, n) for kind in self.request.types or DEFAULT_TYPES}
-        usable = {k for k in named if has_vector or not TYPES[k].wants_imatrix}
-        usable = {k for k in usable if bits_per_weight(k) < bits_per_weight(stored)}
+        named = {kind if has_vector else without_imatrix(kind) for kind in self.request.types or DEFAULT_TYPES}
+        usable = {k for kind in named if bits_per_weight(k := fallback(kind, n)) < bits_per_weight(stored)}
         kinds = {k for k in usable if low <= bits_per_weight(k) <= high}
         if not self.request.types:
             kinds.add(stored)

@@ -124,6 +124,18 @@ def fallback(name: str, n: int) -> str:
     return other if n % TYPES[other].block == 0 else "F16"
 
 
+def without_imatrix(name: str) -> str:
+    """Return ``name``, or the smallest larger 256-block that needs no importance vector.
+
+    Embeddings have none (they are looked up, not multiplied): IQ1 and IQ2 become Q2_K there, as in
+    llama-quantize's mixes, IQ3_XXS becomes IQ3_S.
+    """
+    if not TYPES[name].wants_imatrix:
+        return name
+    larger = [k for k in SUPER_BLOCK if not TYPES[k].wants_imatrix and bits_per_weight(k) > bits_per_weight(name)]
+    return min(larger, key=bits_per_weight)
+
+
 def quantizable(info: TensorInfo) -> bool:
     """True when the tensor may be quantized: matrices, but never routers, norms or the like."""
     return (
