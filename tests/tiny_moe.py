@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,23 @@ PINNED = 7  # residual channel that no block writes to: see `write_qwen3moe`
 F32 = NDArray[np.float32]
 
 
-def vocabulary() -> list[str]:
+def _vocabulary() -> list[str]:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [b for b in range(256) if b not in printable]
     return [chr(b) if b in printable else chr(256 + rest.index(b)) for b in range(256)]
 
 
+def tokens_of(text: str) -> list[int]:
+    """Token ids of ASCII text: a byte each, "th" merged."""
+    table = {character: i for i, character in enumerate(_vocabulary())} | {"th": 256}
+    stored = [" ", "\n", "\t"]
+    table |= {c: table[chr(256 + ord(c))] for c in stored}
+    return [table[part] for part in re.findall("th|.", text, re.DOTALL)]
+
+
 def _start(path: Path, architecture: str, experts: int) -> GGUFWriter:
     writer = GGUFWriter(path, architecture)
-    tokens = [*vocabulary(), "th", "<|end|>", *(f"<|pad{i}|>" for i in range(30))]
+    tokens = [*_vocabulary(), "th", "<|end|>", *(f"<|pad{i}|>" for i in range(30))]
     writer.add_name(f"tiny {architecture}")
     writer.add_file_type(LlamaFileType.ALL_F32)
     writer.add_context_length(512)

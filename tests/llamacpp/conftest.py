@@ -3,12 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from collab_llamacpp.engine import LlamaCppEngine
 from tiny_moe import write_deepseek2
-
-from collab_plugin.stats import Stats
-
-CTX = 64
 
 
 @pytest.fixture(scope="session")
@@ -32,9 +27,3 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = (Path(__file__).parents[1] / "texts" / "python.validation.txt").read_text("utf-8")
     path.write_text(text[5000:5400], "utf-8")
     return path
-
-
-def calibrate(model: Path, *texts: Path, ctx: int = CTX, chunks: int | None = None) -> Stats:
-    return LlamaCppEngine().calibrate(
-        model, texts, ctx=ctx, chunks=chunks, threads=1, progress=lambda done, total: None
-    )

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from conftest import CTX, calibrate
+from engine_calls import CTX, calibrate
 from gguf import LlamaFileType
 from qwen3moe_reference import Trace, forward
-from tiny_moe import llama_quantize, vocabulary
+from tiny_moe import llama_quantize, tokens_of
 
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.cli.main import main
@@ -21,19 +21,6 @@ from collab_plugin.stats_file import read_stats
 from collab_plugin.topology import Topology, topology_of
 
 MODELS = ["qwen3moe", "deepseek2", "grouped"]
-
-
-def tokens_of(path: Path) -> np.ndarray:
-    """Token ids of ASCII text in the tiny vocabulary: a byte each, "th" merged."""
-    table = {ch: i for i, ch in enumerate(vocabulary())}
-    table |= {" ": table["Ġ"], "\n": table["Ċ"], "\t": table["ĉ"]}
-    text = path.read_text("utf-8")
-    ids, at = [], 0
-    while at < len(text):
-        step = 2 if text[at : at + 2] == "th" else 1
-        ids.append(256 if step == 2 else table[text[at]])
-        at += step
-    return np.array(ids)
 
 
 @pytest.fixture(scope="session")
@@ -100,7 +87,7 @@ def test_mla_heads_have_a_vector_each(calibrated: dict[str, tuple[Topology, Stat
 
 @pytest.fixture(scope="session")
 def traces(qwen3moe: Path, prose: Path) -> list[Trace]:
-    checkpoint, ids = open_gguf(qwen3moe), tokens_of(prose)
+    checkpoint, ids = open_gguf(qwen3moe), np.array(tokens_of(prose.read_text("utf-8")))
     return [forward(checkpoint, ids[i : i + CTX]) for i in range(0, 2 * CTX, CTX)]
 
 
@@ -160,7 +147,7 @@ def test_texts_add_up(qwen3moe: Path, prose: Path, code: Path) -> None:
 def test_chunks_limit_each_text(qwen3moe: Path, prose: Path, code: Path) -> None:
     assert calibrate(qwen3moe, prose, code, chunks=1).tokens == 2 * CTX
     whole = calibrate(qwen3moe, code, ctx=128)
-    assert whole.tokens == len(tokens_of(code)) // 128 * 128
+    assert whole.tokens == len(tokens_of(code.read_text("utf-8"))) // 128 * 128
     assert whole.chunk_size == 128
 
 
