@@ -131,6 +131,13 @@ def test_without_statistics_no_type_that_wants_them(bench: Bench) -> None:
     assert plan.calibration is None
 
 
+def test_types_that_want_a_vector_become_larger_ones_without(bench: Bench) -> None:
+    """The stats have no vector for the embedding and the output matrix."""
+    plan = bench.plan(_bytes(bench, 4), types=("IQ2_XXS",))
+    assert {plan.tensors[name].type for name in ("token_embd.weight", "output.weight")} == {"Q2_K"}
+    assert _types(bench, plan, Role.EXPERT) == {"IQ2_XXS"}
+
+
 def test_uniform_is_one_type(softmax: Bench) -> None:
     plan = softmax.plan(_bytes(softmax, 4.6), allocator=UNIFORM, types=FAST)
     quantized = {t.type for n, t in plan.tensors.items() if t.type != softmax.checkpoint.tensors[n].type.name}
@@ -273,6 +280,22 @@ def test_alpha_is_recorded_and_matters(softmax: Bench) -> None:
     plans = [softmax.plan(None, keep_types=True, keep="8", alpha=alpha) for alpha in (0.0, 1.0)]
     assert [plan.pruning.options["alpha"] for plan in plans] == [0.0, 1.0]
     assert plans[0].pruning.kept != plans[1].pruning.kept
+
+
+def test_reordering_alone(bench: Bench) -> None:
+    """All experts stay, the most important of each group first; nothing else changes."""
+    plan = bench.plan(None, keep_types=True, order="importance", criterion=BY_NAME["freq"])
+    t, routing = bench.topology, bench.source.stats.routing
+    assert plan.pruning.options["order"] == "importance"
+    assert (plan.pruning.expert_count, plan.activation.used, plan.metadata) == (EXPERTS, TOP_K, {})
+    assert plan.pruning.mass_lost == 0
+    for layer, kept in plan.pruning.kept.items():
+        for at in range(0, EXPERTS, t.experts_per_group):
+            group = kept[at : at + t.experts_per_group]
+            assert sorted(group) == list(range(at, at + t.experts_per_group))
+            assert (np.diff(routing[layer].count[list(group)]) <= 0).all()
+    with pytest.raises(CollabError, match="need statistics"):
+        bench.plan(None, source=None, keep_types=True, order="importance")
 
 
 def test_unseen_experts_are_counted(softmax: Bench) -> None:
