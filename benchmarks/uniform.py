@@ -46,7 +46,8 @@ def main() -> None:
             e = call("evaluate", out, "--against", a.model, "--text", validation, "--chunks", a.chunks)
             print(
                 f"| {kind} | {made['bytes']:,} | {made['bits_per_weight']:.3f} | {e['mean_kld']:.4f} ± "
-                f"{e['mean_kld_stderr']:.4f} | {e['same_top1']:.1%} | {e['ppl']:.2f} (original {e['ppl_original']:.2f}) |",
+                f"{e['mean_kld_stderr']:.4f} | {e['same_top1']:.1%} | {e['ppl']:.2f} "
+                f"(original {e['ppl_original']:.2f}) |",
                 flush=True,
             )
 

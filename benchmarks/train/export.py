@@ -140,7 +140,7 @@ def main() -> None:
     p.add_argument("out", type=Path)
     p.add_argument("--shards", type=int, default=1)
     a = p.parse_args()
-    state = torch.load(a.checkpoint, weights_only=False)
+    state = torch.load(a.checkpoint, weights_only=True)
     shape = QWEN if state["kind"] == "qwen" else DEEPSEEK
     model = Decoder(shape)
     model.load_state_dict(state["model"])

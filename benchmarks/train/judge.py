@@ -71,7 +71,7 @@ def main() -> None:
     p.add_argument("--windows", type=int, default=24)
     a = p.parse_args()
     torch.set_num_threads(1)
-    state = torch.load(a.checkpoint, weights_only=False)
+    state = torch.load(a.checkpoint, weights_only=True)
     model = Decoder(QWEN if state["kind"] == "qwen" else DEEPSEEK)
     model.load_state_dict(state["model"])
     tokenizer = Tokenizer.from_file(str(a.tokenizer / "tokenizer.json"))

@@ -62,7 +62,6 @@ def main() -> None:
     a = parse()
     torch.set_num_threads(a.threads)
     torch.manual_seed(a.seed)
-    rng = np.random.default_rng(a.seed)
     model = Decoder(QWEN if a.kind == "qwen" else DEEPSEEK)
     a.out.mkdir(parents=True, exist_ok=True)
     data = {p.stem: np.load(p) for p in sorted(a.tokens.glob("*.npy"))}
@@ -75,10 +74,11 @@ def main() -> None:
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     step = tokens = 0
     if a.resume:
-        state = torch.load(a.out / "model.pt", weights_only=False)
+        state = torch.load(a.out / "model.pt", weights_only=True)
         model.load_state_dict(state["model"])
         step, tokens = state["step"], state["tokens"]
     first = step
+    rng = np.random.default_rng((a.seed, step))  # a resumed run draws new windows
     saved = time.time()
     while (now := time.time()) < end and step < a.max_steps:
         done = (now - start) / (end - start)
