@@ -1,0 +1,72 @@
+"""Native code that aborts, is killed or refuses is one error here; this process lives on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from collab_llamacpp.child import run_job
+from engine_calls import CTX
+
+from collab_plugin.errors import CollabError
+
+
+def _job(model: Path, text: Path) -> dict[str, Any]:
+    return {
+        "do": "calibrate",
+        "model": str(model),
+        "texts": [str(text)],
+        "ctx": CTX,
+        "chunks": None,
+        "threads": 1,
+        "experts": 4,
+        "architecture": "qwen3moe",
+    }
+
+
+def _children() -> list[int]:
+    task = Path(f"/proc/self/task/{os.getpid()}/children")
+    return [int(pid) for pid in task.read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the child in /proc")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_killed_child(how: signal.Signals, qwen3moe: Path, prose: Path) -> None:
+    before = set(_children())
+
+    def kill(line: dict[str, Any]) -> None:
+        for pid in set(_children()) - before:
+            os.kill(pid, how)
+
+    with pytest.raises(CollabError, match=f"ended by {how.name} while it tried to calibrate") as error:
+        run_job(_job(qwen3moe, prose), kill)
+    assert "\n" not in str(error.value)
+    assert ("memory" in str(error.value)) == (how == signal.SIGKILL)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the child in /proc")
+def test_no_child_outlives_an_interruption(qwen3moe: Path, prose: Path) -> None:
+    before = set(_children())
+    started: list[int] = []
+
+    def interrupt(line: dict[str, Any]) -> None:
+        started.extend(set(_children()) - before)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_job(_job(qwen3moe, prose), interrupt)
+    assert started
+    time.sleep(0.05)
+    assert not set(_children()) - before
+    assert not any(Path(f"/proc/{pid}").exists() for pid in started)
+
+
+def test_a_bug_in_the_child_is_shown_whole(qwen3moe: Path, prose: Path) -> None:
+    job = _job(qwen3moe, prose)
+    del job["ctx"]
+    with pytest.raises(RuntimeError, match="KeyError: 'ctx'"):
+        run_job(job, lambda line: None)
