@@ -1,72 +1,9 @@
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 import pytest
 from collab_llamacpp.kernels import GgmlKernels
-from numpy.typing import NDArray
-from random_moe import imagined_stats, write_deepseek2, write_qwen3moe
-
-from collab_plugin.allocate.knapsack import KNAPSACK
-from collab_plugin.checkpoint.base import Checkpoint
-from collab_plugin.checkpoint.gguf import open_gguf
-from collab_plugin.importance.builtin import CRITERIA
-from collab_plugin.plan import Plan
-from collab_plugin.planner import PlanRequest, StatsSource, make_plan
-from collab_plugin.stats_file import read_stats, stats_sha256, write_stats
-from collab_plugin.topology import Topology, topology_of
-
-
-class RememberingKernels(GgmlKernels):
-    """ggml's kernels; the same rows are quantized once a session, so that many budgets cost as one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._known: dict[bytes, NDArray[np.uint8]] = {}
-
-    def quantize(
-        self, values: NDArray[np.float32], type_name: str, imatrix: NDArray[np.float32] | None = None
-    ) -> NDArray[np.uint8]:
-        digest = hashlib.sha256(np.ascontiguousarray(values).tobytes())
-        digest.update(type_name.encode() + (b"" if imatrix is None else imatrix.tobytes()))
-        key = digest.digest()
-        if key not in self._known:
-            self._known[key] = super().quantize(values, type_name, imatrix)
-        return self._known[key]
-
-
-@dataclasses.dataclass(frozen=True)
-class Bench:
-    """A model file with its stats file, opened, and a way to plan on it."""
-
-    path: Path
-    stats_path: Path
-    checkpoint: Checkpoint
-    topology: Topology
-    source: StatsSource
-    kernels: GgmlKernels
-
-    def plan(self, budget: int | None = None, *, source: StatsSource | str | None = "own", **options: Any) -> Plan:
-        request = {"criterion": CRITERIA[0], "allocator": KNAPSACK, "threads": 2, **options}
-        return make_plan(
-            self.checkpoint,
-            self.topology,
-            self.source if isinstance(source, str) else source,
-            PlanRequest(budget=budget, **request),
-            self.kernels,
-            lambda done, total=None: None,
-        )
-
-
-def load(path: Path, stats_path: Path, kernels: GgmlKernels) -> Bench:
-    checkpoint = open_gguf(path)
-    source = StatsSource(read_stats(stats_path), stats_path, stats_sha256(stats_path))
-    return Bench(path, stats_path, checkpoint, topology_of(checkpoint), source, kernels)
+from model_bench import Bench, RememberingKernels, make_bench
+from random_moe import write_deepseek2, write_qwen3moe
 
 
 @pytest.fixture(scope="session")
@@ -74,23 +11,16 @@ def kernels() -> GgmlKernels:
     return RememberingKernels()
 
 
-def _bench(folder: Path, write: Callable[[Path], Path], kernels: GgmlKernels) -> Bench:
-    path = write(folder / "model.gguf")
-    stats_path = folder / "stats.gguf"
-    write_stats(stats_path, imagined_stats(open_gguf(path)))
-    return load(path, stats_path, kernels)
-
-
 @pytest.fixture(scope="session")
 def softmax(tmp_path_factory: pytest.TempPathFactory, kernels: GgmlKernels) -> Bench:
     """qwen3moe: 16 experts, top-4, no groups."""
-    return _bench(tmp_path_factory.mktemp("softmax"), write_qwen3moe, kernels)
+    return make_bench(tmp_path_factory.mktemp("softmax"), write_qwen3moe, kernels)
 
 
 @pytest.fixture(scope="session")
 def grouped(tmp_path_factory: pytest.TempPathFactory, kernels: GgmlKernels) -> Bench:
     """deepseek2: 16 experts, top-4, 4 groups of which 2 are used."""
-    return _bench(tmp_path_factory.mktemp("grouped"), write_deepseek2, kernels)
+    return make_bench(tmp_path_factory.mktemp("grouped"), write_deepseek2, kernels)
 
 
 @pytest.fixture(scope="session", params=["softmax", "grouped"])

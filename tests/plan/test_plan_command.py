@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from conftest import Bench
 from gguf import GGUFWriter
+from model_bench import Bench
 
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.cli.main import main

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from conftest import Bench
+from model_bench import Bench
 from random_moe import EXPERTS
 
 from collab_plugin.plan_diff import Pair, PlanDiff, diff_plans

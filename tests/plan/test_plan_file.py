@@ -11,9 +11,9 @@ from typing import Any
 
 import jsonschema
 import pytest
-from conftest import Bench
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from model_bench import Bench
 from random_plans import plans
 
 from collab_plugin.errors import CollabError

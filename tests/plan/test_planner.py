@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 from collab_llamacpp.kernels import GgmlKernels
-from conftest import Bench
+from model_bench import Bench
 from random_moe import EXPERTS, GROUPS, TOP_K, imagined_routing, imagined_stats
 
 from collab_plugin.allocate.knapsack import UNIFORM

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from collab_llamacpp.kernels import GgmlKernels
-from conftest import Bench
 from gguf import GGMLQuantizationType, quants
+from model_bench import Bench
 from numpy.typing import NDArray
 
 from collab_plugin.checkpoint.base import Checkpoint
