@@ -1,8 +1,9 @@
 """What is relaxed, in which order, when a budget cannot hold.
 
-1. Floors of roles other than experts fall to Q2_K, then to the smallest type.
+1. Floors of roles other than experts fall to Q2_K.
 2. The base type of the experts falls a type at a time to IQ1_S.
-3. Experts are pruned, a sixteenth at a time, down to half (planner.py).
+3. Floors of other roles fall to the smallest type.
+4. Experts are pruned, a sixteenth at a time, down to half (planner.py).
 What the user set (--floor, --base, --keep) is never relaxed.
 """
 
@@ -71,15 +72,22 @@ def _bits(kind: str) -> float:
 
 def next_limits(limits: Limits) -> tuple[Limits, str] | None:
     """Return the next weaker limits and what was relaxed; None when nothing is left to relax."""
-    for target in ("Q2_K", SMALLEST):
-        high = [
-            role
-            for role, kind in limits.floors.items()
-            if role not in limits.fixed and role != Role.EXPERT and _bits(kind) > _bits(target)
-        ]
-        if high:
-            floors: dict[Role, str] = dict(limits.floors) | dict.fromkeys(high, target)
-            return replace(limits, floors=floors), f"floor of {', '.join(sorted(high))} down to {target}"
+    return _lower_others(limits, "Q2_K") or _lower_base(limits) or _lower_others(limits, SMALLEST)
+
+
+def _lower_others(limits: Limits, target: str) -> tuple[Limits, str] | None:
+    high = [
+        role
+        for role, kind in limits.floors.items()
+        if role not in limits.fixed and role != Role.EXPERT and _bits(kind) > _bits(target)
+    ]
+    if not high:
+        return None
+    floors: dict[Role, str] = dict(limits.floors) | dict.fromkeys(high, target)
+    return replace(limits, floors=floors), f"floor of {', '.join(sorted(high))} down to {target}"
+
+
+def _lower_base(limits: Limits) -> tuple[Limits, str] | None:
     base = limits.floors.get(Role.EXPERT, SMALLEST)
     if Role.EXPERT in limits.fixed or base == SMALLEST:
         return None

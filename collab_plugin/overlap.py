@@ -11,7 +11,7 @@ from collab_plugin.errors import CollabError
 
 N = 12
 """Tokens in an n-gram: long enough that chance repeats are rare, short enough to survive edits."""
-SIZE = 256
+SIZE = 1024
 U64 = NDArray[np.uint64]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from collab_plugin.plan import Plan
+from collab_plugin.plan_file import plan_fingerprint
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class PlanDiff:
 def diff_plans(a: Plan, b: Plan) -> PlanDiff:
     """Compare two plans; nothing in the result means that they make the same file."""
     pairs = {
+        "fingerprint": Pair(plan_fingerprint(a), plan_fingerprint(b)),
         "source": Pair(a.source.fingerprint, b.source.fingerprint),
         "calibration": Pair(_stats(a), _stats(b)),
         "budget": Pair(a.budget, b.budget),
@@ -39,6 +42,9 @@ def diff_plans(a: Plan, b: Plan) -> PlanDiff:
         "experts_used": Pair(a.activation.used, b.activation.used),
         "criterion": Pair(a.pruning.criterion, b.pruning.criterion),
         "groups": Pair(a.pruning.group_policy, b.pruning.group_policy),
+        "options": Pair(_text(a.pruning.options), _text(b.pruning.options)),
+        "metadata": Pair(_text(a.metadata), _text(b.metadata)),
+        "order of kept experts": Pair(_order(a), _order(b)),
         "mass_lost": Pair(a.pruning.mass_lost, b.pruning.mass_lost),
     }
     types = {}
@@ -66,6 +72,15 @@ def _only(a: Plan, b: Plan) -> dict[int, tuple[int, ...]]:
         if mine - other:
             only[layer] = tuple(sorted(mine - other))
     return dict(sorted(only.items()))
+
+
+def _text(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in sorted(values.items()))
+
+
+def _order(plan: Plan) -> str:
+    ascending = all(list(kept) == sorted(kept) for kept in plan.pruning.kept.values())
+    return "original" if ascending else "by importance"
 
 
 def _stats(plan: Plan) -> str | None:

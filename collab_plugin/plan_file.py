@@ -34,10 +34,10 @@ def plan_fingerprint(plan: Plan) -> str:
     """Return "sha256:..." over what decides the artifact's bytes: not over notes, versions or paths."""
     parts = {
         "version": PLAN_VERSION,
-        "source": plan.source.fingerprint,
-        "calibration": plan.calibration.sha256 if plan.calibration else None,
+        "source": [plan.source.fingerprint, plan.source.model_id],
+        "calibration": [plan.calibration.sha256, plan.calibration.text_sketch] if plan.calibration else None,
         "kept": to_plain(plan.pruning.kept),
-        "experts_used": plan.activation.used,
+        "experts_used": [plan.activation.original, plan.activation.used],
         "metadata": to_plain(plan.metadata),
         "types": {name: tensor.type for name, tensor in plan.tensors.items()},
     }
@@ -63,7 +63,7 @@ def read_plan(path: Path) -> Plan:
         raise CollabError(f"{path} is not JSON: {error}") from None
     if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
         raise CollabError(f"{path} is not a plan of collab-plugin")
-    if (version := data.pop("version", None)) != PLAN_VERSION:
+    if (version := data.pop("version", None)) != PLAN_VERSION or version is True:
         raise CollabError(f"{path} has plan version {version}; this collab-plugin reads {PLAN_VERSION}")
     recorded = data.pop("fingerprint", None)
     try:
@@ -84,6 +84,8 @@ def _check(plan: Plan) -> None:
         stored_type(tensor.type)
     if plan.calibration is not None and Path(plan.calibration.file).name != plan.calibration.file:
         raise CollabError(f"$.calibration.file is {plan.calibration.file!r}, not a plain file name")
+    if plan.pruning.expert_count < 1:
+        raise CollabError(f"$.pruning.expert_count is {plan.pruning.expert_count}")
     for layer, kept in plan.pruning.kept.items():
         if len(kept) != plan.pruning.expert_count:
             raise CollabError(f"$.pruning.kept.{layer} lists {len(kept)} experts, not {plan.pruning.expert_count}")

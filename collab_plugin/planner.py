@@ -33,7 +33,7 @@ from collab_plugin.plan import (
     TensorPlan,
 )
 from collab_plugin.progress import Report
-from collab_plugin.pruning import Order, check_enough, check_servable, choose, parse_keep
+from collab_plugin.pruning import Order, check_enough, check_routing, check_servable, choose, parse_keep
 from collab_plugin.quant.cost import harm
 from collab_plugin.quant.error import measure_errors
 from collab_plugin.quant.kernels import Kernels
@@ -260,6 +260,7 @@ class _Context:
             return Pruning("none", {}, NORMALISATION, self.policy, count, {}, 0.0 if self.source else None), []
         if self.source is None:
             raise CollabError("pruning and ordering experts need statistics: calibrate, then give --stats")
+        check_routing(self.source.stats.routing, t)
         if not r.allow_few_tokens and count < t.expert_count:
             check_enough(self.source.stats.routing, t)
         options = CriterionOptions(r.alpha, r.seed)
@@ -366,10 +367,10 @@ class _Context:
         named = {kind if has_vector else without_imatrix(kind) for kind in self.request.types or DEFAULT_TYPES}
         usable = {k for kind in named if bits_per_weight(k := fallback(kind, n)) < bits_per_weight(stored)}
         kinds = {k for k in usable if low <= bits_per_weight(k) <= high}
-        if not self.request.types:
+        if not self.request.types and bits_per_weight(stored) <= high:
             kinds.add(stored)
-        elif not kinds:
-            # Only types below the floor were named: the largest of them, before leaving it as it is.
+        if not kinds:
+            # Nothing lies between floor and ceiling: the largest type there is, before leaving it as it is.
             kinds = {max(usable, key=bits_per_weight)} if usable else {stored}
         return tuple(sorted(kinds, key=lambda kind: (bits_per_weight(kind), kind)))
 

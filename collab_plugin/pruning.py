@@ -43,7 +43,7 @@ def parse_keep(text: str, topology: Topology, policy: GroupPolicy) -> int:
             count = -(-math.ceil(round(share * total, 9)) // step) * step
         else:
             count = int(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise CollabError(f"--keep {text!r} is neither auto, a share like 0.75 or 75%, nor a count") from None
     if not 1 <= count <= total:
         raise CollabError(f"--keep {text}: {count} experts of {total} cannot be kept")
@@ -74,11 +74,16 @@ def check_servable(topology: Topology, count: int, used: int, policy: GroupPolic
         )
 
 
+def check_routing(routing: Mapping[int, LayerRouting], topology: Topology) -> None:
+    """CollabError when a layer with experts has no statistics."""
+    missing = [layer for layer in topology.moe_layers if layer not in routing]
+    if missing:
+        raise CollabError(f"the stats have no routing of layer {missing[0]}; calibrate this model")
+
+
 def check_enough(routing: Mapping[int, LayerRouting], topology: Topology) -> None:
     """CollabError when calibration saw too few tokens to prune on."""
     for layer in topology.moe_layers:
-        if layer not in routing:
-            raise CollabError(f"the stats have no routing of layer {layer}; calibrate this model")
         mean = float(routing[layer].count.mean())
         if mean < MIN_SELECTIONS:
             need = math.ceil(MIN_SELECTIONS * topology.expert_count / topology.experts_used)

@@ -70,7 +70,7 @@ class Stats:
     """Routing statistics by layer, importance matrix by GGUF tensor name, and where they came from.
 
     ``model_id``: checkpoint.identity.model_id of the calibrated model, None for foreign files.
-    ``text_sketch``: u64[<=256], bottom-k sketch of the calibration text's token n-grams (overlap.py).
+    ``text_sketch``: u64[<=1024], bottom-k sketch of the calibration text's token n-grams (overlap.py).
     """
 
     routing: Mapping[int, LayerRouting]

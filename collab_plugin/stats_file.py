@@ -114,6 +114,8 @@ def read_stats(path: Path) -> Stats:
         raise CollabError(f"{path} has stats version {meta['collab.stats.version'].value}, not {VERSION}")
     routing = _our_routing(path, meta, arrays) if ours else _counted_routing(imatrix)
     tokens = _value(meta, "collab.stats.tokens", int, 0) or _value(meta, "imatrix.chunk_count", int, 0) * chunk
+    if tokens < 0 or chunk < 1:
+        raise CollabError(f"{path} claims {tokens} tokens in windows of {chunk}; calibrate again")
     return Stats(
         routing=routing,
         imatrix=imatrix,
@@ -122,7 +124,7 @@ def read_stats(path: Path) -> Stats:
         datasets=tuple(str(d) for d in _value(meta, "imatrix.datasets", list, [])),
         model_id=_value(meta, "collab.stats.model_id", str, "") or None,
         engine=_value(meta, "collab.stats.engine", str, "") or "imatrix of another tool",
-        text_sketch=np.array(_value(meta, "collab.stats.ngrams", list, []), np.uint64),
+        text_sketch=_sketch(path, _value(meta, "collab.stats.ngrams", list, [])),
     )
 
 
@@ -138,6 +140,12 @@ def _open(path: Path) -> tuple[Header, NDArray[np.uint8]]:
                 f"`llama-imatrix --in-file {path.name} -o {path.stem}.gguf`"
             ) from None
         raise error
+
+
+def _sketch(path: Path, values: list[object]) -> NDArray[np.uint64]:
+    if not all(type(v) is int and 0 <= v < 2**64 for v in values):
+        raise CollabError(f"{path}: collab.stats.ngrams is damaged; calibrate again")
+    return np.array(values, np.uint64)
 
 
 def _value(meta: dict[str, MetaValue], key: str, kind: type[T], default: T) -> T:
@@ -183,8 +191,8 @@ def _our_routing(
             raise CollabError(f"{path}: {name} has shape {array.shape}; calibrate again")
         high, low = np.split(array.astype(np.float64), 2, axis=1)
         count, weights, reap = high + low
-        tokens = meta.get(f"collab.stats.layer_tokens.{layer}")
-        if tokens is None or count.min() < 0 or count.max() > 2**53:
+        tokens = _value(meta, f"collab.stats.layer_tokens.{layer}", int, -1)
+        if tokens < 0 or count.min() < 0 or count.max() > 2**53:
             raise CollabError(f"{path}: the routing of layer {layer} is damaged; calibrate again")
-        routing[layer] = LayerRouting(int(tokens.value), np.rint(count).astype(np.int64), weights, reap)
+        routing[layer] = LayerRouting(tokens, np.rint(count).astype(np.int64), weights, reap)
     return routing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def tokenizer_keys(folder: Path, vocab_size: int) -> dict[str, MetaValue]:
         "tokenizer.ggml.tokens": MetaValue(tokens, array, strings),
         "tokenizer.ggml.token_type": MetaValue(kinds, array, GGUFValueType.INT32),
     }
+    logging.getLogger("gguf.vocab").setLevel(logging.ERROR)  # it warns of post-processors that we do not use
     special = SpecialVocab(folder, load_merges=True, n_vocab=vocab_size)
     keys["tokenizer.ggml.merges"] = MetaValue(list(special.merges), array, strings)
     for kind, token in special.special_token_ids.items():

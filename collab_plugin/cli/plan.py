@@ -153,8 +153,11 @@ def command(
         allow_few_tokens=allow_few_tokens,
         threads=threads,
     )
-    with track("measuring quantization errors", unit="tensors") as report:
-        plan = make_plan(checkpoint, topology, source, request, None if keep_types else first_kernels(), report)
+    if keep_types:
+        plan = make_plan(checkpoint, topology, source, request, None, lambda done, total=None: None)
+    else:
+        with track("measuring quantization errors", unit="tensors") as report:
+            plan = make_plan(checkpoint, topology, source, request, first_kernels(), report)
     write_plan(output, plan)
     emit(plan, as_json, lambda console: render_plan(console, plan))
 
@@ -190,6 +193,8 @@ def render_plan(console: Console, plan: Plan) -> None:
 
 def _render_diff(console: Console, diff: PlanDiff) -> None:
     table = Table("what", "A", "B")
+    for column in table.columns:
+        column.overflow = "fold"
     for name, pair in {**diff.values, **diff.types}.items():
         table.add_row(name, str(pair.a), str(pair.b))
     for title, kept in (("kept only in A", diff.kept_only_in_a), ("kept only in B", diff.kept_only_in_b)):
