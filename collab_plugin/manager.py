@@ -26,11 +26,12 @@ class Named(Protocol):
 
 
 T = TypeVar("T", bound=Any)
+BUILTINS = "builtins"
 
 
 @dataclass
 class Registry:
-    """Everything that plugins registered, by kind and name, in order of registration."""
+    """Everything that was registered, by kind and name: plugins in order of registration, then built-ins."""
 
     checkpoint_formats: dict[str, CheckpointFormat] = field(default_factory=dict)
     criteria: dict[str, ImportanceCriterion] = field(default_factory=dict)
@@ -44,8 +45,7 @@ class Registry:
 def plugin_manager() -> pluggy.PluginManager:
     """Return a manager with the built-ins and the installed plugins of the entry-point group.
 
-    ``COLLAB_LOAD_PLUGINS`` restricts installed plugins to a comma-separated list (empty: none);
-    ``COLLAB_TRACE_PLUGINS=1`` prints every hook call to stderr.
+    ``COLLAB_LOAD_PLUGINS`` restricts installed plugins to a comma-separated list (empty: none).
     """
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
@@ -56,28 +56,24 @@ def plugin_manager() -> pluggy.PluginManager:
         for name in filter(None, (part.strip() for part in only.split(","))):
             if not manager.load_setuptools_entrypoints(hookspecs.PROJECT, name):
                 raise CollabError(f"COLLAB_LOAD_PLUGINS names {name!r}, which is not installed")
-    manager.register(builtins_plugin, "builtins")
-    if os.environ.get("COLLAB_TRACE_PLUGINS"):
-        manager.add_hookcall_monitoring(
-            before=lambda name, impls, kwargs: print(
-                f"hook {name}: {', '.join(impl.plugin_name for impl in impls)}", file=sys.stderr
-            ),
-            after=lambda outcome, name, impls, kwargs: None,
-        )
+    manager.register(builtins_plugin, BUILTINS)
     return manager
 
 
 def build_registry(manager: pluggy.PluginManager) -> Registry:
     """Call every hook of ``manager`` once and return what was registered.
 
-    Raises CollabError when two plugins register the same name of one kind.
+    Raises CollabError when two plugins register the same name of one kind. ``COLLAB_TRACE_PLUGINS=1``
+    prints every hook called, and on whom, to stderr.
     """
     registry = Registry()
     for kind in ("checkpoint_formats", "criteria", "allocators", "kernels", "engines"):
         hook = getattr(manager.hook, f"collab_register_{kind}")
-        # Last registered is called first by pluggy; the built-ins are registered last and must come
-        # after plugins, so the order is reversed here.
-        for impl in hook.get_hookimpls():
+        # Built-ins last, whenever a plugin was registered; otherwise in order of registration.
+        impls = sorted(hook.get_hookimpls(), key=lambda impl: impl.plugin_name == BUILTINS)
+        if os.environ.get("COLLAB_TRACE_PLUGINS"):
+            print(f"hook {hook.name}: {', '.join(impl.plugin_name for impl in impls)}", file=sys.stderr)
+        for impl in impls:
             impl.function(register=_adder(registry, kind, impl.plugin_name))
     return registry
 

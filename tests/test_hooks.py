@@ -1,0 +1,157 @@
+"""Every hook, used as a plugin uses it."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from collab_llamacpp.engine import LlamaCppEngine
+from collab_llamacpp.kernels import GgmlKernels
+from tiny_moe import WIDTH
+
+from collab_plugin import hookimpl, hookspecs
+from collab_plugin.allocate.allocator import Allocator, Choice, Item
+from collab_plugin.checkpoint.base import Checkpoint, CheckpointFormat
+from collab_plugin.checkpoint.gguf import open_gguf
+from collab_plugin.engine import Engine
+from collab_plugin.errors import CollabError
+from collab_plugin.importance.criterion import CriterionOptions, ImportanceCriterion
+from collab_plugin.manager import Registry, build_registry, plugin_manager
+from collab_plugin.quant.kernels import Kernels
+from collab_plugin.stats import LayerRouting
+
+HOOKS = sorted(name for name, _ in inspect.getmembers(hookspecs, inspect.isfunction) if name.startswith("collab_"))
+
+
+def registered(*plugins: object) -> Registry:
+    manager = plugin_manager()
+    for plugin in plugins:
+        manager.register(plugin, type(plugin).__name__)
+    return build_registry(manager)
+
+
+def test_every_hook_has_a_test() -> None:
+    assert HOOKS
+    missing = [hook for hook in HOOKS if not callable(getattr(sys.modules[__name__], f"test_hook_{hook}", None))]
+    assert not missing
+
+
+class BackupFiles:
+    """Opens NAME.gguf.bak as the GGUF that it is."""
+
+    @hookimpl
+    def collab_register_checkpoint_formats(self, register: Callable[[CheckpointFormat], None]) -> None:
+        register(CheckpointFormat("backup", "GGUF backups", lambda path: path.suffix == ".bak", self.open))
+
+    def open(self, path: Path) -> Checkpoint:
+        return open_gguf(path)
+
+
+def test_hook_collab_register_checkpoint_formats(qwen3moe: Path, tmp_path: Path) -> None:
+    formats = registered(BackupFiles()).checkpoint_formats
+    assert list(formats) == ["backup", "gguf", "safetensors"], "asked in this order: plugins before built-ins"
+    backup = tmp_path / "model.gguf.bak"
+    backup.symlink_to(qwen3moe)
+    first = next(candidate for candidate in formats.values() if candidate.matches(backup))
+    assert first.name == "backup"
+    assert list(first.open(backup).tensors) == list(open_gguf(qwen3moe).tensors)
+
+
+class Rarest:
+    """The less an expert is used, the more it counts."""
+
+    @hookimpl
+    def collab_register_criteria(self, register: Callable[[ImportanceCriterion], None]) -> None:
+        register(ImportanceCriterion("rarest", "prefers rarely used experts", self.score))
+
+    def score(self, routing: LayerRouting, options: CriterionOptions) -> np.ndarray:
+        return -routing.count.astype(np.float64)
+
+
+def test_hook_collab_register_criteria() -> None:
+    criterion = registered(Rarest()).criteria["rarest"]
+    routing = LayerRouting(tokens=10, count=np.array([7, 1, 2]), weight_sum=None, reap_sum=None)
+    assert int(criterion.score(routing, CriterionOptions()).argmax()) == 1
+
+
+class Smallest:
+    """Gives every tensor its smallest type."""
+
+    @hookimpl
+    def collab_register_allocators(self, register: Callable[[Allocator], None]) -> None:
+        register(Allocator("smallest", "the smallest type everywhere", self.solve))
+
+    def solve(self, items: Sequence[Item], budget: int) -> Mapping[str, int]:
+        return {item.name: 0 for item in items}
+
+
+def test_hook_collab_register_allocators() -> None:
+    allocators = registered(Smallest()).allocators
+    assert list(allocators) == ["smallest", "knapsack", "uniform"]
+    items = [Item(name, (Choice("IQ1_S", 50, 9.0), Choice("Q8_0", 272, 1.0))) for name in ("a", "b")]
+    assert dict(allocators["smallest"].solve(items, 1000)) == {"a": 0, "b": 0}
+    assert dict(allocators["knapsack"].solve(items, 1000)) == {"a": 1, "b": 1}
+
+
+class ForcedImatrix:
+    """ggml's kernels under another name, with an importance vector demanded for every type."""
+
+    @hookimpl
+    def collab_register_kernels(self, register: Callable[[Kernels], None]) -> None:
+        class StrictKernels(GgmlKernels):
+            name = "strict"
+
+            def requires_imatrix(self, type_name: str) -> bool:
+                return True
+
+        register(StrictKernels())
+
+
+def test_hook_collab_register_kernels() -> None:
+    kernels = registered(ForcedImatrix()).kernels["strict"]
+    assert kernels.requires_imatrix("Q4_K")
+    values = np.linspace(-1, 1, WIDTH, dtype=np.float32)[None]
+    kernels.prepare("Q8_0")
+    data = kernels.quantize(values, "Q8_0", np.ones(WIDTH, np.float32))
+    assert np.abs(kernels.dequantize(data, "Q8_0", WIDTH) - values).max() < 0.01
+
+
+class RenamedEngine:
+    """llama.cpp under another name."""
+
+    @hookimpl
+    def collab_register_engines(self, register: Callable[[Engine], None]) -> None:
+        class Renamed(LlamaCppEngine):
+            name = "renamed"
+
+        register(Renamed())
+
+
+def test_hook_collab_register_engines() -> None:
+    engines = registered(RenamedEngine()).engines
+    assert {"renamed", "llamacpp"} <= set(engines)
+    assert engines["renamed"].version().startswith("llama-cpp-python ")
+
+
+class RarestAgain(Rarest):
+    pass
+
+
+class TakesBuiltinName:
+    @hookimpl
+    def collab_register_criteria(self, register: Callable[[ImportanceCriterion], None]) -> None:
+        register(ImportanceCriterion("reap", "not REAP", Rarest().score))
+
+
+@pytest.mark.parametrize(
+    ("plugins", "names"),
+    [((Rarest(), RarestAgain()), ("Rarest", "RarestAgain")), ((TakesBuiltinName(),), ("TakesBuiltinName", "builtins"))],
+)
+def test_name_clash_names_both_plugins(plugins: tuple[object, ...], names: tuple[str, str]) -> None:
+    with pytest.raises(CollabError) as caught:
+        registered(*plugins)
+    assert all(name in str(caught.value) for name in names)
