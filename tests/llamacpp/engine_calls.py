@@ -44,11 +44,13 @@ def generate(
     return made, pieces
 
 
+# Context and attention kernel as our sessions have them: others round otherwise, and a near-tie in a
+# router then sends a token elsewhere.
 _PLAIN = """
 import json, sys
 import llama_cpp, numpy as np
 model, windows, out = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
-llama = llama_cpp.Llama(model, n_ctx=512, n_batch=512, logits_all=True, verbose=False, n_threads=1)
+llama = llama_cpp.Llama(model, n_ctx=64, n_batch=64, logits_all=True, flash_attn=True, verbose=False, n_threads=1)
 found = []
 for window in windows:
     llama.reset()
