@@ -22,9 +22,9 @@ def test_floors_first_then_the_base_a_type_at_a_time() -> None:
     chain = _chain(Limits.start(None, {}, {}, "knapsack"))
     assert [step for _, step in chain] == [
         "floor of attention, ffn, output, shared-expert down to Q2_K",
-        "floor of attention, embedding, ffn, output, shared-expert down to IQ1_S",
         "base type of experts down to IQ1_M",
         "base type of experts down to IQ1_S",
+        "floor of attention, embedding, ffn, output, shared-expert down to IQ1_S",
     ]
     last = chain[-1][0]
     assert {last.bounds(role)[0] for role in (*DEFAULT_FLOORS, Role.EXPERT)} == {"IQ1_S"}

@@ -15,6 +15,7 @@ from collab_plugin.importance.criterion import CriterionOptions, ImportanceCrite
 from collab_plugin.pruning import (
     MIN_SELECTIONS,
     check_enough,
+    check_routing,
     check_servable,
     choose,
     importance_of,
@@ -173,7 +174,7 @@ def test_too_few_tokens_says_how_many_are_needed() -> None:
 
 def test_a_layer_without_statistics_is_named() -> None:
     with pytest.raises(CollabError, match="no routing of layer 1"):
-        check_enough({0: counted(*[99] * 8)}, topology(layers=2))
+        check_routing({0: counted(*[99] * 8)}, topology(layers=2))
 
 
 # -- --keep

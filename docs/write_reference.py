@@ -1,0 +1,63 @@
+"""Write docs/cli.md and docs/formats/plan.schema.json from the code: python docs/write_reference.py
+
+tests/test_docs.py fails when they are not what this writes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from collab_plugin.cli import main
+from collab_plugin.plan_file import plan_schema
+
+HERE = Path(__file__).parent
+
+
+def option_row(option: click.Parameter, context: click.Context) -> str:
+    """One table row: spelling with its value, what it does, default."""
+    if isinstance(option, click.Argument):
+        return f"| `{option.make_metavar(context)}` | the model, a file or a folder | {_need(option)} |"
+    assert isinstance(option, click.Option)
+    spelling = ", ".join(f"`{name}`" for name in option.opts)
+    value = "" if option.is_flag else f" `{option.make_metavar(context)}`"
+    shown = option.show_default if isinstance(option.show_default, str) else option.to_info_dict()["default"]
+    row = f"{spelling}{value} | {option.help or ''} | {_default(option, shown)}"
+    return "| " + row.replace("|", "\\|").replace(" \\| ", " | ") + " |"
+
+
+def _need(parameter: click.Parameter) -> str:
+    return "required" if parameter.required else ""
+
+
+def _default(option: click.Option, shown: object) -> str:
+    if option.required or option.is_flag or shown is None or shown == () or "UNSET" in str(shown):
+        return _need(option)
+    return f"`{', '.join(map(str, shown)) if isinstance(shown, (list, tuple)) else shown}`"
+
+
+def cli_page() -> str:
+    """The whole of docs/cli.md."""
+    parts = ["# Commands\n\nWritten by `docs/write_reference.py` from the code.\n"]
+    context = click.Context(main, info_name="collab-plugin")
+    for name in main.list_commands(context):
+        command = main.get_command(context, name)
+        assert command is not None
+        inner = click.Context(command, info_name=name, parent=context)
+        help_text = "\n\n".join(" ".join(p.split()) for p in (command.help or "").split("\n\n"))
+        rows = [option_row(p, inner) for p in command.params if p.name != "help"]
+        parts.append(f"## collab-plugin {name}\n\n{help_text}\n")
+        parts.append("| option | what it does | default |\n|---|---|---|\n" + "\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+def schema_text() -> str:
+    """The whole of docs/formats/plan.schema.json."""
+    return json.dumps(plan_schema(), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    (HERE / "cli.md").write_text(cli_page())
+    (HERE / "formats" / "plan.schema.json").write_text(schema_text())
