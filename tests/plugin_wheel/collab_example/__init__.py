@@ -1,0 +1,28 @@
+"""Adds the criterion ``least-used`` and the format ``zipped-gguf`` to collab-plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collab_example.zipped import ZIPPED_GGUF
+from collab_plugin import hookimpl
+from collab_plugin.checkpoint.base import CheckpointFormat
+from collab_plugin.importance.criterion import CriterionOptions, ImportanceCriterion
+from collab_plugin.stats import LayerRouting
+
+
+def least_used_first(routing: LayerRouting, options: CriterionOptions) -> NDArray[np.float64]:
+    return -routing.count.astype(np.float64)
+
+
+@hookimpl
+def collab_register_criteria(register: Callable[[ImportanceCriterion], None]) -> None:
+    register(ImportanceCriterion("least-used", "keeps what is used least", least_used_first))
+
+
+@hookimpl
+def collab_register_checkpoint_formats(register: Callable[[CheckpointFormat], None]) -> None:
+    register(ZIPPED_GGUF)
