@@ -88,7 +88,7 @@ def topology_of(checkpoint: Checkpoint) -> Topology:
         groups_used=groups_used,
         gating=_gating(checkpoint, meta),
         renormalises=_renormalises(checkpoint.architecture, meta),
-        weights_scale=float(meta.get("expert_weights_scale", 1.0) or 1.0),
+        weights_scale=meta.number("expert_weights_scale", 1.0) or 1.0,
         context_length=meta.integer("context_length", 0),
         role_bytes=_sum_by_role(checkpoint, lambda t: t.nbytes),
         role_parameters=_sum_by_role(checkpoint, lambda t: t.n_elements),
@@ -114,6 +114,12 @@ class _Keys:
                 f"{self._arch}.{key} is {str(value)[:60]}, not one integer: per-layer values are not supported"
             )
         return value
+
+    def number(self, key: str, default: float) -> float:
+        value = self.get(key, default)
+        if not isinstance(value, (int, float)):
+            raise CollabError(f"{self._arch}.{key} is {str(value)[:60]!r}, not a number")
+        return float(value)
 
 
 def _has_shared(checkpoint: Checkpoint) -> int:
@@ -147,8 +153,8 @@ def _renormalises(architecture: str, meta: _Keys) -> bool:
 
 
 def _gating(checkpoint: Checkpoint, meta: _Keys) -> str:
-    code = meta.get("expert_gating_func", None)
-    if code is None:
+    code = meta.integer("expert_gating_func", 0)
+    if code == 0:
         if checkpoint.architecture == "gpt-oss":
             return "softmax-after-top-k"
         return "sigmoid" if checkpoint.architecture in _SIGMOID else "softmax"

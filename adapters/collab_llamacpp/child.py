@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -35,6 +36,8 @@ def run_job(job: dict[str, Any], on_line: OnLine) -> dict[str, NDArray[Any]]:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C reaches us alone; we end the child
+                # Else ggml runs gdb on an abort, which prints on our pipe and takes seconds.
+                env={**os.environ, "GGML_NO_BACKTRACE": "1"},
             )
             try:
                 assert child.stdout is not None
@@ -68,6 +71,9 @@ def _failure(code: int, folder: Path, job: dict[str, Any]) -> Exception:
 
 def _complaint(log: str) -> str:
     """llama.cpp's first line that names an error: later ones only repeat that loading failed."""
-    words = ("GGML_ASSERT", "error", "failed", "invalid", "unknown")
-    lines = [line.strip() for line in log.splitlines() if any(word in line for word in words)]
-    return lines[0][:300] if lines else ""
+    lines = [line.strip() for line in log.splitlines()]
+    for words in (("GGML_ASSERT", "error loading"), ("error", "failed", "invalid")):
+        found = [line for line in lines if any(word in line for word in words)]
+        if found:
+            return found[0][:300]
+    return ""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collab_llamacpp.bindings import MUL_MAT, MUL_MAT_ID, GgmlTensor, read_tensor, tensor_at
+from collab_plugin.errors import CollabError
 
 F64 = NDArray[np.float64]
 _NODE = re.compile(rb"^(ffn_moe_(?:topk|weights|weights_softmax|weights_norm|weights_scaled|weighted|down))-(\d+)$")
@@ -142,6 +143,6 @@ class Collector:
 
     def _add(self, name: str, sums: NDArray[Any], seen: NDArray[np.int64]) -> None:
         if not np.isfinite(sums).all():
-            raise ValueError(f"activations at {name} are not finite")
+            raise CollabError(f"activations at {name} are not finite: the model's weights are damaged")
         self.sums[name] = self.sums.get(name, 0) + sums.astype(np.float64)
         self.seen[name] = self.seen.get(name, 0) + seen

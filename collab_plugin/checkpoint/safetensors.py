@@ -77,6 +77,7 @@ def open_safetensors(folder: Path) -> SafetensorsCheckpoint:
     raw = load_json(folder / "config.json")
     family = family_of(folder, raw)
     config = Config(raw, f"{folder}/config.json")
+    _check_counts(config, family)
     arch = _arch_name(family)
     metadata = {
         "general.architecture": text(arch),
@@ -95,6 +96,13 @@ def open_safetensors(folder: Path) -> SafetensorsCheckpoint:
     sources = dict(sorted(_sources(stored, family, config, layers), key=lambda item: _order(item[0])))
     _check_complete(folder, sources, layers, config, family)
     return SafetensorsCheckpoint(folder, metadata, sources, tuple(notes))
+
+
+def _check_counts(config: Config, family: Family) -> None:
+    """Counts that size loops and lists; far beyond any model they are damage."""
+    for key, most in (("num_hidden_layers", 4096), (family.expert_key, 65535), ("vocab_size", 2**24)):
+        if config.integer(key) > most:
+            raise CollabError(f"{config.where} has {key} = {config.integer(key)}, more than {most}: is it damaged?")
 
 
 def _arch_name(family: Family) -> str:
@@ -189,18 +197,10 @@ def _check_complete(
     """A checkpoint with tensors missing is refused here, not by an abort in an engine."""
     dense = config.integer("first_k_dense_replace", 0)
     needed = ["token_embd.weight", "output_norm.weight"]
+    if not config.get("tie_word_embeddings", False):
+        needed.append("output.weight")
     for layer in range(layers):
-        parts = ["attn_norm.weight", "ffn_norm.weight", "attn_output.weight"]
-        if layer < dense:
-            parts += ["ffn_gate.weight", "ffn_up.weight", "ffn_down.weight"]
-        else:
-            parts += [
-                "ffn_gate_inp.weight",
-                "ffn_gate_exps.weight",
-                "ffn_up_exps.weight",
-                "ffn_down_exps.weight",
-            ]
-        needed += [f"blk.{layer}.{part}" for part in parts]
+        needed += [f"blk.{layer}.{part}" for part in family.parts(config, layer < dense)]
     absent = [name for name in needed if name not in sources]
     if absent:
         raise CollabError(f"{folder} has no {absent[0]} ({len(absent)} tensors are missing); download it again")

@@ -50,9 +50,10 @@ def command(
         if not as_json:
             click.echo(piece, nl=False)
 
+    gguf = as_gguf(model, threads)
     write(prompt)
     result = chosen.generate(
-        as_gguf(model, threads),
+        gguf,
         prompt,
         max_tokens=max_tokens,
         temperature=temperature,

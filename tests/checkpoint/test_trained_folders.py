@@ -132,6 +132,7 @@ def test_the_gguf_holds_the_same(converted: tuple[Path, Path]) -> None:
 TEXTS = {
     "english": "The quick brown fox doesn't jump; it's 12,345.67 miles away -- isn't it?  I'LL SEE.\n\n\tYes.",
     "german": "Über den Wolken: 'Straße' größer als 1.000 €, „Zitat“ – Äpfel & Öl.\r\nNächste Zeile",
+    "russian": "Съешь же ещё этих мягких булок, да выпей чаю: 12 345 рублей — «ЁЛКА»!\nНовая строка",
     "chinese": "今天天气很好，我们去公园散步吧。2024年1月1日，北京！混合English文字とかな。",
     "digits": "0 1 12 123 1234 12345 123456 1234567 3.14159 1e-10 0xFF ½ ٣٤ ²",
     "code": "def f(x: int) -> dict[str, int]:\n    # comment\n\treturn {'a': x ** 2, \"b\": [1,2,3][0]}\n\n\n",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gguf import MODEL_ARCH, ExpertGatingFuncType
 
 from collab_plugin.checkpoint.base import MetaValue
-from collab_plugin.checkpoint.families.family import Config, Family, common_keys, f32, flag, u32
+from collab_plugin.checkpoint.families.family import DENSE, EXPERTS, NORMS, Config, Family, common_keys, f32, flag, u32
 
 
 def _keys(c: Config) -> dict[str, MetaValue]:
@@ -36,4 +36,17 @@ def _keys(c: Config) -> dict[str, MetaValue]:
     return keys
 
 
-DEEPSEEK_V3 = Family(("DeepseekV3ForCausalLM",), MODEL_ARCH.DEEPSEEK2, "n_routed_experts", _keys, mla=True)
+def _parts(c: Config, dense: bool) -> list[str]:
+    queries = ("q",) if c.get("q_lora_rank") is None else ("q_a", "q_a_norm", "q_b")
+    attention = [f"attn_{part}.weight" for part in (*queries, "kv_a_mqa", "kv_a_norm", "k_b", "v_b", "output")]
+    if dense:
+        return [*NORMS, *attention, *DENSE]
+    experts = list(EXPERTS)
+    if c.get("topk_method", "noaux_tc") == "noaux_tc":
+        experts.append("exp_probs_b.bias")
+    if c.integer("n_shared_experts", 0):
+        experts += [f"ffn_{part}_shexp.weight" for part in ("gate", "up", "down")]
+    return [*NORMS, *attention, *experts]
+
+
+DEEPSEEK_V3 = Family(("DeepseekV3ForCausalLM",), MODEL_ARCH.DEEPSEEK2, "n_routed_experts", _keys, _parts, mla=True)

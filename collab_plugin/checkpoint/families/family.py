@@ -39,15 +39,21 @@ class Config:
 class Family:
     """``classes``: names in config.json's ``architectures``. ``keys(config)``: GGUF keys without prefix.
 
-    ``expert_key`` names the expert count; ``mla`` splits kv_b_proj into heads; ``skip_layers_from``
-    returns the first block that is no part of the trunk (MTP), for a note and nothing else.
+    ``expert_key`` names the expert count; ``mla`` splits kv_b_proj into heads; ``parts(config, dense)``
+    lists the GGUF tensors that a block must have.
     """
 
     classes: tuple[str, ...]
     arch: MODEL_ARCH
     expert_key: str
     keys: Callable[[Config], dict[str, MetaValue]]
+    parts: Callable[[Config, bool], list[str]]
     mla: bool = False
+
+
+NORMS = ("attn_norm.weight", "ffn_norm.weight")
+EXPERTS = ("ffn_gate_inp.weight", "ffn_gate_exps.weight", "ffn_up_exps.weight", "ffn_down_exps.weight")
+DENSE = ("ffn_gate.weight", "ffn_up.weight", "ffn_down.weight")
 
 
 def u32(value: int) -> MetaValue:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gguf import MODEL_ARCH
 
 from collab_plugin.checkpoint.base import MetaValue
-from collab_plugin.checkpoint.families.family import Config, Family, common_keys, u32
+from collab_plugin.checkpoint.families.family import EXPERTS, NORMS, Config, Family, common_keys, u32
 from collab_plugin.errors import CollabError
 
 
@@ -23,4 +23,9 @@ def _keys(c: Config) -> dict[str, MetaValue]:
     }
 
 
-QWEN3_MOE = Family(("Qwen3MoeForCausalLM",), MODEL_ARCH.QWEN3MOE, "num_experts", _keys)
+def _parts(c: Config, dense: bool) -> list[str]:
+    attention = [f"attn_{part}.weight" for part in ("q", "k", "v", "q_norm", "k_norm", "output")]
+    return [*NORMS, *attention, *EXPERTS]
+
+
+QWEN3_MOE = Family(("Qwen3MoeForCausalLM",), MODEL_ARCH.QWEN3MOE, "num_experts", _keys, _parts)
