@@ -4,8 +4,8 @@
 # ggml is compiled for the processor at hand (GGML_NATIVE), so the flags are part of the key.
 set -euo pipefail
 python=$1 version=$2
-flags=$( { grep -m1 -E '^(flags|Features)' /proc/cpuinfo 2>/dev/null || sysctl -n machdep.cpu.features 2>/dev/null || true; } | cksum | cut -d' ' -f1)
-folder=${XDG_CACHE_HOME:-$HOME/.cache}/collab-plugin/wheels/llama-cpp-python-$version-$(uname -m)-$flags
+. "$(dirname "$0")/cpu_key.sh"
+folder=${XDG_CACHE_HOME:-$HOME/.cache}/collab-plugin/wheels/llama-cpp-python-$version-$(cpu_key)
 if ! ls "$folder"/*.whl >/dev/null 2>&1; then
     command -v c++ >/dev/null || { echo "no C++ compiler: install one (apt-get install g++ cmake ninja-build)" >&2; exit 2; }
     echo "building llama-cpp-python $version (about 8 minutes, once)" >&2
