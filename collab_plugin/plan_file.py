@@ -34,7 +34,7 @@ def plan_fingerprint(plan: Plan) -> str:
     """Return "sha256:..." over what decides the artifact's bytes: not over notes, versions or paths."""
     parts = {
         "version": PLAN_VERSION,
-        "source": [plan.source.fingerprint, plan.source.model_id],
+        "source": [plan.source.fingerprint, plan.source.model_id, plan.source.name],
         "calibration": [plan.calibration.sha256, plan.calibration.text_sketch] if plan.calibration else None,
         "kept": to_plain(plan.pruning.kept),
         "experts_used": [plan.activation.original, plan.activation.used],

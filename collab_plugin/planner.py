@@ -235,9 +235,9 @@ class _Context:
 
     def _next_count(self, count: int) -> int | None:
         """One notch fewer: a sixteenth of the experts, whole groups; down to half of them."""
-        if self.source is None:
-            return None
         t = self.topology
+        if self.source is None or not set(t.moe_layers) <= set(self.source.stats.routing):
+            return None
         step = max(t.expert_count // 16, 1)
         if self.policy == "balanced":
             step = -(-step // t.groups) * t.groups

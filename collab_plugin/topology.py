@@ -126,30 +126,30 @@ def _has_shared(checkpoint: Checkpoint) -> int:
     return int(any(t.role == Role.SHARED_EXPERT for t in checkpoint.tensors.values()))
 
 
-# Architectures whose graph divides router weights by their sum over the chosen experts whatever the
-# metadata says; the others obey expert_weights_norm (llama.cpp 0c1e57098, facts/llamacpp.md §4).
+# What src/models/*.cpp hard-code (llama.cpp 0c1e57098): router weights divided by their sum over the chosen
+# experts, or not, whatever the metadata says; the others obey expert_weights_norm.
 _ALWAYS_RENORMALISES = frozenset(
-    [
-        "qwen3moe",
-        "qwen3next",
-        "qwen35moe",
-        "qwen3vlmoe",
-        "llama",
-        "granitemoe",
-        "minimax-m2",
-        "ernie4_5-moe",
-        "kimi-linear",
-        "phimoe",
-        "dbrx",
-        "grok",
-        "gpt-oss",
-    ]
+    (
+        *("arctic", "dbrx", "ernie4_5-moe", "gemma4", "gpt-oss", "granite_swa", "granitehybrid", "granitemoe"),
+        *("grok", "grovemoe", "hunyuan-moe", "kimi-linear", "lfm2moe", "llama", "maple", "mellum", "mimo2"),
+        *("minimax-01", "minimax-m2", "mistral3", "phimoe", "qwen35moe", "qwen3moe", "qwen3next", "qwen3vlmoe"),
+        *("qwen4exp", "rnd1", "smallthinker"),
+    )
 )
-_SIGMOID = frozenset(["deepseek3", "glm4moe", "minimax-m2", "dots1", "llama4"])
+_NEVER_RENORMALISES = frozenset(("deepseek", "jamba", "llada-moe", "llama4", "olmoe", "qwen2moe"))
+# Sigmoid where expert_gating_func is absent.
+_SIGMOID = frozenset(
+    (
+        *("afmoe", "cohere2moe", "glm-dsa", "glm4moe", "glm5-next", "hy_v3", "laguna", "llama4", "mimo2"),
+        *("nemotron_h_moe", "step35"),
+    )
+)
 
 
 def _renormalises(architecture: str, meta: _Keys) -> bool:
-    return architecture in _ALWAYS_RENORMALISES or bool(meta.get("expert_weights_norm", False))
+    if architecture in _ALWAYS_RENORMALISES:
+        return True
+    return architecture not in _NEVER_RENORMALISES and bool(meta.get("expert_weights_norm", False))
 
 
 def _gating(checkpoint: Checkpoint, meta: _Keys) -> str:

@@ -33,7 +33,7 @@ def calibrated(model: str, folder: Path) -> tuple[Path, float]:
     """Stats of the model's domain, and the share of the least used quarter (mean over layers)."""
     stats = folder / f"{model}.stats.gguf"
     text = ROOT / "texts" / f"{DOMAIN[model]}.calibration.txt"
-    result = call("calibrate", ROOT / "models" / model, "--text", text, "--chunks", "40", "-o", stats)
+    result = call("calibrate", ROOT / "models" / model, "--text", text, "--chunks", "24", "-o", stats)
     layers = result["layers"]
     assert isinstance(layers, list)
     return stats, mean(layer["least_used_quarter"] for layer in layers)

@@ -20,7 +20,8 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     """
     digest = hashlib.sha256()
     for key, meta in sorted(checkpoint.metadata.items()):
-        if not key.startswith("tokenizer."):
+        # The name is the folder's or whatever somebody chose: the same checkpoint under another name is the same.
+        if not key.startswith("tokenizer.") and key != "general.name":
             digest.update(f"{key}={meta.value!r}\n".encode())
     for name, info in checkpoint.tensors.items():
         digest.update(f"{name}{info.shape}{info.type.name}\n".encode())

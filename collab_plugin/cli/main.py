@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import importlib
-import sys
 
 import click
 
@@ -61,7 +60,3 @@ def main() -> None:
     The usual way: inspect, calibrate, plan, compress, evaluate, run. `collab-plugin COMMAND --help`
     shows an example of each.
     """
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -57,6 +57,8 @@ def new_shape(info: TensorInfo, plan: Plan) -> tuple[int, ...]:
 def artifact_metadata(checkpoint: Checkpoint, plan: Plan) -> dict[str, MetaValue]:
     """The source's keys with the plan's edits, and ours under ``collab.``."""
     meta = {k: v for k, v in checkpoint.metadata.items() if not k.startswith(("split.", "collab."))}
+    # The plan's name, not that of the folder at hand: the same plan makes the same bytes anywhere.
+    meta["general.name"] = MetaValue(plan.source.name, GGUFValueType.STRING)
     for key, value in plan.metadata.items():
         if value is None:
             meta.pop(key, None)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from gguf import MODEL_ARCH, GGUFValueType
 
 from collab_plugin.checkpoint.base import MetaValue
@@ -61,7 +62,8 @@ def u32(value: int) -> MetaValue:
 
 
 def f32(value: float) -> MetaValue:
-    return MetaValue(value, GGUFValueType.FLOAT32)
+    # As a GGUF gives it back, so that a folder and its GGUF have equal metadata.
+    return MetaValue(float(np.float32(value)), GGUFValueType.FLOAT32)
 
 
 def text(value: str) -> MetaValue:
