@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @click.option(
     "--bpw", type=float, multiple=True, default=(2.65, 3.55), show_default=True, help="Bits per weight to aim at."
 )
-@click.option("--chunks", type=click.IntRange(1), default=24, show_default=True, help="Windows of each text.")
+@click.option("--chunks", type=click.IntRange(1), default=8, show_default=True, help="Windows of each text.")
 @click.option("--prompt", default="In the beginning", show_default=True, help="Text to continue at the end.")
 @click.option(
     "-o",
