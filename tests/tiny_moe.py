@@ -235,13 +235,13 @@ def llama_quantize(
         raise RuntimeError("llama_model_quantize failed")
 
 
-def logits(path: Path) -> F32:
-    """Logits f32[tokens, vocabulary] of a fixed text in plain llama_cpp.Llama."""
+def logits(path: Path, text: str = "the quick brown fox jumps over a dog") -> F32:
+    """Logits f32[tokens, vocabulary] of a text in plain llama_cpp.Llama."""
     model = llama_cpp.Llama(
         str(path), n_ctx=64, n_batch=64, logits_all=True, verbose=False, n_threads=1, n_gpu_layers=0
     )
     try:
-        tokens = model.tokenize(b"the quick brown fox jumps over a dog", add_bos=False)
+        tokens = model.tokenize(text.encode(), add_bos=False)
         model.eval(tokens)
         return np.array(model.scores[: len(tokens)])
     finally:
