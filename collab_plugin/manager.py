@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.metadata import entry_points
 from typing import Any, Protocol, TypeVar
 
 import pluggy
@@ -50,14 +52,29 @@ def plugin_manager() -> pluggy.PluginManager:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     only = os.environ.get("COLLAB_LOAD_PLUGINS")
-    if only is None:
-        manager.load_setuptools_entrypoints(hookspecs.PROJECT)
-    else:
-        for name in filter(None, (part.strip() for part in only.split(","))):
-            if not manager.load_setuptools_entrypoints(hookspecs.PROJECT, name):
-                raise CollabError(f"COLLAB_LOAD_PLUGINS names {name!r}, which is not installed")
+    installed = {entry.name for entry in entry_points(group=hookspecs.PROJECT)}
+    names = sorted(installed) if only is None else [part.strip() for part in only.split(",") if part.strip()]
+    for name in names:
+        if name not in installed:
+            raise CollabError(f"COLLAB_LOAD_PLUGINS names {name!r}, which is not installed")
+        with _naming(name):
+            manager.load_setuptools_entrypoints(hookspecs.PROJECT, name)
     manager.register(builtins_plugin, BUILTINS)
     return manager
+
+
+@contextmanager
+def _naming(plugin: str) -> Iterator[None]:
+    """Someone else's code runs here: whatever it raises is told as one line that names it."""
+    try:
+        yield
+    except CollabError:
+        raise
+    except Exception as error:
+        raise CollabError(
+            f"plugin {plugin!r} cannot be loaded ({type(error).__name__}: {error}): mend or uninstall it, "
+            "or leave it out with COLLAB_LOAD_PLUGINS"
+        ) from error
 
 
 def build_registry(manager: pluggy.PluginManager) -> Registry:
@@ -74,7 +91,8 @@ def build_registry(manager: pluggy.PluginManager) -> Registry:
         if os.environ.get("COLLAB_TRACE_PLUGINS"):
             print(f"hook {hook.name}: {', '.join(impl.plugin_name for impl in impls)}", file=sys.stderr)
         for impl in impls:
-            impl.function(register=_adder(registry, kind, impl.plugin_name))
+            with _naming(impl.plugin_name):
+                impl.function(register=_adder(registry, kind, impl.plugin_name))
     return registry
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -67,7 +68,9 @@ def command(
 
 
 def _render(console: Console, rows: list[Row]) -> None:
-    table = Table("model", "file", "bytes", "bpw", "perplexity", "mean KLD", "same top-1", "tokens/s")
+    table = Table("model", "file", "bytes", "bpw", "ppl", "mean KLD", "top-1", "tokens/s", box=box.SIMPLE)
+    for column in table.columns:
+        column.no_wrap = True
     for column in table.columns[2:]:
         column.justify = "right"
     for row in rows:
@@ -80,7 +83,7 @@ def _render(console: Console, rows: list[Row]) -> None:
             f"{row.bytes:,}",
             f"{row.bits_per_weight:.3f}",
             f"{e.ppl:.3f}",
-            f"{e.mean_kld:.5f} ± {e.mean_kld_stderr:.5f}",
+            f"{e.mean_kld:.5f}",
             f"{e.same_top1:.2%}",
             f"{row.tokens_per_second:,.0f}",
         )

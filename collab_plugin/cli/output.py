@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +20,8 @@ def emit(result: Any, as_json: bool, render: Callable[[Console], None]) -> None:
     if as_json:
         click.echo(json.dumps(plain(result), indent=2))
     else:
-        render(Console())
+        # In a pipe or a log rich would cut tables at 80 columns.
+        render(Console() if sys.stdout.isatty() else Console(width=140))
 
 
 def plain(value: Any) -> Any:
