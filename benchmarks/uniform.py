@@ -29,6 +29,7 @@ def main() -> None:
     p.add_argument("--domain", default="python")
     p.add_argument("--chunks", default="12")
     p.add_argument("--types", nargs="+", default=["IQ1_S", "IQ2_XXS", "Q2_K", "IQ3_S", "Q4_K"])
+    p.add_argument("--llama-quantize", type=Path, help="that program: adds a row for its Q4_K_M preset")
     a = p.parse_args()
     texts = ROOT / "tests" / "texts"
     with tempfile.TemporaryDirectory() as name:
@@ -50,6 +51,25 @@ def main() -> None:
                 f"(original {e['ppl_original']:.2f}) |",
                 flush=True,
             )
+        if a.llama_quantize:
+            preset(a, folder, stats)
+
+
+def preset(a: argparse.Namespace, folder: Path, stats: Path) -> None:
+    """A row for llama-quantize's Q4_K_M of the same values with the same importance matrix."""
+    from collab_plugin.compress.materialise import as_gguf
+
+    out = folder / "q4_k_m.gguf"
+    source = as_gguf(a.model, 2)
+    command = [a.llama_quantize, "--imatrix", stats, source, out, "Q4_K_M"]
+    subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    validation = ROOT / "tests" / "texts" / f"{a.domain}.validation.txt"
+    e = call("evaluate", out, "--against", a.model, "--text", validation, "--chunks", a.chunks)
+    size, bits = out.stat().st_size, out.stat().st_size / source.stat().st_size * 16
+    print(
+        f"| llama-quantize Q4_K_M | {size:,} | about {bits:.2f} | {e['mean_kld']:.4f} ± {e['mean_kld_stderr']:.4f} | "
+        f"{e['same_top1']:.1%} | {e['ppl']:.2f} (original {e['ppl_original']:.2f}) |"
+    )
 
 
 if __name__ == "__main__":

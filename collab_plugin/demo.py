@@ -17,7 +17,8 @@ from collab_plugin.errors import CollabError
 from collab_plugin.manager import first_kernels, pick, registry
 from collab_plugin.plan import Plan
 from collab_plugin.plan_file import read_plan, write_plan
-from collab_plugin.planner import PlanRequest, StatsSource, make_plan
+from collab_plugin.plan_request import PlanRequest, StatsSource
+from collab_plugin.planner import make_plan
 from collab_plugin.progress import track
 from collab_plugin.stats_file import read_stats, stats_sha256, write_stats
 from collab_plugin.topology import topology_of

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
 from collab_plugin import __version__
 from collab_plugin.activation import scaled_top_k, weight_note
-from collab_plugin.allocate.allocator import Allocator, Item
 from collab_plugin.allocate.allocator import Choice as TypeChoice
+from collab_plugin.allocate.allocator import Item
 from collab_plugin.backoff import Limits, next_limits
 from collab_plugin.checkpoint.base import Checkpoint, TensorInfo
 from collab_plugin.checkpoint.identity import fingerprint, model_id
@@ -32,13 +30,13 @@ from collab_plugin.plan import (
     Source,
     TensorPlan,
 )
+from collab_plugin.plan_request import DEFAULT_TYPES, PlanRequest, StatsSource, check_stats
 from collab_plugin.progress import Report
-from collab_plugin.pruning import Order, check_enough, check_routing, check_servable, choose, parse_keep
+from collab_plugin.pruning import check_enough, check_routing, check_servable, choose, parse_keep
 from collab_plugin.quant.cost import harm
 from collab_plugin.quant.error import measure_errors
 from collab_plugin.quant.kernels import Kernels
 from collab_plugin.quant.types import (
-    SUPER_BLOCK,
     TYPES,
     bits_per_weight,
     fallback,
@@ -46,47 +44,7 @@ from collab_plugin.quant.types import (
     tensor_bytes,
     without_imatrix,
 )
-from collab_plugin.stats import Stats
 from collab_plugin.topology import Topology
-
-# Without --types: the 256-blocks and Q8_0; the older 32-blocks only where row widths force them.
-DEFAULT_TYPES = (*SUPER_BLOCK, "Q8_0")
-
-
-@dataclass(frozen=True)
-class PlanRequest:
-    """What the user asked for; the options of `collab-plugin plan` under the same names.
-
-    ``budget`` in bytes, None only with ``keep_types``. ``keep``: "auto", a share or a count.
-    ``experts_used`` None: scaled with the kept share. ``base`` None: the default floor for experts,
-    which may back off; a given one may not.
-    """
-
-    budget: int | None
-    criterion: ImportanceCriterion
-    allocator: Allocator
-    keep: str = "auto"
-    experts_used: int | None = None
-    alpha: float = 0.5
-    seed: int = 0
-    groups: GroupPolicy | None = None
-    base: str | None = None
-    floors: Mapping[str, str] = field(default_factory=dict)
-    ceilings: Mapping[str, str] = field(default_factory=dict)
-    types: tuple[str, ...] = ()
-    order: Order = "original"
-    keep_types: bool = False
-    allow_few_tokens: bool = False
-    threads: int = os.cpu_count() or 1
-
-
-@dataclass(frozen=True)
-class StatsSource:
-    """The stats with where they came from; ``sha256`` is of the file."""
-
-    stats: Stats
-    path: Path
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -111,7 +69,7 @@ def make_plan(
     Raises CollabError when the request contradicts itself, the stats are not of this model, or no plan
     within the rules holds the budget (the smallest that would is named).
     """
-    _check_stats(checkpoint, topology, source)
+    check_stats(checkpoint, topology, source)
     context = _Context(checkpoint, topology, source, request, kernels, report)
     if request.keep_types:
         return context.keep_types()
@@ -120,29 +78,6 @@ def make_plan(
     if kernels is None:
         raise CollabError("no quantization kernels: pip install 'collab-plugin[llamacpp]'")
     return context.within_budget(request.budget, kernels)
-
-
-def _check_stats(checkpoint: Checkpoint, topology: Topology, source: StatsSource | None) -> None:
-    if source is None:
-        return
-    stats = source.stats
-    if stats.model_id is not None and stats.model_id != model_id(checkpoint):
-        raise CollabError(f"{source.path} was calibrated on another model than {checkpoint.path}; calibrate this one")
-    known = [name for name in stats.imatrix if name in checkpoint.tensors]
-    if len(known) < len(stats.imatrix) / 2:
-        raise CollabError(f"{source.path} names other tensors than {checkpoint.path}: it is of another model")
-    for layer, routing in stats.routing.items():
-        if layer in topology.moe_layers and len(routing.count) != topology.expert_count:
-            raise CollabError(
-                f"{source.path} has {len(routing.count)} experts in layer {layer}, "
-                f"{checkpoint.path} has {topology.expert_count}: it is of another model"
-            )
-    for name in known:
-        info, entry = checkpoint.tensors[name], stats.imatrix[name]
-        try:
-            entry.vector(info.shape[0] - 1 if len(info.shape) == 3 else 0, info.shape[-1])
-        except ValueError as error:
-            raise CollabError(f"{source.path} does not fit {checkpoint.path}: {name}: {error}") from None
 
 
 class _Context:

@@ -69,6 +69,7 @@ def main() -> None:
     p.add_argument("tokenizer", type=Path)
     p.add_argument("texts", type=Path)
     p.add_argument("--windows", type=int, default=24)
+    p.add_argument("--domains", nargs="+", default=DOMAINS, choices=DOMAINS)
     a = p.parse_args()
     torch.set_num_threads(1)
     state = torch.load(a.checkpoint, weights_only=True)
@@ -78,7 +79,7 @@ def main() -> None:
     bos = 3068 if state["kind"] == "deepseek" else None
     experts = model.s.experts
     print(f"{state['kind']}: step {state['step']}, {state['tokens']:,} tokens")
-    for domain in DOMAINS:
+    for domain in a.domains:
         calibration = windows(tokenizer, a.texts / f"{domain}.calibration.txt", bos, a.windows)
         validation = windows(tokenizer, a.texts / f"{domain}.validation.txt", bos, a.windows // 2)
         targets = validation[:, 256:]

@@ -124,7 +124,8 @@ def command(
     from collab_plugin.checkpoint.open import open_checkpoint
     from collab_plugin.manager import first_kernels, pick, registry
     from collab_plugin.plan_file import write_plan
-    from collab_plugin.planner import PlanRequest, StatsSource, make_plan
+    from collab_plugin.plan_request import PlanRequest, StatsSource
+    from collab_plugin.planner import make_plan
     from collab_plugin.progress import track
     from collab_plugin.quant.types import type_info
     from collab_plugin.stats_file import read_stats, stats_sha256

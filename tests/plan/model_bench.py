@@ -18,7 +18,8 @@ from collab_plugin.checkpoint.base import Checkpoint
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.importance.builtin import CRITERIA
 from collab_plugin.plan import Plan
-from collab_plugin.planner import PlanRequest, StatsSource, make_plan
+from collab_plugin.plan_request import PlanRequest, StatsSource
+from collab_plugin.planner import make_plan
 from collab_plugin.stats_file import read_stats, stats_sha256, write_stats
 from collab_plugin.topology import Topology, topology_of
 

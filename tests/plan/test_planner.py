@@ -17,7 +17,7 @@ from collab_plugin.errors import CollabError
 from collab_plugin.importance.builtin import CRITERIA
 from collab_plugin.plan import Plan
 from collab_plugin.plan_file import plan_fingerprint
-from collab_plugin.planner import StatsSource
+from collab_plugin.plan_request import StatsSource
 from collab_plugin.quant.types import TYPES, tensor_bytes
 from collab_plugin.stats import LayerRouting, Stats
 

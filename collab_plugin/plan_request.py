@@ -1,0 +1,82 @@
+"""What a plan is asked for, and whether the statistics that come with it are of the model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from collab_plugin.allocate.allocator import Allocator
+from collab_plugin.checkpoint.base import Checkpoint
+from collab_plugin.checkpoint.identity import model_id
+from collab_plugin.errors import CollabError
+from collab_plugin.importance.criterion import ImportanceCriterion
+from collab_plugin.plan import GroupPolicy
+from collab_plugin.pruning import Order
+from collab_plugin.quant.types import SUPER_BLOCK
+from collab_plugin.stats import Stats
+from collab_plugin.topology import Topology
+
+# Without --types: the 256-blocks and Q8_0; the older 32-blocks only where row widths force them.
+DEFAULT_TYPES = (*SUPER_BLOCK, "Q8_0")
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What the user asked for; the options of `collab-plugin plan` under the same names.
+
+    ``budget`` in bytes, None only with ``keep_types``. ``keep``: "auto", a share or a count.
+    ``experts_used`` None: scaled with the kept share. ``base`` None: the default floor for experts,
+    which may back off; a given one may not.
+    """
+
+    budget: int | None
+    criterion: ImportanceCriterion
+    allocator: Allocator
+    keep: str = "auto"
+    experts_used: int | None = None
+    alpha: float = 0.5
+    seed: int = 0
+    groups: GroupPolicy | None = None
+    base: str | None = None
+    floors: Mapping[str, str] = field(default_factory=dict)
+    ceilings: Mapping[str, str] = field(default_factory=dict)
+    types: tuple[str, ...] = ()
+    order: Order = "original"
+    keep_types: bool = False
+    allow_few_tokens: bool = False
+    threads: int = os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class StatsSource:
+    """The stats with where they came from; ``sha256`` is of the file."""
+
+    stats: Stats
+    path: Path
+    sha256: str
+
+
+def check_stats(checkpoint: Checkpoint, topology: Topology, source: StatsSource | None) -> None:
+    """CollabError when the stats are of another model: its routers, tensors or shapes differ."""
+    if source is None:
+        return
+    stats = source.stats
+    if stats.model_id is not None and stats.model_id != model_id(checkpoint):
+        raise CollabError(f"{source.path} was calibrated on another model than {checkpoint.path}; calibrate this one")
+    known = [name for name in stats.imatrix if name in checkpoint.tensors]
+    if len(known) < len(stats.imatrix) / 2:
+        raise CollabError(f"{source.path} names other tensors than {checkpoint.path}: it is of another model")
+    for layer, routing in stats.routing.items():
+        if layer in topology.moe_layers and len(routing.count) != topology.expert_count:
+            raise CollabError(
+                f"{source.path} has {len(routing.count)} experts in layer {layer}, "
+                f"{checkpoint.path} has {topology.expert_count}: it is of another model"
+            )
+    for name in known:
+        info, entry = checkpoint.tensors[name], stats.imatrix[name]
+        try:
+            entry.vector(info.shape[0] - 1 if len(info.shape) == 3 else 0, info.shape[-1])
+        except ValueError as error:
+            raise CollabError(f"{source.path} does not fit {checkpoint.path}: {name}: {error}") from None
