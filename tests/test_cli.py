@@ -115,7 +115,12 @@ def test_ctrl_c_leaves_no_output(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     command = [*TOOL, "compress", str(TRAINED), "--plan", str(plan), "-o", str(out)]
     with subprocess.Popen(
-        [*command, "--threads", "1"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*command, "--threads", "1"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # Python ignores SIGINT when its parent did, as shells do for what they start in the background.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as child:
         assert child.stderr is not None
         assert child.stderr.readline() == "compressing ...\n"

@@ -86,6 +86,8 @@ from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.compress import executor
 from collab_plugin.plan_file import read_plan
 
+# Python ignores SIGINT when its parent did, as shells do for what they start in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 executor.SYNC_SECONDS = 0.0
 calls = 0
 
