@@ -73,7 +73,7 @@ def test_exact_at_the_size_of_real_models(budget: int) -> None:
 def test_too_small_a_budget_is_a_value_error(allocator: object) -> None:
     items = [Item("a", (Choice("Q2_K", 100, 1.0), Choice("Q4_K", 200, 0.0)))]
     with pytest.raises(ValueError, match=r"100 bytes of 99|no single type"):
-        allocator.solve(items, 99)  # type: ignore[attr-defined]
+        allocator.solve(items, 99)  # type: ignore[attr-defined]  # an entry of a dict of objects
 
 
 def test_same_answer_every_time() -> None:
