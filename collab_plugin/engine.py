@@ -22,9 +22,9 @@ class Evaluation:
     ``mean_kld`` is KL(original || model) in nats, a token's mean over all ``tokens`` scored;
     ``mean_kld_stderr`` its standard error; ``kld_p50`` to ``kld_p999`` its percentiles (50, 90, 95, 99,
     99.9) and ``kld_max`` its largest value; ``same_top1`` the share of positions where both put the same
-    token first. ``ppl`` and ``ppl_original`` are perplexities. Chunking as in llama-perplexity: windows of ``ctx`` tokens, the second half scored.
-    ``text_overlap`` is the share of the calibration text's n-grams seen in the evaluation text,
-    None when the model carries no record of its calibration.
+    token first. ``ppl`` and ``ppl_original`` are perplexities. Chunking as in llama-perplexity: windows of
+    ``ctx`` tokens, the second half scored. ``text_overlap`` is the share of the calibration text's n-grams
+    seen in the evaluation text, None when the model carries no record of its calibration.
     """
 
     ppl: float
