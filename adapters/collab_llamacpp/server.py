@@ -26,6 +26,8 @@ from collab_llamacpp.scoring import Scored, Scorer
 from collab_plugin.errors import CollabError
 
 _KNOWN = {"model", "prompt", "max_tokens", "temperature", "seed", "stop", "echo", "logprobs"}
+# Where the likeliest token is taken, these change nothing.
+_SAMPLING = {"top_p", "top_k", "min_p"}
 MOST_BYTES = 64 << 20
 
 
@@ -40,17 +42,20 @@ class Completions:
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Answer one request body; CollabError for what is asked wrongly or not known here."""
-        unknown = sorted(set(request) - _KNOWN)
+        known = _KNOWN if request.get("temperature") else _KNOWN | _SAMPLING
+        unknown = sorted(set(request) - known)
         if unknown:
             raise CollabError(f"{', '.join(unknown)} not supported by this server")
         choices = [self._choice(i, p, request) for i, p in enumerate(self._prompts(request.get("prompt")))]
         return {"object": "text_completion", "model": str(request.get("model", "")), "choices": choices}
 
     def _prompts(self, prompt: Any) -> list[list[int]]:
-        if isinstance(prompt, str) or (isinstance(prompt, list) and all(isinstance(t, int) for t in prompt)):
+        if isinstance(prompt, str):
             prompt = [prompt]
         if not isinstance(prompt, list) or not prompt:
             raise CollabError("prompt must be text, token ids, or a list of either")
+        if all(isinstance(token, int) for token in prompt):
+            prompt = [prompt]
         return [self.tokens(p) for p in prompt]
 
     def tokens(self, prompt: Any) -> list[int]:
