@@ -277,7 +277,9 @@ class _Context:
             budget=self.request.budget,
             bytes=0,
             bits_per_weight=0.0,
-            predicted_cost=None,
+            predicted_kld=None,
+            sensitivity="",
+            considered=(),
             allocator="none" if self.request.keep_types else self.request.allocator.name,
             base="",
             back_off=(),
@@ -365,7 +367,7 @@ class _Context:
         plan = dataclasses.replace(
             plan,
             tensors=tensors,
-            predicted_cost=cost,
+            predicted_kld=cost,
             back_off=tuple(steps),
             base=min(experts, key=bits_per_weight, default=""),
         )
