@@ -14,6 +14,9 @@ from collab_plugin.stats import Stats
 ReportProgress = Callable[[int, int], None]
 """Called with (tokens done, tokens in all)."""
 
+REFERENCE = ".npy"
+"""Suffix of the files that `Engine.reference` writes."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -92,6 +95,23 @@ class Engine(ABC):
         """
 
     @abstractmethod
+    def reference(
+        self,
+        original: Path,
+        texts: Sequence[Path],
+        *,
+        out: Path,
+        ctx: int,
+        chunks: int | None,
+        threads: int,
+        progress: ReportProgress,
+    ) -> None:
+        """Write what ``evaluate`` needs of ``original`` to the file ``out``, to compare many models with it.
+
+        Logits as float32: 4 bytes × half of the tokens × vocabulary.
+        """
+
+    @abstractmethod
     def evaluate(
         self,
         model: Path,
@@ -103,7 +123,10 @@ class Engine(ABC):
         threads: int,
         progress: ReportProgress,
     ) -> Evaluation:
-        """Compare ``model`` with ``original`` on ``texts``; ``chunks`` as in calibrate."""
+        """Compare ``model`` with ``original`` on ``texts``; ``chunks`` as in calibrate.
+
+        ``original`` is a model, or what `reference` wrote of one on the same texts, ctx and chunks.
+        """
 
     @abstractmethod
     def generate(

@@ -95,12 +95,33 @@ class TensorPlan:
 
 
 @dataclass(frozen=True)
+class Point:
+    """A plan that was considered: what it keeps, its bytes, and the KL divergence it costs, in nats.
+
+    ``kind``: "candidate" for one at the budget, "front" for one of the Pareto front at another budget,
+    "baseline" for a rule to compare with, named by ``label`` ("quantization only", "pruning only",
+    "paper"). ``measured_kld`` when it was built and evaluated (--confirm); ``chosen`` for the plan's own.
+    """
+
+    kind: Literal["candidate", "front", "baseline"]
+    label: str
+    expert_count: int
+    experts_used: int
+    bytes: int
+    predicted_kld: float
+    measured_kld: float | None
+    chosen: bool
+
+
+@dataclass(frozen=True)
 class Plan:
     """See the module's docstring. ``metadata`` holds the GGUF integer keys to set (None: remove).
 
     ``bytes`` is the exact size of the GGUF file, header and padding included; ``budget`` what was
     asked for, None when no budget was given. ``bits_per_weight`` is 8 x bytes over the original's
-    parameters, pruned ones included. ``predicted_cost`` is the allocator's objective.
+    parameters, pruned ones included. ``predicted_kld``: KL divergence in nats that quantization and
+    pruning are predicted to cost, as good as ``sensitivity`` says: where the weights behind it come from.
+    ``considered``: what the joint search weighed, ascending in bytes (empty when there was no search).
     ``versions``: tool, gguf, kernels, numpy. ``notes``: what a reader must know, one sentence each.
     """
 
@@ -113,7 +134,9 @@ class Plan:
     budget: int | None
     bytes: int
     bits_per_weight: float
-    predicted_cost: float | None
+    predicted_kld: float | None
+    sensitivity: str
+    considered: tuple[Point, ...]
     allocator: str
     base: str
     back_off: tuple[BackOff, ...]

@@ -37,7 +37,7 @@ def diff_plans(a: Plan, b: Plan) -> PlanDiff:
         "budget": Pair(a.budget, b.budget),
         "bytes": Pair(a.bytes, b.bytes),
         "bits_per_weight": Pair(a.bits_per_weight, b.bits_per_weight),
-        "predicted_cost": Pair(a.predicted_cost, b.predicted_cost),
+        "predicted_kld": Pair(a.predicted_kld, b.predicted_kld),
         "expert_count": Pair(a.pruning.expert_count, b.pruning.expert_count),
         "experts_used": Pair(a.activation.used, b.activation.used),
         "criterion": Pair(a.pruning.criterion, b.pruning.criterion),

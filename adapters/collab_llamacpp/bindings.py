@@ -142,6 +142,16 @@ class Session:
         pointer = llama.llama_get_logits(self.ctx)
         return np.ctypeslib.as_array(pointer, (rows, self.n_vocab))
 
+    def scored(self, window: Sequence[int]) -> NDArray[np.float32]:
+        """Logits f32[n, vocabulary] of the window's second half, but for the last, which predicts nothing.
+
+        llama-perplexity's chunking (perplexity.cpp:540). Valid until the next decode.
+        """
+        first = len(window) // 2
+        self.clear()
+        self.decode(window, first)
+        return self.logits(len(window) - first)[: len(window) - 1 - first]
+
     def clear(self) -> None:
         llama.llama_memory_clear(llama.llama_get_memory(self.ctx), True)
 

@@ -64,7 +64,7 @@ def failure(code: int, folder: Path, job: dict[str, Any]) -> Exception:
         what = signal.Signals(-code).name
         hint = "; the machine ran out of memory" if what == "SIGKILL" else ""
         return CollabError(
-            f"llama.cpp was ended by {what} while it tried to {job['do']} {job['model']}{hint}"
+            f"llama.cpp was ended by {what} while it tried to {job['do']} {job.get('model', job.get('original'))}{hint}"
             f"{': ' + complaint if (complaint := _complaint(log)) else ''}"
         )
     return RuntimeError(f"the llama.cpp worker failed (exit code {code}):\n{log[-4000:]}")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from collab_llamacpp.child import run_job
 from collab_plugin.checkpoint.gguf import open_gguf
-from collab_plugin.engine import Engine, Evaluation, Generation, ReportProgress, Served
+from collab_plugin.engine import REFERENCE, Engine, Evaluation, Generation, ReportProgress, Served
 from collab_plugin.stats import ImatrixEntry, LayerRouting, Stats
 from collab_plugin.topology import topology_of
 
@@ -73,6 +73,30 @@ class LlamaCppEngine(Engine):
             text_sketch=arrays["sketch"].astype(np.uint64),
         )
 
+    def reference(
+        self,
+        original: Path,
+        texts: Sequence[Path],
+        *,
+        out: Path,
+        ctx: int,
+        chunks: int | None,
+        threads: int,
+        progress: ReportProgress,
+    ) -> None:
+        if out.suffix != REFERENCE:
+            raise ValueError(f"a reference is a {REFERENCE} file, not {out}")
+        job = {
+            "do": "reference",
+            "original": str(open_gguf(original).path),
+            "out": str(out),
+            "texts": [str(t) for t in texts],
+            "ctx": ctx,
+            "chunks": chunks,
+            "threads": threads,
+        }
+        run_job(job, _progress(progress))
+
     def evaluate(
         self,
         model: Path,
@@ -84,12 +108,13 @@ class LlamaCppEngine(Engine):
         threads: int,
         progress: ReportProgress,
     ) -> Evaluation:
-        checkpoint, reference = open_gguf(model), open_gguf(original)
+        checkpoint = open_gguf(model)
+        reference = original if original.suffix == REFERENCE else open_gguf(original).path
         ngrams = checkpoint.metadata.get("collab.calibration.ngrams")
         job = {
             "do": "evaluate",
             "model": str(checkpoint.path),
-            "original": str(reference.path),
+            "original": str(reference),
             "texts": [str(t) for t in texts],
             "ctx": ctx,
             "chunks": chunks,

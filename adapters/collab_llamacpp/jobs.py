@@ -6,6 +6,7 @@ import codecs
 import json
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from numpy.typing import NDArray
 
 from collab_llamacpp.bindings import Session
 from collab_llamacpp.collect import Collector
+from collab_llamacpp.original import Original, Running, Written
 from collab_llamacpp.sampling import piece, sampler
+from collab_plugin.engine import REFERENCE
 from collab_plugin.errors import CollabError
 from collab_plugin.overlap import decode_sketch, overlap, sketch
 
@@ -56,23 +59,14 @@ def evaluate(job: dict[str, Any], progress: Progress) -> Arrays:
     nll_original: list[NDArray[np.float64]] = []
     kld: list[NDArray[np.float64]] = []
     same: list[NDArray[np.bool_]] = []
-    options = {"ctx": ctx, "threads": job["threads"]}
-    with (
-        Session(Path(job["model"]), **options) as model,
-        Session(Path(job["original"]), **options) as original,
-    ):
-        texts = [Path(t) for t in job["texts"]]
-        windows = model.windows(texts, ctx, job["chunks"])
-        others = original.windows(texts, ctx, job["chunks"])
-        if model.n_vocab != original.n_vocab or not all(map(np.array_equal, windows, others)):
+    with ExitStack() as stack:
+        model = stack.enter_context(Session(Path(job["model"]), ctx=ctx, threads=job["threads"]))
+        windows = model.windows([Path(t) for t in job["texts"]], ctx, job["chunks"])
+        original = _original(job, stack)
+        if model.n_vocab != original.n_vocab or not original.same_windows(windows):
             raise CollabError(f"{job['model']} and {job['original']} tokenize the text differently: not the same model")
         for index, window in enumerate(windows):
-            rows = []
-            for session in (model, original):
-                session.clear()
-                session.decode(window, first)
-                rows.append(session.logits(ctx - first)[: ctx - 1 - first])
-            figures = compare(rows[0], rows[1], window[first + 1 :])
+            figures = compare(model.scored(window), original.logits(index), window[first + 1 :])
             for store, values in zip((nll, nll_original, kld, same), figures, strict=True):
                 store.append(values)  # type: ignore[arg-type]  # four lists of their own types
             progress((index + 1) * ctx, len(windows) * ctx)
@@ -85,6 +79,29 @@ def evaluate(job: dict[str, Any], progress: Progress) -> Arrays:
     if job.get("ngrams"):
         arrays["overlap"] = np.array(overlap(decode_sketch(job["ngrams"]), np.concatenate(windows)))
     return arrays
+
+
+def _original(job: dict[str, Any], stack: ExitStack) -> Original:
+    path = Path(job["original"])
+    if path.suffix == REFERENCE:
+        return Written(path)
+    session = stack.enter_context(Session(path, ctx=job["ctx"], threads=job["threads"]))
+    return Running(session, session.windows([Path(t) for t in job["texts"]], job["ctx"], job["chunks"]))
+
+
+def reference(job: dict[str, Any], progress: Progress) -> Arrays:
+    """Write the original's logits as job["out"]: a .npy of f32[windows, n, V], its windows beside it."""
+    ctx, out = job["ctx"], Path(job["out"])
+    with Session(Path(job["original"]), ctx=ctx, threads=job["threads"]) as session:
+        windows = session.windows([Path(t) for t in job["texts"]], ctx, job["chunks"])
+        shape = (len(windows), ctx - 1 - ctx // 2, session.n_vocab)
+        store = np.lib.format.open_memmap(out, "w+", np.float32, shape)
+        for index, window in enumerate(windows):
+            store[index] = session.scored(window)
+            progress((index + 1) * ctx, len(windows) * ctx)
+        store.flush()
+        np.save(out.with_suffix(".windows.npy"), np.stack(windows))
+    return {}
 
 
 def compare(
@@ -149,6 +166,7 @@ def generate(job: dict[str, Any], progress: Progress) -> Arrays:
 
 JOBS: dict[str, Callable[[dict[str, Any], Progress], Arrays]] = {
     "calibrate": calibrate,
+    "reference": reference,
     "evaluate": evaluate,
     "generate": generate,
 }

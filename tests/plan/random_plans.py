@@ -9,6 +9,7 @@ from collab_plugin.plan import (
     BackOff,
     Calibration,
     Plan,
+    Point,
     Pruning,
     Source,
     TensorPlan,
@@ -54,6 +55,17 @@ def plans(draw: st.DrawFn) -> Plan:
         file=st.just("stats.gguf"),
     )
     tensor = st.builds(TensorPlan, type=st.sampled_from(sorted(TYPES)), nbytes=_SIZE, error=st.none() | _FIGURE)
+    point = st.builds(
+        Point,
+        kind=st.sampled_from(["candidate", "front", "baseline"]),
+        label=_TEXT,
+        expert_count=_SIZE,
+        experts_used=_SIZE,
+        bytes=_SIZE,
+        predicted_kld=_FIGURE,
+        measured_kld=st.none() | _FIGURE,
+        chosen=st.booleans(),
+    )
     return Plan(
         source=draw(st.builds(Source, _SHA, _SHA, _TEXT, _TEXT, _TEXT, _SIZE, _SIZE)),
         calibration=draw(st.none() | calibration),
@@ -64,7 +76,9 @@ def plans(draw: st.DrawFn) -> Plan:
         budget=draw(st.none() | _SIZE),
         bytes=draw(_SIZE),
         bits_per_weight=draw(_FIGURE),
-        predicted_cost=draw(st.none() | _FIGURE),
+        predicted_kld=draw(st.none() | _FIGURE),
+        sensitivity=draw(_TEXT),
+        considered=tuple(draw(st.lists(point, max_size=2))),
         allocator=draw(_TEXT),
         base=draw(_TEXT),
         back_off=draw(st.lists(st.builds(BackOff, _TEXT, _SIZE), max_size=2).map(tuple)),

@@ -100,7 +100,7 @@ def test_odd_stored(softmax: Bench, tmp_path: Path) -> None:
 
 
 def test_more_bytes_never_cost_more(softmax: Bench) -> None:
-    costs = [softmax.plan(_bytes(softmax, bpw)).predicted_cost for bpw in (2.0, 2.1, 2.5)]
+    costs = [softmax.plan(_bytes(softmax, bpw)).predicted_kld for bpw in (2.0, 2.1, 2.5)]
     assert costs == sorted(costs, reverse=True)
 
 

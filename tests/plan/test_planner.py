@@ -71,14 +71,14 @@ def test_one_byte_less_is_another_plan(bench: Bench) -> None:
 
 
 def test_more_bytes_never_cost_more(bench: Bench) -> None:
-    costs = [bench.plan(_bytes(bench, bpw), types=FAST).predicted_cost for bpw in (4.6, 5.0, 5.5, 6.5, 8.0)]
+    costs = [bench.plan(_bytes(bench, bpw), types=FAST).predicted_kld for bpw in (4.6, 5.0, 5.5, 6.5, 8.0)]
     assert costs == sorted(costs, reverse=True)
     assert costs[0] > costs[-1]
 
 
 def test_the_best_is_kept_where_everything_fits(bench: Bench) -> None:
     plan = bench.plan(2 * _bytes(bench, 16))
-    assert plan.predicted_cost == 0
+    assert plan.predicted_kld == 0
     assert {n: t.type for n, t in plan.tensors.items()} == {n: i.type.name for n, i in bench.checkpoint.tensors.items()}
 
 
@@ -148,9 +148,9 @@ def test_uniform_is_one_type(softmax: Bench) -> None:
 def test_knapsack_predicts_less_cost_than_uniform(bench: Bench) -> None:
     uniform = bench.plan(_bytes(bench, 4.6), allocator=UNIFORM, types=FAST)
     ours = bench.plan(uniform.bytes, types=FAST)
-    assert ours.predicted_cost is not None
-    assert uniform.predicted_cost is not None
-    assert ours.predicted_cost < uniform.predicted_cost
+    assert ours.predicted_kld is not None
+    assert uniform.predicted_kld is not None
+    assert ours.predicted_kld < uniform.predicted_kld
 
 
 def test_errors_fall_with_bits(bench: Bench) -> None:
@@ -393,7 +393,7 @@ def test_keep_types_prunes_without_quantizing(bench: Bench) -> None:
         assert tensor.nbytes == (info.nbytes * 12 // EXPERTS if info.by_expert else info.nbytes)
     assert plan.allocator == "none"
     assert plan.bytes == artifact_layout(bench.checkpoint, plan).total
-    assert plan.predicted_cost is None
+    assert plan.predicted_kld is None
 
 
 def test_keep_types_checks_a_budget(bench: Bench) -> None:
