@@ -137,7 +137,7 @@ def _scores(results: dict[str, Any]) -> list[dict[str, Any]]:
                     "value": float(value),
                     "stderr": float(stderr) if isinstance(stderr, (int, float)) else None,
                     "higher_is_better": results["higher_is_better"].get(task, {}).get(metric),
-                    "samples": int(figures["sample_len"]),
+                    "samples": int(figures.get("sample_len", len(documents))),
                     "shots": _shots(results, task),
                     "version": str(results["versions"].get(task, "")),
                     "documents": documents,

@@ -54,6 +54,11 @@ class ServedModel(LocalCompletionsAPI):  # type: ignore[misc]  # ships no types
                 )
         return super().generate_until(requests, **options)
 
+    def tok_encode(self, string: Any, *arguments: Any, **options: Any) -> Any:
+        # All texts are made tokens before the first is scored: minutes for a large task, shown as such.
+        self._progress(self._done, self._total)
+        return super().tok_encode(string, *arguments, **options)
+
     def model_call(
         self, messages: Any, *, generate: bool = True, gen_kwargs: dict[str, Any] | None = None, **options: Any
     ) -> Any:

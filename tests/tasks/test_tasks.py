@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,9 @@ from tiny_moe import llama_quantize
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.cli.main import main
 from collab_plugin.compress.materialise import as_gguf
+from collab_plugin.engine import Served
 from collab_plugin.errors import CollabError
+from collab_plugin.tasks.harness import load_tasks
 
 HERE = Path(__file__).parent
 MODELS = HERE.parent / "models"
@@ -34,8 +38,6 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def run(
     environment: dict[str, str], *arguments: object, folder: Path | None = HERE
 ) -> subprocess.CompletedProcess[str]:
-    import os
-
     own = ("--tasks-folder", folder) if folder else ()
     command = [*TOOL, "evaluate", *arguments, *own, "--threads", "1"]
     return subprocess.run(
@@ -225,6 +227,53 @@ def test_more_to_generate_than_the_context_holds(qwen3moe: Path, tmp_path: Path,
     generation_task(tmp_path, {"a": "b"}, most=200)
     said = error_of(run(offline, qwen3moe, "--tasks", "continue", "--ctx", 100, folder=tmp_path))
     assert "generates up to 200 tokens, more than the context of 100 holds: raise --ctx" in said
+
+
+def _children() -> set[int]:
+    pid = os.getpid()
+    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the child in /proc")
+def test_the_harness_ends_with_us(monkeypatch: pytest.MonkeyPatch, offline: dict[str, str]) -> None:
+    for key, value in offline.items():
+        monkeypatch.setenv(key, value)
+    before = _children()
+    with pytest.raises(KeyboardInterrupt), load_tasks(["windows"], limit=1, folder=HERE) as harness:
+        assert harness.tasks == 3
+        assert len(_children() - before) == 1
+        raise KeyboardInterrupt
+    assert _children() <= before
+    with (
+        pytest.raises(CollabError, match="was killed; the machine may have run out of memory"),
+        load_tasks(["windows"], limit=1, folder=HERE) as harness,
+    ):
+        for pid in _children() - before:
+            os.kill(pid, signal.SIGKILL)
+        harness.run(Served("http://127.0.0.1:9", "", 64), lambda done, total: None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the child in /proc")
+def test_a_server_killed_between_two_answers(monkeypatch: pytest.MonkeyPatch, offline: dict[str, str]) -> None:
+    """Not the connection that broke is told, but why."""
+    for key, value in offline.items():
+        monkeypatch.setenv(key, value)
+    model = as_gguf(MODELS / "tiny-qwen3moe", 1)
+    with load_tasks(["windows"], limit=1, folder=HERE) as harness:
+        before = _children()
+
+        def kill(done: int, total: int) -> None:
+            for pid in (_children() - before) if done == 3 else ():
+                os.kill(pid, signal.SIGKILL)
+
+        with (
+            pytest.raises(CollabError, match="ended by SIGKILL while it tried to serve") as error,
+            LlamaCppEngine().serve(model, ctx=None, threads=1) as served,
+        ):
+            harness.run(served, kill)
+    assert "ended before its tasks did" in str(error.value.__cause__)
 
 
 def in_process(*arguments: object) -> Any:
