@@ -60,7 +60,7 @@ class Completions:
 
     def tokens(self, prompt: Any) -> list[int]:
         if isinstance(prompt, str):
-            return self.session.tokenize(prompt, special=True, add=False).tolist()
+            return [int(token) for token in self.session.tokenize(prompt, special=True, add=False)]
         ok = isinstance(prompt, list) and all(isinstance(t, int) and 0 <= t < self.session.n_vocab for t in prompt)
         if not ok:
             raise CollabError(f"token ids must be integers from 0 to {self.session.n_vocab - 1}")

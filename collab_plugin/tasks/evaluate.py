@@ -52,7 +52,7 @@ def _run(
 ) -> tuple[TaskRun, int]:
     gguf = as_gguf(model, threads)
     with (
-        track(f"tasks on {model}", unit="requests") as report,
+        track(f"tasks on {model.name or model}", unit="requests") as report,
         engine.serve(gguf, ctx=ctx, threads=threads) as served,
     ):
         found = harness.run(served, report)
