@@ -35,8 +35,10 @@ def evaluate_tasks(
         with track(f"loading {', '.join(names)}", unit="tasks") as report:
             harness = stack.enter_context(load_tasks(names, limit=limit, folder=folder))
             report(harness.tasks, harness.tasks)
-        first, ctx = _run(engine, harness, model, ctx, threads, warn)
-        second = _run(engine, harness, original, ctx, threads, warn)[0] if original else None
+        # Both files before the first hours of work on one.
+        ours, theirs = as_gguf(model, threads), as_gguf(original, threads) if original else None
+        first, ctx = _run(engine, harness, ours, model, ctx, threads, warn)
+        second = _run(engine, harness, theirs, original, ctx, threads, warn)[0] if theirs and original else None
     return TaskReport(
         rows=side_by_side(first.scores, second.scores if second else None),
         asked=tuple(names),
@@ -48,9 +50,15 @@ def evaluate_tasks(
 
 
 def _run(
-    engine: Engine, harness: Harness, model: Path, ctx: int | None, threads: int, warn: Callable[[str], None]
+    engine: Engine,
+    harness: Harness,
+    gguf: Path,
+    model: Path,
+    ctx: int | None,
+    threads: int,
+    warn: Callable[[str], None],
 ) -> tuple[TaskRun, int]:
-    gguf = as_gguf(model, threads)
+    """Scores and the context they were made with; ``model`` is what the user calls it."""
     with (
         track(f"tasks on {model.name or model}", unit="requests") as report,
         engine.serve(gguf, ctx=ctx, threads=threads) as served,

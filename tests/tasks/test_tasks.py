@@ -229,6 +229,13 @@ def test_more_to_generate_than_the_context_holds(qwen3moe: Path, tmp_path: Path,
     assert "generates up to 200 tokens, more than the context of 100 holds: raise --ctx" in said
 
 
+@pytest.mark.slow
+def test_a_wrong_original_is_told_before_the_work(qwen3moe: Path, tmp_path: Path, offline: dict[str, str]) -> None:
+    done = run(offline, qwen3moe, "--against", tmp_path / "none", "--tasks", "windows_python", "--limit", 1)
+    assert f"{tmp_path / 'none'} does not exist" in error_of(done)
+    assert "requests" not in done.stderr
+
+
 def _children() -> set[int]:
     pid = os.getpid()
     return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
