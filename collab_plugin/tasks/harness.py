@@ -109,11 +109,12 @@ def load_tasks(names: Sequence[str], *, limit: int | None, folder: Path | None) 
 
 
 def _environment() -> dict[str, str]:
-    """No bars in the log, no proxy between us and loopback, no code from the hub."""
+    """No bars in the log, no proxy between us and loopback, no code from the hub, no pools of processes."""
     direct = ",".join(part for part in (os.environ.get("NO_PROXY"), "127.0.0.1") if part)
     return {
         **os.environ,
         "TQDM_DISABLE": "1",
+        "DISABLE_MULTIPROC": "1",
         "NO_PROXY": direct,
         "no_proxy": direct,
         "HF_DATASETS_TRUST_REMOTE_CODE": "0",

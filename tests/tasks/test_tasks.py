@@ -157,6 +157,42 @@ def test_generation(tmp_path: Path, offline: dict[str, str]) -> None:
     assert (row["metric"], row["samples"], row["value"]) == ("exact_match", 4, 0.75)
 
 
+_EXAMPLES = """
+task: sums
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: sums.jsonl
+test_split: test
+fewshot_split: test
+num_fewshot: 3
+output_type: loglikelihood
+doc_to_text: "{{question}}"
+doc_to_target: "{{answer}}"
+metric_list:
+  - metric: perplexity
+    aggregation: perplexity
+    higher_is_better: false
+"""
+
+
+@pytest.mark.slow
+def test_the_same_examples_before_the_questions_of_both(
+    qwen3moe: Path, tmp_path: Path, offline: dict[str, str]
+) -> None:
+    """Perplexity tells the least difference in a prompt; its error is drawn, not calculated."""
+    (tmp_path / "sums.yaml").write_text(_EXAMPLES)
+    items = [{"question": f"{i} plus {i * 3 % 7} is", "answer": str(i + i * 3 % 7)} for i in range(12)]
+    (tmp_path / "sums.jsonl").write_text("\n".join(map(json.dumps, items)) + "\n")
+    done = run(offline, qwen3moe, "--against", qwen3moe, "--tasks", "sums", "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["tasks"]["rows"]
+    assert (row["metric"], row["samples"], row["shots"]) == ("perplexity", 12, 3)
+    assert row["value"] == row["original"] > 1
+    assert row["stderr"] == row["original_stderr"] > 0
+    assert (row["recovery"], row["difference"], row["lost"]) == (None, 0, None)
+
+
 @pytest.mark.slow
 def test_text_and_tasks_together(qwen3moe: Path, tmp_path: Path, offline: dict[str, str]) -> None:
     text = tmp_path / "text.txt"
