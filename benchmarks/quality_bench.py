@@ -11,6 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from collab_llamacpp.kernels import GgmlKernels
+from numpy.typing import NDArray
+
 from collab_plugin.allocate.allocator import Allocator, Item
 from collab_plugin.backoff import DEFAULT_BASE, DEFAULT_FLOORS
 from collab_plugin.budget import parse_budget
@@ -21,7 +25,7 @@ from collab_plugin.compress.materialise import as_gguf
 from collab_plugin.decide import Measuring, decide
 from collab_plugin.errors import CollabError
 from collab_plugin.frame import Frames
-from collab_plugin.manager import first_kernels, registry
+from collab_plugin.manager import registry
 from collab_plugin.plan import Plan
 from collab_plugin.plan_file import plan_fingerprint
 from collab_plugin.plan_request import PlanRequest, StatsSource
@@ -51,6 +55,24 @@ class Row:
     tokens_per_second: float
 
 
+class Remembering(GgmlKernels):
+    """ggml's kernels; what was quantized once is not quantized again, because the plans compared share most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known: dict[bytes, NDArray[np.uint8]] = {}
+
+    def quantize(
+        self, values: NDArray[np.float32], type_name: str, imatrix: NDArray[np.float32] | None = None
+    ) -> NDArray[np.uint8]:
+        digest = hashlib.sha256(np.ascontiguousarray(values).data)
+        digest.update(type_name.encode() + (b"" if imatrix is None else imatrix.tobytes()))
+        key = digest.digest()
+        if key not in self._known:
+            self._known[key] = super().quantize(values, type_name, imatrix)
+        return self._known[key]
+
+
 class Bench:
     def __init__(self, model: Path, work: Path, chunks: int, threads: int, probe_minutes: float) -> None:
         self.model, self.work, self.chunks, self.threads = model, work, chunks, threads
@@ -58,7 +80,7 @@ class Bench:
         work.mkdir(parents=True, exist_ok=True)
         self.checkpoint = open_checkpoint(model)
         self.topology = topology_of(self.checkpoint)
-        self.kernels = first_kernels()
+        self.kernels = Remembering()
         self.engine = registry().engines["llamacpp"]
         self.original = as_gguf(model, threads)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from quality_bench import Bench, Row
 
+from collab_plugin.checkpoint.gguf import open_shard
 from collab_plugin.checkpoint.roles import Role
 from collab_plugin.compress.executor import compress
 from collab_plugin.errors import CollabError
@@ -57,16 +58,17 @@ def quantize(source: Path, imatrix: Path, preset: str, out: Path, threads: int, 
 
 
 def preset_sizes(bench: Bench, source: Path, imatrix: Path, label: str) -> dict[str, int]:
-    """Bytes of each preset's file, by really making them once: --dry-run rounds to MiB."""
+    """Bytes of each preset's file to 0.1 %: --dry-run prints MiB of tensors, the header comes on top."""
     path = bench.work / f"presets-{label}.json"
     if not path.exists():
         sizes = {}
+        header = min(tensor.offset for tensor in open_shard(source)[0].tensors.values())
         for preset in PRESETS:
             log = quantize(source, imatrix, preset, bench.work / "dry.gguf", bench.threads, "--dry-run")
             found = re.search(r"quant size\s*=\s*([\d.]+) MiB", log)
             if found is None:
                 raise RuntimeError(f"llama-quantize --dry-run printed no size: {log[-500:]}")
-            sizes[preset] = int(float(found[1]) * 2**20)
+            sizes[preset] = header + int(float(found[1]) * 2**20)
         path.write_text(json.dumps(sizes))
     loaded: dict[str, int] = json.loads(path.read_text())
     return loaded
@@ -134,8 +136,9 @@ def cut(stats: Stats, kept: dict[int, tuple[int, ...]]) -> Stats:
 
 def paper_rules(bench: Bench, bpw: float) -> list[Row]:
     """The release's rules at the largest base that fits; all experts kept, as its published files of a type."""
-    for base in reversed(range(1, len(LADDER) - 1)):
-        made = _ruled(bench, bpw, f"release's rules, base {LADDER[base]}", "100%", lambda f, n, b=base: _depth(f, n, b))
+    for base in reversed(range(len(LADDER) - 1)):
+        # When not even the smallest fits, it is shown with its more bytes.
+        made = _ruled(bench, bpw, f"base {LADDER[base]}", "100%", lambda f, n, b=base: _depth(f, n, b), fits=base > 0)
         if made:
             return [dataclasses.replace(made[0], variant="the paper's release")]
     return []
@@ -147,7 +150,7 @@ def _depth(frames: Frames, name: str, base: int) -> str:
     ends = max(1, blocks // 8)
     if info.role == Role.EXPERT:
         at_end = info.layer is not None and (info.layer < ends or info.layer >= blocks - ends)
-        return LADDER[base + 1] if at_end else LADDER[base - 1]
+        return LADDER[base + 1] if at_end else LADDER[max(base - 1, 0)]
     if info.role == Role.ATTENTION:
         return "Q4_K"
     return {Role.SHARED_EXPERT: "Q6_K", Role.EMBEDDING: "Q2_K", Role.OUTPUT: "Q5_K"}.get(info.role, "Q4_K")
@@ -164,7 +167,7 @@ def pruning_only(bench: Bench, bpw: float) -> list[Row]:
     return []
 
 
-def _ruled(bench: Bench, bpw: float, detail: str, keep: str, rule: Callable[..., str]) -> list[Row]:
+def _ruled(bench: Bench, bpw: float, detail: str, keep: str, rule: Callable[..., str], fits: bool = True) -> list[Row]:
     from collab_plugin.pruning import parse_keep
 
     request = PlanRequest(None, registry().criteria["freq-score"], registry().allocators["knapsack"], keep=keep)
@@ -175,7 +178,7 @@ def _ruled(bench: Bench, bpw: float, detail: str, keep: str, rule: Callable[...,
     except CollabError:
         return []
     plan = frames.finish(frame, _types(frames, frame, rule), {})
-    if plan.bytes > budget_of(bench, bpw):
+    if fits and plan.bytes > budget_of(bench, bpw):
         return []
     return [bench.built(f"rule {detail} {bpw}", detail, bpw, detail, plan, bench.plain_stats)]
 
