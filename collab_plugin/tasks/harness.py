@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -101,7 +101,9 @@ def load_tasks(names: Sequence[str], *, limit: int | None, folder: Path | None) 
             try:
                 yield Harness(child, place)
             finally:
-                child.kill()
+                # The whole session: tasks may have forked.
+                with suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
                 for pipe in (child.stdin, child.stdout):
                     assert pipe is not None
