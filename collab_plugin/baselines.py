@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -36,7 +37,10 @@ class Baseline:
 
 
 def baselines(frames: Frames, errors: ErrorTable, sensitivity: Sensitivity, budget: int) -> list[Baseline]:
-    """Those that this model can have: "pruning only" at the budget, "paper" at its own bytes."""
+    """Those that this model can have: "pruning only" at the budget, "paper" at its own bytes.
+
+    "paper" is left out where the user named the types: measuring its own would take most of the time.
+    """
     found = []
     t = frames.topology
     step = t.groups if frames.policy == "balanced" else 1
@@ -47,7 +51,9 @@ def baselines(frames: Frames, errors: ErrorTable, sensitivity: Sensitivity, budg
         if made.bytes <= budget:
             found.append(made)
             break
-    count = -(-int(PAPER_KEEP * t.expert_count) // step) * step
+    if frames.request.types:
+        return found
+    count = -(-math.ceil(PAPER_KEEP * t.expert_count) // step) * step
     paper = _baseline(frames, errors, sensitivity, "paper", count, lambda info: _PAPER.get(info.role, "Q4_K"))
     return [*found, paper] if paper else found
 

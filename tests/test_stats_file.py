@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import shutil
 import struct
 from pathlib import Path
@@ -14,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from collab_plugin.errors import CollabError
+from collab_plugin.probe.record import Probes, PruneProbe, TypeProbe
 from collab_plugin.stats import ImatrixEntry, LayerRouting, Stats
-from collab_plugin.stats_file import read_stats, stats_sha256, write_stats
+from collab_plugin.stats_file import PROBES, read_stats, stats_sha256, write_probes, write_stats
 
 EXPERTS = 8
 LAYERS = (1, 2)
@@ -95,9 +98,10 @@ def test_large_counts_are_exact(counts: list[int], sums: st.DataObject, tmp_path
 def test_same_stats_same_bytes(written: Path, tmp_path: Path) -> None:
     write_stats(tmp_path / "again.gguf", _stats())
     assert (tmp_path / "again.gguf").read_bytes() == written.read_bytes()
-    assert _sha(tmp_path / "again.gguf") == _sha(written)
+    sha = stats_sha256(written, read_stats(written))
+    assert sha == hashlib.sha256(written.read_bytes()).hexdigest()
     write_stats(tmp_path / "other.gguf", _stats(1))
-    assert _sha(tmp_path / "other.gguf") != _sha(written)
+    assert stats_sha256(tmp_path / "other.gguf", read_stats(tmp_path / "other.gguf")) != sha
 
 
 def test_nothing_is_left_when_writing_fails(tmp_path: Path) -> None:

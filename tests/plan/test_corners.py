@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from gguf import GGUFValueType
 from model_bench import Bench, load
-from test_planner import _bytes
+from test_planner import FAST, _bytes
 from test_pruning import topology
 from test_stats_file import _with_key
 
@@ -25,7 +25,7 @@ def test_inf(t: str) -> None:
 
 
 def test_ceiling(softmax: Bench) -> None:
-    p = softmax.plan(_bytes(softmax, 20), ceilings={"expert": "Q4_K"})
+    p = softmax.plan(_bytes(softmax, 20), ceilings={"expert": "Q4_K"}, types=FAST)
     assert {t.type for n, t in p.tensors.items() if "_exps" in n} == {"Q4_K"}
 
 

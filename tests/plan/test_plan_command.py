@@ -19,6 +19,9 @@ from collab_plugin.plan_file import read_plan
 from collab_plugin.stats_file import read_stats, write_stats
 
 
+PROGRESS = "measuring quantization errors"
+
+
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["plan", *map(str, arguments)])
 
@@ -27,7 +30,7 @@ def one_line(result: Result) -> str:
     """The error's only line; exit code 2, no traceback."""
     assert result.exit_code == 2, result.output
     assert isinstance(result.exception, SystemExit)
-    lines = [line for line in result.stderr.splitlines() if not line.startswith("measuring quantization errors")]
+    lines = [line for line in result.stderr.splitlines() if not line.startswith(PROGRESS)]
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("error: ")
     assert result.stdout == ""
