@@ -52,8 +52,6 @@ def runnable(tmp_path_factory: pytest.TempPathFactory, kernels: GgmlKernels, tex
     """qwen3moe that llama.cpp runs: 2 layers of 8 experts, top-2, calibrated on ``text``."""
     folder = tmp_path_factory.mktemp("runnable")
     path = tiny_moe.write_qwen3moe(folder / "model.gguf", experts=8)
-    stats = LlamaCppEngine().calibrate(
-        path, (text,), ctx=64, chunks=None, threads=1, progress=lambda done, total: None
-    )
+    stats = LlamaCppEngine().calibrate(path, (text,), ctx=64, chunks=None, threads=1, progress=lambda done, total: None)
     write_stats(folder / "stats.gguf", dataclasses.replace(stats, model_id=model_id(open_gguf(path))))
     return load(path, folder / "stats.gguf", kernels)

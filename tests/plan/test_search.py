@@ -240,7 +240,9 @@ def _probed(bench: Bench, prune_kld: float, weight: float, attention: float | No
     """Every tensor was probed to cost ``weight`` a unit of error, but attention's."""
     tensors = {n: info for n, info in bench.checkpoint.tensors.items() if quantizable(info)}
     types = tuple(
-        TypeProbe({n: "IQ3_XXS"}, 0.1, 0.1 * (weight if attention is None or info.role != "attention" else attention), 0)
+        TypeProbe(
+            {n: "IQ3_XXS"}, 0.1, 0.1 * (weight if attention is None or info.role != "attention" else attention), 0
+        )
         for n, info in tensors.items()
     )
     rule = _frames(bench).rule
