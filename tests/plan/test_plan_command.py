@@ -18,7 +18,6 @@ from collab_plugin.compress.executor import compress
 from collab_plugin.plan_file import read_plan
 from collab_plugin.stats_file import read_stats, write_stats
 
-
 PROGRESS = ("measuring quantization errors", "probing ...")
 
 

@@ -161,7 +161,7 @@ def test_the_front_falls(bench: Bench, searched: Plan) -> None:
 def test_a_point_of_the_front_is_a_plan_of_that_size(bench: Bench, searched: Plan) -> None:
     """Asked for a front point's bytes, the search makes a plan no worse than the point."""
     limits = {step.step for step in searched.back_off}
-    at = [p for p in _of(searched, "front") if p.bytes > _budget(bench, 4.5)][0]
+    at = next(p for p in _of(searched, "front") if p.bytes > _budget(bench, 4.5))
     plan = bench.plan(at.bytes, types=FAST, experts_used="auto")
     assert {step.step for step in plan.back_off} == limits
     assert plan.predicted_kld is not None
