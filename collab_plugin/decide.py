@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from collab_plugin.backoff import Limits
 from collab_plugin.checkpoint.base import Checkpoint
 from collab_plugin.confirm import confirm
 from collab_plugin.engine import Engine
@@ -59,7 +60,9 @@ def decide(
         raise CollabError("--probe and --confirm have nothing to measure with --keep-types; leave them out")
     check_stats(checkpoint, topology, source)
     if measuring is not None:
-        request.needed_budget()  # before minutes are spent
+        # Mistakes are told before minutes are spent.
+        request.needed_budget()
+        Limits.start(request.base, request.floors, request.ceilings, guarded=False)
         if missing := [text for text in measuring.texts if not text.is_file()]:
             raise CollabError(f"the text {missing[0]} does not exist")
     if measuring is not None and kernels is not None and measuring.probe_seconds is not None:

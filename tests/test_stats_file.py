@@ -184,6 +184,16 @@ def test_importance_is_the_mean_square() -> None:
     np.testing.assert_array_equal(entry.vector(2, 2), [1, 1])  # never seen: all alike
 
 
+def test_experts_borrow_from_their_layer() -> None:
+    """λ tokens of the mean of all 11 tokens, (11, 31) / 11, on top of an expert's own."""
+    entry = ImatrixEntry(np.array([[2, 4], [9, 27], [0, 0]], np.float32), np.array([2, 9, 0], np.float32))
+    np.testing.assert_allclose(entry.vector(0, 2, 22), [(2 + 22) / 24, (4 + 62) / 24], rtol=1e-6)
+    np.testing.assert_allclose(entry.vector(2, 2, 22), [1, 31 / 11], rtol=1e-6)  # never seen: the mean alone
+    np.testing.assert_array_equal(entry.vector(1, 2, 0), entry.vector(1, 2))
+    dense = ImatrixEntry(np.array([[2, 4]], np.float32), np.array([2], np.float32))
+    np.testing.assert_array_equal(dense.vector(0, 2, 22), [1, 2])
+
+
 def test_importance_of_a_head() -> None:
     entry = ImatrixEntry(np.array([[2, 4, 6, 8]], np.float32), np.array([2], np.float32))
     np.testing.assert_array_equal(entry.vector(0, 2), [1, 2])

@@ -14,6 +14,7 @@ from model_bench import Bench
 
 from collab_plugin.cli.main import main
 from collab_plugin.compress.executor import compress
+from collab_plugin.compress.inputs import stats_of
 from collab_plugin.confirm import confirm
 from collab_plugin.plan import Plan
 from collab_plugin.plan_file import read_plan
@@ -26,9 +27,10 @@ CHUNKS = 3
 
 
 def _measured(bench: Bench, plan: Plan, text: Path, out: Path) -> float:
-    """KL divergence of the plan's file, the original running beside it."""
+    """KL divergence of the file that `collab-plugin compress` makes, the original running beside it."""
+    stats = stats_of(plan, bench.checkpoint, bench.stats_path.parent, None)
     compress(
-        bench.checkpoint, plan, bench.source.stats, out, kernels=bench.kernels, threads=1,
+        bench.checkpoint, plan, stats, out, kernels=bench.kernels, threads=1,
         report=lambda done, total=None: None,
     )  # fmt: skip
     return LlamaCppEngine().evaluate(

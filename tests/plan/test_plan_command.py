@@ -143,7 +143,7 @@ def test_keep_types_on_a_quantized_file(bench: Bench, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--criterion", "best"], "unknown criterion 'best'; known: freq, freq-score, random, reap, score"),
+        (["--criterion", "best"], "unknown criterion 'best'; known: freq, freq-score, mass, random, reap, score"),
         (["--allocator", "greedy"], "unknown allocator 'greedy'; known: knapsack, uniform"),
         (["--base", "IQ9_X"], "unknown type 'IQ9_X'; known: IQ1_S"),
         (["--types", "Q4_K,Q9_K"], "unknown type 'Q9_K'"),
@@ -192,6 +192,7 @@ def test_budgets_that_cannot_be(budget: str | None, message: str, bench: Bench, 
         (["--probe", "--text", "TEXT", "--engine", "nope"], "unknown engine 'nope'"),
         (["--probe", "--text", "TEXT", "--budget", "0GB"], "budget '0GB' is zero"),
         (["--probe", "--text", "TEXT", "--experts-used", "17"], "17 experts a token cannot come from"),
+        (["--probe", "--text", "TEXT", "--floor", "attn=Q4_K"], "unknown role 'attn'"),
         (["--probe", "--text", "TEXT", "--keep", "17"], "17 experts of 16 cannot be kept"),
         (["--probe", "--text", "TEXT", "--stats", "FOREIGN"], "cannot in an imatrix of another tool"),
     ],

@@ -76,6 +76,7 @@ def test_more_bytes_never_cost_more(bench: Bench) -> None:
     assert costs[0] > costs[-1]
 
 
+@pytest.mark.slow  # measures all types
 def test_the_best_is_kept_where_everything_fits(bench: Bench) -> None:
     plan = bench.plan(2 * _bytes(bench, 16))
     assert plan.predicted_kld == 0

@@ -32,6 +32,7 @@ from collab_plugin.probe.record import Probes, TypeProbe
 from collab_plugin.probe.scratch import Scratch
 from collab_plugin.quant.error import ErrorTable
 from collab_plugin.quant.types import tensor_bytes
+from collab_plugin.stats import BORROW
 from collab_plugin.stats_file import read_stats, write_stats
 
 pytestmark = pytest.mark.slow  # the engine runs for seconds
@@ -170,7 +171,8 @@ def test_a_probe_is_what_the_quantized_model_costs(probed: Probed, text: Path, t
         new = {n: TensorPlan(kind, tensor_bytes(kind, shapes[n]), None) for n, kind in probe.types.items()}
         plan = dataclasses.replace(plan, tensors={**plan.tensors, **new})
         out = tmp_path / "out.gguf"
-        compress(bench.checkpoint, plan, bench.source.stats, out, kernels=bench.kernels, threads=1, report=_quiet)
+        stats = dataclasses.replace(bench.source.stats, borrow=BORROW)
+        compress(bench.checkpoint, plan, stats, out, kernels=bench.kernels, threads=1, report=_quiet)
         assert _evaluate(out, bench.path, text).mean_kld == pytest.approx(probe.kld, rel=tolerance)
         out.unlink()
 
@@ -180,7 +182,8 @@ def test_predicted_equals_measured_for_what_was_probed(probed: Probed) -> None:
     bench = probed.bench
     frames = Frames(bench.checkpoint, bench.topology, bench.source, _request(bench), bench.kernels)
     weights = sensitivity_of(frames).weights
-    table = ErrorTable(bench.checkpoint, {}, bench.source.stats, bench.kernels, 1, _quiet)
+    assert frames.source is not None
+    table = ErrorTable(bench.checkpoint, {}, frames.source.stats, bench.kernels, 1, _quiet)
     for probe in probed.probes.types:
         if any(set(other.types) < set(probe.types) for other in probed.probes.types):
             continue  # its parts say more than it does
