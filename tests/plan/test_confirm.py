@@ -26,7 +26,7 @@ CTX = 64
 CHUNKS = 3
 
 
-def _measured(bench: Bench, plan: Plan, text: Path, out: Path) -> float:
+def _measured(bench: Bench, plan: Plan, text: Path, out: Path, ctx: int = CTX, chunks: int = CHUNKS) -> float:
     """KL divergence of the file that `collab-plugin compress` makes, the original running beside it."""
     stats = stats_of(plan, bench.checkpoint, bench.stats_path.parent, None)
     compress(
@@ -34,7 +34,7 @@ def _measured(bench: Bench, plan: Plan, text: Path, out: Path) -> float:
         report=lambda done, total=None: None,
     )  # fmt: skip
     return LlamaCppEngine().evaluate(
-        out, bench.path, (text,), ctx=CTX, chunks=CHUNKS, threads=1, progress=lambda done, total: None
+        out, bench.path, (text,), ctx=ctx, chunks=chunks, threads=1, progress=lambda done, total: None
     ).mean_kld  # fmt: skip
 
 
@@ -70,14 +70,6 @@ def test_the_measured_winner_is_taken(runnable: Bench, text: Path, tmp_path: Pat
     assert [p.bytes for p in best.considered] == sorted(p.bytes for p in best.considered)
 
 
-def test_one_candidate_is_a_measurement(runnable: Bench, text: Path, tmp_path: Path) -> None:
-    plan = runnable.plan(int(6.5 * runnable.topology.total_parameters / 8), types=("Q4_K",), keep="8")
-    assert plan.considered == ()
-    (point,) = _confirm(runnable, (plan,), text, tmp_path).considered
-    assert (point.kind, point.chosen, point.bytes) == ("candidate", True, plan.bytes)
-    assert point.measured_kld == pytest.approx(_measured(runnable, plan, text, tmp_path / "out.gguf"), rel=1e-6)
-
-
 def test_probe_and_confirm_from_the_command_line(runnable: Bench, text: Path, tmp_path: Path) -> None:
     stats, out = tmp_path / "stats.gguf", tmp_path / "plan.json"
     shutil.copy(runnable.stats_path, stats)
@@ -104,13 +96,20 @@ def test_probe_and_confirm_from_the_command_line(runnable: Bench, text: Path, tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.json", "stats.gguf"]
 
 
-def test_measurements_are_shown(runnable: Bench, text: Path, tmp_path: Path) -> None:
+def test_one_candidate_is_a_measurement(runnable: Bench, text: Path, tmp_path: Path) -> None:
+    """Nothing is left to choose: the plan tells what it was measured to cost."""
+    out = tmp_path / "plan.json"
     arguments = [
         "plan", runnable.path, "--stats", runnable.stats_path, "--budget", "6bpw", "--types", "Q4_K,Q6_K", "--keep", 8,
-        "--confirm", 1, "--text", text, "--chunks", 1, "--threads", 1, "-o", tmp_path / "plan.json",
+        "--confirm", 1, "--text", text, "--chunks", 1, "--threads", 1, "-o", out,
     ]  # fmt: skip
     result = CliRunner().invoke(main, [*map(str, arguments)])
     assert result.exit_code == 0, result.output
     shown = " ".join(result.stdout.split())
     assert "predicted KL divergence: " in shown
-    assert "nats with 8 experts kept, 2 a token, taken" in shown
+    plan = read_plan(out)
+    (point,) = plan.considered
+    assert (point.kind, point.chosen, point.bytes) == ("candidate", True, plan.bytes)
+    figure = _measured(runnable, plan, text, tmp_path / "out.gguf", ctx=512, chunks=1)
+    assert point.measured_kld == pytest.approx(figure, rel=1e-6)
+    assert f"measured: {figure:.4f} nats with 8 experts kept, 2 a token, taken" in shown

@@ -167,6 +167,7 @@ def test_errors_fall_with_bits(bench: Bench) -> None:
 # -- backing off
 
 
+@pytest.mark.slow  # measures all types
 def test_steps_are_reported_in_order(bench: Bench) -> None:
     """Just above the smallest file there is, only half of the experts fit, with all that can be relaxed."""
     smallest = _smallest(bench)

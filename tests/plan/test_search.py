@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from pathlib import Path
 
+import numpy as np
 import pytest
 from model_bench import Bench
 from random_moe import EXPERTS, GROUPS, TOP_K, imagined_stats
 
 from collab_plugin.allocate.knapsack import KNAPSACK, UNIFORM
+from collab_plugin.checkpoint.gguf import open_gguf
+from collab_plugin.compress.executor import compress
 from collab_plugin.decide import prunings
 from collab_plugin.errors import CollabError
 from collab_plugin.frame import Frames
 from collab_plugin.importance.builtin import CRITERIA
 from collab_plugin.plan import Plan, Point
 from collab_plugin.plan_request import PlanRequest
-from collab_plugin.planner import make_plans, notches, options
+from collab_plugin.planner import make_plans, notches, options, sensitivity_of
 from collab_plugin.probe.record import Probes, PruneProbe, TypeProbe
-from collab_plugin.quant.types import TYPES, quantizable
+from collab_plugin.quant.error import ErrorTable
+from collab_plugin.quant.types import TYPES, fallback, quantizable
 
 FAST = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
+
+
+def _quiet(done: float, total: float | None = None) -> None: ...
 
 
 def _frames(bench: Bench, source: str = "own", **request: object) -> Frames:
@@ -182,19 +190,29 @@ def test_pruning_only_is_a_baseline(bench: Bench) -> None:
     assert bench.plan(2 * budget, types=("Q8_0",), keep=str(point.expert_count + step)).bytes > budget
 
 
-@pytest.mark.slow  # measures all types
+@pytest.mark.slow  # builds the tables of IQ1_M
 def test_the_papers_setting_is_a_baseline(bench: Bench) -> None:
     """Three quarters of the experts at IQ1_M, at its own bytes."""
-    plan = bench.plan(_budget(bench, 2.5))
+    only = dict.fromkeys(("expert", "attention", "shared-expert", "ffn", "embedding", "output"), "Q4_K")
+    plan = bench.plan(_budget(bench, 6), floors=only, ceilings=only)
     (point,) = [p for p in _of(plan, "baseline") if p.label == "paper"]
     assert (point.expert_count, point.experts_used) == (12, 3)
-    kinds = {"attention": "Q4_K", "shared-expert": "Q6_K", "ffn": "Q4_K", "embedding": "Q2_K", "output": "Q5_K"}
-    same = bench.plan(
-        10 * plan.bytes, keep="12", floors=kinds, ceilings={**kinds, "expert": "IQ1_M"}, base="IQ1_M",
-        types=("IQ1_M", "Q2_K", "Q4_K", "Q5_K", "Q6_K"),
-    )  # fmt: skip
-    assert same.predicted_kld == pytest.approx(point.predicted_kld, rel=0.02)
-    assert same.bytes == point.bytes
+    rule = {
+        "expert": "IQ1_M", "attention": "Q4_K", "shared-expert": "Q6_K", "ffn": "Q4_K", "embedding": "Q2_K",
+        "output": "Q5_K",
+    }  # fmt: skip
+    tensors = {n: i for n, i in bench.checkpoint.tensors.items() if quantizable(i)}
+    types = {n: fallback(rule[i.role], i.shape[-1]) for n, i in tensors.items()}
+    frames = _frames(bench)
+    assert frames.source is not None
+    assert point.bytes == frames.finish(frames.frame(12, 3), types, {}).bytes
+    fewest = frames.frame(8, 2).plan.pruning.kept
+    table = ErrorTable(
+        bench.checkpoint, fewest, frames.source.stats, bench.kernels, 2, _quiet
+    ).measure({n: (kind,) for n, kind in types.items()})  # fmt: skip
+    sensitivity = sensitivity_of(frames)
+    cost = sum(sensitivity.weights[n] * table[n][kind] for n, kind in types.items())
+    assert point.predicted_kld == pytest.approx(cost + sensitivity.prune(12, 3))
 
 
 def test_nothing_is_considered_where_nothing_is_open(bench: Bench) -> None:
@@ -203,9 +221,7 @@ def test_nothing_is_considered_where_nothing_is_open(bench: Bench) -> None:
 
 def test_the_best_few_differ_in_experts(bench: Bench) -> None:
     request = PlanRequest(_budget(bench, 4.5), CRITERIA[0], KNAPSACK, types=FAST, experts_used="auto")
-    plans = make_plans(
-        bench.checkpoint, bench.topology, bench.source, request, bench.kernels, lambda done, total=None: None, 3
-    )
+    plans = make_plans(bench.checkpoint, bench.topology, bench.source, request, bench.kernels, _quiet, 3)
     assert len({(p.pruning.expert_count, p.activation.used) for p in plans}) == 3
     costs = [p.predicted_kld or 0.0 for p in plans]
     assert costs == sorted(costs)
@@ -219,9 +235,7 @@ def test_the_best_few_differ_in_experts(bench: Bench) -> None:
 def test_other_allocators_are_compared_by_what_they_make(softmax: Bench) -> None:
     budget = _budget(softmax, 4.6)
     request = PlanRequest(budget, CRITERIA[0], UNIFORM, types=FAST)
-    every = make_plans(
-        softmax.checkpoint, softmax.topology, softmax.source, request, softmax.kernels, lambda done, total=None: None, 9
-    )
+    every = make_plans(softmax.checkpoint, softmax.topology, softmax.source, request, softmax.kernels, _quiet, 9)
     made = {p.pruning.expert_count: p.predicted_kld for p in every}
     assert sorted(made) == list(range(8, 17))
     assert made == {p.expert_count: p.predicted_kld for p in _of(every[0], "candidate")}
@@ -300,3 +314,17 @@ def test_floors_of_the_user_hold_with_probes(bench: Bench) -> None:
         if bench.checkpoint.tensors[n].role == "attention"
     )
     assert lowest >= TYPES["Q6_K"].bits_per_weight
+
+
+def test_importance_is_borrowed_as_the_plan_says(softmax: Bench, tmp_path: Path) -> None:
+    """Whatever the stats given to `compress` say: a confirmed plan and the file made of it later are one."""
+    plan = softmax.plan(_budget(softmax, 4), types=("Q2_K",), keep="16", borrow=5.0)
+    assert plan.calibration is not None
+    assert plan.calibration.borrow == 5.0
+    out, name = tmp_path / "out.gguf", "blk.1.ffn_down_exps.weight"
+    stats = dataclasses.replace(softmax.source.stats, borrow=99.0)
+    compress(softmax.checkpoint, plan, stats, out, kernels=softmax.kernels, threads=1, report=_quiet)
+    values, entry = softmax.checkpoint.read(name, expert=3), stats.imatrix[name]
+    written = open_gguf(out).read_raw(name, expert=3).reshape(len(values), -1)
+    np.testing.assert_array_equal(written, softmax.kernels.quantize(values, "Q2_K", entry.vector(3, 256, 5.0)))
+    assert not np.array_equal(written, softmax.kernels.quantize(values, "Q2_K", entry.vector(3, 256, 99.0)))
