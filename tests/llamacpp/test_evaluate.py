@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from engine_calls import CTX, evaluate, plain_logits
+from engine_calls import CTX, ENGINE, evaluate, plain_logits
 from gguf import GGUFWriter, LlamaFileType
 from tiny_moe import llama_quantize, tokens_of, write_qwen3moe
 
@@ -70,6 +70,28 @@ def test_figures_are_those_of_numpy(qwen3moe: Path, coarse: Path, prose: Path, c
     for name, share in shares.items():
         assert getattr(result, f"kld_{name}") == pytest.approx(np.percentile(kld, share), rel=1e-2), name
     assert result.same_top1 == pytest.approx(np.mean(same), abs=1.5 / len(kld))
+
+
+def _reference(original: Path, out: Path, *texts: Path, chunks: int | None) -> Path:
+    ENGINE.reference(original, texts, out=out, ctx=CTX, chunks=chunks, threads=1, progress=lambda done, total: None)
+    return out
+
+
+def test_written_and_running_original_give_the_same_figures(
+    qwen3moe: Path, coarse: Path, prose: Path, code: Path, tmp_path: Path
+) -> None:
+    reference = _reference(qwen3moe, tmp_path / "reference.npy", prose, code, chunks=2)
+    assert evaluate(coarse, reference, prose, code, chunks=2) == evaluate(coarse, qwen3moe, prose, code, chunks=2)
+    size = 4 * (4 * (CTX // 2 - 1)) * 288  # float32, scored positions, vocabulary
+    assert size < reference.stat().st_size <= size + 256
+
+
+def test_a_reference_of_other_windows_is_refused(qwen3moe: Path, prose: Path, code: Path, tmp_path: Path) -> None:
+    reference = _reference(qwen3moe, tmp_path / "reference.npy", prose, chunks=2)
+    with pytest.raises(CollabError, match="tokenize the text differently"):
+        evaluate(qwen3moe, reference, code, chunks=2)
+    with pytest.raises(CollabError, match="tokenize the text differently"):
+        evaluate(qwen3moe, reference, prose, chunks=3)
 
 
 def run(*arguments: object, command: str = "evaluate") -> Result:
