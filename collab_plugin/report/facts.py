@@ -15,6 +15,8 @@ from collab_plugin.report.memory import Memory, memory_of
 from collab_plugin.report.sizes import BitsMap, bits_map, original_experts
 from collab_plugin.stats import Stats
 
+OWN = "this plan"
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -94,7 +96,7 @@ def _points(plan: Plan) -> tuple[Point, ...]:
     if plan.predicted_kld is None or any(point.chosen for point in plan.considered):
         return plan.considered
     count, used = plan.pruning.expert_count, plan.activation.used
-    own = Point("candidate", "this plan", count, used, plan.bytes, plan.predicted_kld, None, True)
+    own = Point("candidate", OWN, count, used, plan.bytes, plan.predicted_kld, None, True)
     return tuple(sorted((*plan.considered, own), key=lambda point: point.bytes))
 
 
@@ -107,7 +109,8 @@ def _pairs(plan: Plan, points: Sequence[Point], evaluations: Sequence[Measured])
 
 def name_of(point: Point) -> str:
     """What to call a point: its label, or what it keeps."""
-    return point.label or f"keep {point.expert_count}, use {point.experts_used}"
+    name = point.label or f"keep {point.expert_count}, use {point.experts_used}"
+    return f"this plan ({name})" if point.chosen and point.label != OWN else name
 
 
 def _left_out(plan: Plan, extras: Extras, memory: Memory, importance: ImportanceMap | None) -> list[str]:

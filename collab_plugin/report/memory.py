@@ -33,20 +33,17 @@ class MemoryPart:
 
 @dataclass(frozen=True)
 class Memory:
-    """``weights``: by role and what is between tensors, adding up to the file. ``runtime``: all else."""
+    """``weights``: by role and what is between tensors, adding up to the file. ``runtime``: all else.
+
+    ``total``: of what is known. ``complete``: nothing was left out.
+    """
 
     context: int
     kv_bytes_per_token: int | None
     weights: tuple[MemoryPart, ...]
     runtime: tuple[MemoryPart, ...]
-
-    @property
-    def total(self) -> int:
-        return sum(part.bytes or 0 for part in (*self.weights, *self.runtime))
-
-    @property
-    def complete(self) -> bool:
-        return all(part.bytes is not None for part in self.runtime)
+    total: int
+    complete: bool
 
 
 def memory_of(
@@ -60,7 +57,10 @@ def memory_of(
     cache = MemoryPart("KV cache", None if a_token is None else a_token * cells, certainty, how)
     compute = MemoryPart("compute buffer", *_compute(plan, keys, cells))
     left = MemoryPart("reserve", reserve, "chosen", "left free for the system and other programs (--reserve)")
-    return Memory(context, a_token, _weights(plan, bits.by_role), (cache, compute, left))
+    runtime = (cache, compute, left)
+    known = [part.bytes for part in runtime if part.bytes is not None]
+    total = plan.bytes + sum(known)
+    return Memory(context, a_token, _weights(plan, bits.by_role), runtime, total, len(known) == len(runtime))
 
 
 def _weights(plan: Plan, by_role: tuple[Bits, ...]) -> tuple[MemoryPart, ...]:

@@ -80,7 +80,11 @@ def _experts(facts: Facts) -> str:
     if facts.experts is None:
         return f"{pruning.expert_count} experts of every layer stay, chosen by {pruning.criterion}."
     dropped = facts.experts - pruning.expert_count
-    lost = f", which had {percent(pruning.mass_lost)} of the selections" if pruning.mass_lost is not None else ""
+    lost = (
+        f", which had {percent(pruning.mass_lost)} of the router's selections there"
+        if pruning.mass_lost is not None
+        else ""
+    )
     return (
         f"In every layer {dropped} of the {facts.experts} experts ({percent(dropped / facts.experts)}) are dropped: "
         f"the least important on the calibration text by the criterion {pruning.criterion}{lost}."

@@ -21,6 +21,7 @@ from collab_plugin.report.tables import (
     provenance_table,
     roles_table,
 )
+from collab_plugin.report.words import clean
 
 TEMPLATE = "page.html.jinja"
 
@@ -45,6 +46,7 @@ def page(facts: Facts, plots: Mapping[str, bytes]) -> str:
         loader=PackageLoader("collab_plugin", "report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=lambda value: clean(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

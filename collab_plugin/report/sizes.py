@@ -15,28 +15,36 @@ BY_EXPERT = (Role.EXPERT, Role.ROUTER, Role.ROUTER_BIAS)
 
 @dataclass(frozen=True)
 class Bits:
-    """What a part of the model takes in the artifact: ``weights`` (kept ones), ``bytes``, bytes by type."""
+    """What a part of the model takes in the artifact: ``weights`` (kept ones), ``bytes``, bytes by type.
+
+    ``layer`` is None outside the blocks, and for the sum over all layers.
+    """
 
     part: str
+    layer: int | None
     weights: int
     bytes: int
+    bits_per_weight: float
     types: dict[str, int]
-
-    @property
-    def bits_per_weight(self) -> float:
-        return 8 * self.bytes / self.weights
 
 
 @dataclass(frozen=True)
 class BitsMap:
-    """``by_role`` in descending bytes; ``cells``: by part, then layer. Layer None: outside the blocks.
+    """``by_role`` in descending bytes; ``cells``: one for each part and layer.
 
     A part is a role, experts split by projection ("expert gate", "expert up", "expert down").
     """
 
     by_role: tuple[Bits, ...]
     layers: tuple[int, ...]
-    cells: dict[str, dict[int | None, Bits]]
+    cells: tuple[Bits, ...]
+
+    def by_part(self) -> dict[str, dict[int | None, Bits]]:
+        """Cells by part, then layer."""
+        found: dict[str, dict[int | None, Bits]] = {}
+        for bits in self.cells:
+            found.setdefault(bits.part, {})[bits.layer] = bits
+        return found
 
 
 def weights_of(tensor: TensorPlan) -> int:
@@ -57,25 +65,26 @@ def part_of(name: str) -> str:
 def bits_map(plan: Plan) -> BitsMap:
     """Return bits by role, and by part and layer."""
     roles: dict[str, list[str]] = {}
-    cells: dict[str, dict[int | None, list[str]]] = {}
+    cells: dict[tuple[str, int | None], list[str]] = {}
     for name in plan.tensors:
         roles.setdefault(str(role_of(name)), []).append(name)
-        cells.setdefault(part_of(name), {}).setdefault(layer_of(name), []).append(name)
-    by_role = [_bits(plan, role, names) for role, names in roles.items()]
+        cells.setdefault((part_of(name), layer_of(name)), []).append(name)
+    by_role = [_bits(plan, role, None, names) for role, names in roles.items()]
     return BitsMap(
         tuple(sorted(by_role, key=lambda bits: -bits.bytes)),
-        tuple(sorted({layer for name in plan.tensors if (layer := layer_of(name)) is not None})),
-        {part: {n: _bits(plan, part, names) for n, names in layers.items()} for part, layers in cells.items()},
+        tuple(sorted({layer for _, layer in cells if layer is not None})),
+        tuple(_bits(plan, part, layer, names) for (part, layer), names in cells.items()),
     )
 
 
-def _bits(plan: Plan, part: str, names: Iterable[str]) -> Bits:
+def _bits(plan: Plan, part: str, layer: int | None, names: Iterable[str]) -> Bits:
     tensors = [plan.tensors[name] for name in names]
     types: dict[str, int] = {}
     for tensor in tensors:
         types[tensor.type] = types.get(tensor.type, 0) + tensor.nbytes
     ordered = dict(sorted(types.items(), key=lambda item: -item[1]))
-    return Bits(part, sum(map(weights_of, tensors)), sum(t.nbytes for t in tensors), ordered)
+    weights, size = sum(map(weights_of, tensors)), sum(t.nbytes for t in tensors)
+    return Bits(part, layer, weights, size, 8 * size / max(weights, 1), ordered)
 
 
 def original_experts(plan: Plan) -> int | None:

@@ -65,7 +65,7 @@ def _shares(bits: Bits) -> str:
 
 def layer_rows(facts: Facts) -> tuple[tuple[str, ...], list[tuple[int, tuple[str, ...]]]]:
     """Names of the parts inside blocks, and by block what each part has: bits a weight and types."""
-    cells = facts.bits.cells
+    cells = facts.bits.by_part()
     parts = tuple(part for part in cells if any(layer is not None for layer in cells[part]))
     rows = [
         (layer, tuple(_cell(cells[part][layer]) if layer in cells[part] else "–" for part in parts))
@@ -84,23 +84,30 @@ def bits_table(facts: Facts) -> Table:
     whole: list[tuple[str, ...]] = [(str(layer), *cells) for layer, cells in rows]
     outside = [
         (f"{part} (outside the layers)", *("–",) * i, _cell(cells[None]), *("–",) * (len(parts) - i - 1))
-        for part, cells in facts.bits.cells.items()
+        for part, cells in facts.bits.by_part().items()
         if None in cells and part in parts
         for i in [parts.index(part)]
     ]
     return _table("Bits a weight and type of every layer", "|".join(("layer", *parts)), whole + outside)
 
 
-def points_table(facts: Facts) -> Table:
+def points_table(facts: Facts) -> Table | None:
     """The plans that were weighed, and the rivals, ascending in bytes."""
+    if not facts.points and not facts.rivals:
+        return None
     rows = [(p.bytes, _point_row(p)) for p in facts.points]
     rows += [
         (r.bytes, (r.name, "rival", "–", "–", exact(r.bytes), size(r.bytes), "–", kld(r.mean_kld)))
         for r in facts.rivals
     ]
-    columns = "plan|kind|experts kept|experts a token|bytes|size|KL divergence predicted|KL divergence measured"
+    predicted = _predicted(facts)
+    columns = f"plan|kind|experts kept|experts a token|bytes|size|{predicted}|KL divergence measured"
     ordered = [row for _, row in sorted(rows, key=lambda pair: pair[0])]
     return _table("Plans compared (KL divergence in nats a token)", columns, ordered, columns.split("|", 2)[2])
+
+
+def _predicted(facts: Facts) -> str:
+    return "KL divergence predicted" if facts.plan.sensitivity else "predicted cost (no unit)"
 
 
 def _point_row(p: Point) -> tuple[str, ...]:
@@ -152,8 +159,8 @@ def pairs_table(facts: Facts) -> Table | None:
         (p.label, kld(p.predicted), kld(p.measured), f"{p.measured / p.predicted:.2f}" if p.predicted else "–")
         for p in facts.pairs
     ]
-    columns = "plan|predicted|measured|measured / predicted"
-    return _table("KL divergence (nats a token)", columns, rows, columns.split("|", 1)[1])
+    columns = f"plan|{_predicted(facts)}|KL divergence measured|measured / predicted"
+    return _table("Predicted and measured (KL divergence in nats a token)", columns, rows, columns.split("|", 1)[1])
 
 
 def evaluations_table(facts: Facts) -> Table | None:

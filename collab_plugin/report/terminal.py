@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -12,9 +11,9 @@ from collab_plugin.report import tables
 from collab_plugin.report.facts import Facts
 from collab_plugin.report.importance import ImportanceMap
 from collab_plugin.report.opening import opening
-from collab_plugin.report.words import like_rows, percent, size
+from collab_plugin.report.words import clean, like_rows, percent, size
 
-SHADES = " ░▒▓█"
+SHADES = "·░▒▓█"
 DROPPED = "×"
 UNSEEN = "?"
 _CELLS = 64
@@ -26,31 +25,35 @@ _COLOURS = ("blue", "yellow", "green", "cyan", "magenta", "red", "white")
 def render_report(console: Console, facts: Facts) -> None:
     """Print the whole report."""
     for paragraph in opening(facts):
-        console.print(Text(paragraph.question, style="bold"))
-        console.print(Text(paragraph.text), "")
+        console.print(_line(paragraph.question, "bold"))
+        console.print(_line(paragraph.text), "\n", sep="", end="\n")
     _experts(console, facts)
     _bits(console, facts)
     _table(console, tables.points_table(facts))
     _memory(console, facts)
     for table in (tables.back_off_table(facts), tables.pairs_table(facts), tables.evaluations_table(facts)):
-        if table is not None:
-            _table(console, table)
+        _table(console, table)
     if facts.rank_correlation is not None:
         console.print(f"rank correlation of predicted and measured: {facts.rank_correlation:.2f}")
     for note in facts.plan.notes:
-        console.print(Text(f"note: {note}"))
+        console.print(_line(f"note: {note}"))
     for sentence in facts.left_out:
-        console.print(Text(f"not shown: {sentence}"))
+        console.print(_line(f"not shown: {sentence}"))
 
 
-def _table(console: Console, table: tables.Table) -> None:
-    if not table.rows:
+def _line(text: str, style: str = "") -> Text:
+    """Text as it is: neither rich's markup nor a terminal's escape codes are obeyed."""
+    return Text(clean(text), style=style)
+
+
+def _table(console: Console, table: tables.Table | None) -> None:
+    if table is None:
         return
-    shown = RichTable(title=escape(table.caption), title_justify="left", title_style="bold")
+    shown = RichTable(title=_line(table.caption), title_justify="left", title_style="bold")
     for index, column in enumerate(table.columns):
-        shown.add_column(escape(column), justify="right" if index in table.numeric else "left", overflow="fold")
+        shown.add_column(_line(column), justify="right" if index in table.numeric else "left", overflow="fold")
     for row in table.rows:
-        shown.add_row(*map(escape, row))
+        shown.add_row(*map(_line, row))
     console.print(shown)
 
 
@@ -63,7 +66,10 @@ def _experts(console: Console, facts: Facts) -> None:
     shared = "" if width == 1 else f", {width} experts a character"
     grown = "importance" if data.scores is not None else "experts"
     console.print(
-        Text(f"Experts of every layer ({grown} by {data.criterion}{shared}; {DROPPED} dropped)", style="bold")
+        Text(
+            f"Experts of every layer ({grown} by {data.criterion}{shared}; {SHADES[0]} least to {SHADES[-1]} most, {DROPPED} dropped)",
+            style="bold",
+        )
     )
     for row, layer in enumerate(data.layers):
         lost = data.mass_lost(row)
@@ -78,7 +84,7 @@ def shades(data: ImportanceMap, row: int, width: int) -> str:
     kept, unseen = data.kept[row], data.unseen[row]
     scores = np.full(kept.shape, 1.0) if data.scores is None else data.scores[row]
     low = 0.0 if data.scores is None else min(0.0, float(data.scores.min()))
-    top = 1.0 if data.scores is None else float(data.scores.max())
+    top = 1.0 if data.scores is None else float(np.percentile(data.scores, 97))
     line = []
     for start in range(0, len(kept), width):
         part = slice(start, start + width)
@@ -101,7 +107,7 @@ def _bits(console: Console, facts: Facts) -> None:
     for column in ("layers", *parts):
         shown.add_column(column, overflow="fold")
     for layers, cells in like_rows(rows):
-        shown.add_row(layers, *map(escape, cells))
+        shown.add_row(layers, *map(_line, cells))
     console.print(shown)
 
 

@@ -6,6 +6,11 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 
+def clean(text: str) -> str:
+    """Return one printable line: names come from files of anyone, and may hold escape codes or line breaks."""
+    return "".join(c if c.isprintable() else "□" for c in " ".join(text.split()))
+
+
 def size(count: float) -> str:
     """Bytes with three digits and a decimal unit: 103 GB, 7.25 MB."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -60,20 +60,20 @@ def _shown(columns: list[str]) -> list[int]:
 def _order(data: BitsMap) -> list[str]:
     """Embedding first, output last, between them the larger first."""
     ends = {str(Role.EMBEDDING): 0, str(Role.OUTPUT): 2}
-    held = {part: sum(b.bytes for b in cells.values()) for part, cells in data.cells.items()}
+    held = {part: sum(b.bytes for b in cells.values()) for part, cells in data.by_part().items()}
     return sorted(held, key=lambda part: (ends.get(part, 1), -held[part]))
 
 
 def grid(data: BitsMap, parts: list[str]) -> tuple[NDArray[np.float64], list[str]]:
     """Return bits f64[parts, columns], NaN where a layer has no such part, and the columns' names."""
     columns: list[int | str] = list(data.layers)
-    if None in data.cells.get(Role.EMBEDDING, {}):
+    if None in data.by_part().get(Role.EMBEDDING, {}):
         columns.insert(0, "in")
-    if None in data.cells.get(Role.OUTPUT, {}):
+    if None in data.by_part().get(Role.OUTPUT, {}):
         columns.append("out")
     values = np.full((len(parts), len(columns)), np.nan)
     for row, part in enumerate(parts):
-        for layer, bits in data.cells[part].items():
+        for layer, bits in data.by_part()[part].items():
             name = layer if layer is not None else {"embedding": "in", "output": "out"}.get(part)
             if name in columns:
                 values[row, columns.index(name)] = bits.bits_per_weight

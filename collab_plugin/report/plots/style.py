@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from collab_plugin.report.words import clean
+
 DPI = 144
 WIDTH = 11.0
 """Inches, so that a plot is 1,584 pixels wide."""
@@ -71,7 +73,7 @@ def png(draw: Callable[[], Figure]) -> bytes:
 def label(text: str, longest: int = 44) -> str:
     """Return one line of text that the font can draw: other characters become a box."""
     known = _characters()
-    line = "".join(c if c == " " or ord(c) in known else "□" for c in " ".join(text.split()))
+    line = "".join(c if c == " " or ord(c) in known else "□" for c in clean(text))
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
