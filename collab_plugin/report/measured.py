@@ -95,7 +95,7 @@ def read_rivals(path: Path, model: str) -> tuple[Rival, ...]:
 def _rival(path: Path, line: int, row: Mapping[str, Any], name: str) -> Rival:
     try:
         size, kld = int(row["bytes"].replace(",", "")), float(row["mean_kld"])
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError):
         raise CollabError(
             f"{path}:{line}: bytes {row['bytes']!r} or mean_kld {row['mean_kld']!r} is no number"
         ) from None

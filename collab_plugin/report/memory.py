@@ -145,28 +145,24 @@ def _size(plan: Plan, name: str) -> int:
 
 
 def _compute(plan: Plan, keys: _Keys | None, cells: int) -> tuple[int | None, Certainty, str]:
-    """Largest intermediate values of one batch: logits with the attention mask, or attention, or experts.
+    """Largest intermediate values of one batch: logits or experts beside the attention mask, or attention.
 
-    Measured against llama.cpp 0.3.36's own buffers on the CPU: docs/report.md.
+    Found by comparing with what llama.cpp 0.3.36 allocates on the CPU: docs/report.md.
     """
     if keys is None:
         return None, "estimate", "left out: give the model with --model"
     width = keys.integer("embedding_length", 0)
     logits = _size(plan, "token_embd.weight") // max(width, 1)
-    used, hidden = plan.activation.used, keys.integer("expert_feed_forward_length", 0)
-    at_the_end = 4 * (4 * width + logits) + F16 * cells
-    in_a_layer = 4 * (4 * width + max(used * (width + 2 * hidden), _attention_floats(keys)))
-    return (
-        UBATCH * max(at_the_end, in_a_layer),
-        "estimate",
-        f"largest intermediate values of {UBATCH} tokens, flash attention on",
-    )
+    experts = plan.activation.used * (width + 2 * keys.integer("expert_feed_forward_length", 0))
+    with_mask = 4 * (4 * width + max(logits, experts)) + F16 * cells
+    bytes_a_token = max(with_mask, 4 * (4 * width + _attention_floats(keys)))
+    return UBATCH * bytes_a_token, "estimate", f"largest intermediate values of {UBATCH} tokens, flash attention on"
 
 
 def _attention_floats(keys: _Keys) -> int:
-    """Queries and outputs of all heads; with MLA also the queries in the latent space."""
+    """Queries and outputs of all heads; MLA has both also in the latent space, and the latent vector itself."""
     heads = keys.integer("attention.head_count", 1)
     key, value = (keys.integer(f"attention.{name}_length", 0) for name in ("key", "value"))
     if not (mla := keys.integer("attention.key_length_mla", 0)):
         return heads * (key + value)
-    return heads * (mla + 2 * key + 2 * value)
+    return heads * (mla + key + 2 * value + keys.integer("attention.value_length_mla", 0)) + key

@@ -64,13 +64,9 @@ def _experts(console: Console, facts: Facts) -> None:
     _, experts = data.kept.shape
     width = -(-experts // _CELLS)
     shared = "" if width == 1 else f", {width} experts a character"
-    grown = "importance" if data.scores is not None else "experts"
-    console.print(
-        Text(
-            f"Experts of every layer ({grown} by {data.criterion}{shared}; {SHADES[0]} least to {SHADES[-1]} most, {DROPPED} dropped)",
-            style="bold",
-        )
-    )
+    scale = f"by {data.criterion}, {SHADES[0]} least to {SHADES[-1]} most, "
+    marks = f"{'' if data.scores is None else scale}{DROPPED} dropped{shared}"
+    console.print(Text(f"Importance of the experts of every layer ({marks})", style="bold"))
     for row, layer in enumerate(data.layers):
         lost = data.mass_lost(row)
         tail = f"  {int(data.kept[row].sum())} of {experts} kept"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from gguf import GGUFValueType
 
+from collab_plugin.checkpoint.base import MetaValue
 from collab_plugin.plan import Activation, BackOff, Calibration, Plan, Point, Pruning, Source, TensorPlan
 from collab_plugin.quant.types import tensor_bytes
 from collab_plugin.stats import ImatrixEntry, LayerRouting, Stats
@@ -164,3 +166,30 @@ def points(size: int) -> tuple[Point, ...]:
     found.append(Point("baseline", "pruning only", 48, 2, 102_900_000_000, 5.1, None, False))
     found.append(Point("baseline", "paper", 192, 6, 102_600_000_000, 1.31, None, False))
     return tuple(sorted(found, key=lambda p: p.bytes))
+
+
+def some_kept() -> dict[int, tuple[int, ...]]:
+    """24 of each group's 32 experts, others in every layer."""
+    groups, size = 8, EXPERTS // 8
+    kept = {}
+    for layer in range(DENSE, LAYERS):
+        rng = np.random.default_rng(layer)
+        ids = [g * size + i for g in range(groups) for i in sorted(rng.choice(size, KEPT // groups, replace=False))]
+        kept[layer] = tuple(int(i) for i in ids)
+    return kept
+
+
+def big_metadata() -> dict[str, MetaValue]:
+    """The keys of DeepSeek-V3 that the cache depends on, as converted for MLA (facts/anchors.md §1.4)."""
+    keys = {
+        "block_count": LAYERS,
+        "embedding_length": WIDTH,
+        "expert_feed_forward_length": HIDDEN,
+        "attention.head_count": HEADS,
+        "attention.head_count_kv": 1,
+        "attention.key_length": RANK + ROPE,
+        "attention.value_length": RANK,
+        "attention.key_length_mla": NOPE + ROPE,
+        "attention.value_length_mla": VALUE,
+    }
+    return {f"deepseek2.{key}": MetaValue(value, GGUFValueType.UINT32) for key, value in keys.items()}
