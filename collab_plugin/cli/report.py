@@ -119,9 +119,10 @@ def _extras(
     from collab_plugin.stats_file import read_stats, stats_sha256
 
     known = plan.calibration.sha256 if plan.calibration else None
+    found = None if stats is None else read_stats(stats)
     return Extras(
-        stats=None if stats is None else read_stats(stats),
-        stats_same=stats is None or stats_sha256(stats) == known,
+        stats=found,
+        stats_same=stats is None or found is None or stats_sha256(stats, found) == known,
         model=None if model is None else open_checkpoint(model),
         evaluations=tuple(read_evaluation(path) for path in evaluations),
         rivals=() if rivals is None else read_rivals(rivals, plan.source.name),

@@ -8,7 +8,7 @@ from collab_plugin.plan import Plan
 from collab_plugin.quant.types import bits_per_weight
 from collab_plugin.report.facts import Facts
 from collab_plugin.report.sizes import weights_of
-from collab_plugin.report.words import digits, exact, kld, listed, percent, quantity, size
+from collab_plugin.report.words import digits, exact, kld, listed, percent, quantity, share_of, size
 
 SCALE = (
     "For orientation, llama.cpp's published figures for Llama-3-8B, another model on other text: Q8_0 0.0014, "
@@ -52,10 +52,10 @@ def _model(facts: Facts) -> str:
 def _asked(plan: Plan) -> str:
     if plan.budget is None:
         return "No budget was given: every tensor keeps the type it has, and only the experts were to be chosen."
-    bits = 8 * plan.budget / plan.source.parameters
+    bits = 8 * plan.budget / max(plan.source.parameters, 1)
     return (
         f"To fit the model into a file of at most {size(plan.budget)} ({exact(plan.budget)} bytes), "
-        f"{percent(plan.budget / plan.source.bytes)} of the original's size or {bits:.2f} bits for each of its "
+        f"{share_of(plan.budget, plan.source.bytes)} of the original's size or {bits:.2f} bits for each of its "
         "weights, with as little harm as possible."
     )
 
@@ -64,10 +64,8 @@ def _decided(facts: Facts) -> str:
     plan = facts.plan
     said = [_experts(facts), _tokens(plan), _types(plan)]
     if plan.back_off:
-        steps = "step" if len(plan.back_off) == 1 else "steps"
-        said.append(
-            f"The budget could not be held with the usual lower limits; {len(plan.back_off)} {steps} back were taken."
-        )
+        steps = "one step back was" if len(plan.back_off) == 1 else f"{len(plan.back_off)} steps back were"
+        said.append(f"The budget could not be held with the usual lower limits; {steps} taken.")
     left = "" if plan.budget is None else f", {exact(plan.budget - plan.bytes)} below the budget"
     said.append(f"The file will have exactly {exact(plan.bytes)} bytes ({size(plan.bytes)}){left}.")
     return " ".join(said)
@@ -86,7 +84,7 @@ def _experts(facts: Facts) -> str:
         else ""
     )
     return (
-        f"In every layer {dropped} of the {facts.experts} experts ({percent(dropped / facts.experts)}) are dropped: "
+        f"In every layer {dropped} of the {facts.experts} experts ({share_of(dropped, facts.experts)}) are dropped: "
         f"the least important on the calibration text by the criterion {pruning.criterion}{lost}."
     )
 
@@ -101,7 +99,7 @@ def _tokens(plan: Plan) -> str:
 def _types(plan: Plan) -> str:
     kinds = sorted({t.type for t in plan.tensors.values()} - {"F32"}, key=lambda kind: (bits_per_weight(kind), kind))
     weights = sum(map(weights_of, plan.tensors.values()))
-    bits = 8 * sum(t.nbytes for t in plan.tensors.values()) / weights
+    bits = 8 * sum(t.nbytes for t in plan.tensors.values()) / max(weights, 1)
     if plan.allocator == "none":
         return f"Every tensor keeps its type ({listed(kinds)}), {bits:.2f} bits a weight on average."
     span = kinds[0] if len(kinds) == 1 else f"from {kinds[0]} to {kinds[-1]}" if kinds else "as they were"
@@ -125,7 +123,9 @@ def _quality(facts: Facts) -> list[str]:
     if plan.predicted_kld is None:
         said.append("Nothing was predicted, because no error was measured.")
     elif plan.sensitivity:
-        said.append(f"Predicted: KL divergence {kld(plan.predicted_kld)} nats a token ({plan.sensitivity}).")
+        said.append(
+            f"Predicted: KL divergence {kld(plan.predicted_kld)} nats a token. This rests on: {plan.sensitivity}."
+        )
     else:
         said.append(
             f"Predicted cost: {kld(plan.predicted_kld)}, a sum of relative errors that compares plans of one model "

@@ -81,10 +81,12 @@ def _experts(facts: Facts) -> _Parts:
     elif facts.importance.scores is None:
         text = "Each column is an expert, each row a layer. How important they are needs the statistics (--stats)."
     else:
+        marks = "What is marked is dropped; every layer keeps the same number."
+        if facts.importance.kept.all():
+            marks = "None is dropped."
         text = (
             "Each column is an expert, each row a layer. The darker, the more important by the criterion "
-            f"{facts.importance.criterion}; what is marked is dropped. Every layer keeps the same number. All values: "
-            "collab-plugin report --json."
+            f"{facts.importance.criterion}. {marks} All values: collab-plugin report --json."
         )
     alternative = "Heat map of the importance of every expert, by layer; dropped experts are marked."
     return "importance", "Which experts stay", text, alternative, experts_table(facts)

@@ -10,7 +10,7 @@ import numpy as np
 from collab_plugin.plan import Point
 from collab_plugin.report.facts import Facts, name_of
 from collab_plugin.report.sizes import Bits
-from collab_plugin.report.words import exact, kld, percent, ranges, size
+from collab_plugin.report.words import exact, kld, percent, ranges, share_of, size
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def roles_table(facts: Facts) -> Table:
     """Bytes, bits and types by role."""
     total = facts.plan.bytes
     rows = [
-        (b.part, exact(b.weights), exact(b.bytes), percent(b.bytes / total), f"{b.bits_per_weight:.3f}", _shares(b))
+        (b.part, exact(b.weights), exact(b.bytes), share_of(b.bytes, total), f"{b.bits_per_weight:.3f}", _shares(b))
         for b in facts.bits.by_role
     ]
     columns = "role|weights kept|bytes|share of the file|bits a weight|types (share of the role's bytes)"
@@ -60,7 +60,7 @@ def roles_table(facts: Facts) -> Table:
 
 
 def _shares(bits: Bits) -> str:
-    return ", ".join(f"{kind} {percent(count / bits.bytes)}" for kind, count in bits.types.items())
+    return ", ".join(f"{kind} {share_of(count, bits.bytes)}" for kind, count in bits.types.items())
 
 
 def layer_rows(facts: Facts) -> tuple[tuple[str, ...], list[tuple[int, tuple[str, ...]]]]:

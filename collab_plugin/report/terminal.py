@@ -11,7 +11,7 @@ from collab_plugin.report import tables
 from collab_plugin.report.facts import Facts
 from collab_plugin.report.importance import ImportanceMap
 from collab_plugin.report.opening import opening
-from collab_plugin.report.words import clean, like_rows, percent, size
+from collab_plugin.report.words import clean, like_rows, percent, share_of, size
 
 SHADES = "·░▒▓█"
 DROPPED = "×"
@@ -118,14 +118,14 @@ def _quantized(
 def _memory(console: Console, facts: Facts) -> None:
     memory, budget = facts.memory, facts.plan.budget
     bar = Text("file   │")
-    total = max(facts.plan.bytes, budget or 0)
+    total = max(facts.plan.bytes, budget or 0, 1)
     ordered = sorted(memory.weights, key=lambda part: -(part.bytes or 0))
     for part, colour in zip(ordered, _COLOURS, strict=False):
         bar.append("█" * round(_BAR * (part.bytes or 0) / total), style=colour)
     used = len(bar.plain) - len("file   │")
     bar.append("│" if used >= _BAR else " " * (_BAR - used) + "│")
     if budget:
-        bar.append(f" {percent(facts.plan.bytes / budget)} of the budget of {size(budget)}")
+        bar.append(f" {share_of(facts.plan.bytes, budget)} of the budget of {size(budget)}")
     console.print(bar)
     largest = ((p, c) for p, c in zip(ordered, _COLOURS, strict=False) if (p.bytes or 0) * _BAR >= total)
     console.print(Text("        ") + Text("  ").join(Text(f"■ {p.name}", style=c) for p, c in largest))

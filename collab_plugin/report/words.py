@@ -47,6 +47,11 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f} %"
 
 
+def share_of(part: float, whole: float) -> str:
+    """``part`` of ``whole`` in percent; a dash of nothing: a plan from anyone may hold zeros."""
+    return percent(part / whole if whole else None)
+
+
 def ranges(numbers: Iterable[int]) -> str:
     """Ascending numbers with runs joined: 0, 3–5, 9."""
     runs: list[list[int]] = []

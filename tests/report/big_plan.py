@@ -98,7 +98,15 @@ def big_plan(kept: dict[int, tuple[int, ...]]) -> Plan:
             old,
         ),
         calibration=Calibration(
-            "3" * 64, 1_600_000, ("mmlu prompts",), "an imagined engine", False, 116, "", "stats.gguf"
+            sha256="3" * 64,
+            tokens=1_600_000,
+            datasets=("mmlu prompts",),
+            engine="an imagined engine",
+            frequency_only=False,
+            unseen=116,
+            borrow=32.0,
+            text_sketch="",
+            file="stats.gguf",
         ),
         pruning=Pruning(
             "freq-score", {"alpha": 0.5, "seed": 0, "order": "original"}, "layer-max", "balanced", KEPT, kept, 0.1385

@@ -124,4 +124,4 @@ def test_llama_cpp_allocates_as_much(architecture: str, context: int, request: p
     found = memory(copy_plan(checkpoint), dict(checkpoint.metadata), context)
     assert (cache_of(found).bytes or 0) / 2**20 == pytest.approx(cache, abs=0.005)
     estimate = (found.runtime[1].bytes or 0) / 2**20
-    assert estimate == pytest.approx(compute, rel=0.3), f"{estimate:.2f} MiB, llama.cpp allocates {compute:.2f}"
+    assert estimate == pytest.approx(compute, rel=0.35), f"{estimate:.2f} MiB, llama.cpp allocates {compute:.2f}"

@@ -161,7 +161,7 @@ def test_dropped_experts_are_the_plans(full: Reader, big: Plan) -> None:
 
 def test_bits_by_layer_are_the_plans(full: Reader, big: Plan) -> None:
     rows = next(t for t in full.tables if "attention" in t[0])
-    layers = [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
+    layers = [dict(zip(rows[0], row, strict=True)) for row in rows[1:] if row[0].isdigit()]
     assert len(layers) == 61
     for row in layers[3:]:
         kind = big.tensors[f"blk.{row['layer']}.ffn_up_exps.weight"].type
@@ -220,7 +220,7 @@ def test_page_of_the_plan_alone_says_what_is_missing(made: Made) -> None:
         assert words in said, words
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(plans())
 def test_any_plan_has_a_page_and_a_terminal_report(plan: Plan) -> None:
     try:

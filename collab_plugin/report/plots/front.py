@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from collab_plugin.plan import Point
 from collab_plugin.report.facts import Facts
@@ -215,6 +216,7 @@ def _over_experts(axes: Axes, facts: Facts) -> None:
             )
     levels = [p.predicted_kld for p in candidates]
     log_axis(axes, "y", min(levels), max(levels))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     axes.set_xlabel("experts kept in every layer")
     axes.set_ylabel(_level(facts))
     axes.set_title("Candidates at the budget, predicted")

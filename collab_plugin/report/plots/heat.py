@@ -29,7 +29,10 @@ def importance_plot(data: ImportanceMap) -> Figure:
         axes.imshow(np.zeros_like(data.kept, float), cmap=ListedColormap(["#D6E6F4"]), aspect="auto")
     else:
         values = np.ma.masked_array(data.scores, data.unseen)
-        low, high = min(0.0, float(data.scores.min())), float(np.percentile(data.scores, _TOP))
+        low, high = (
+            min(0.0, float(data.scores.min())),
+            float(np.percentile(data.scores, _TOP if data.scores.size > 1000 else 100)),
+        )
         image = axes.imshow(values, cmap="Blues", aspect="auto", interpolation="nearest", vmin=low, vmax=high)
         extend = "max" if data.scores.max() > high else "neither"
         bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=max(8, 3 * layers * row), fraction=0.03, extend=extend)
@@ -47,7 +50,7 @@ def importance_plot(data: ImportanceMap) -> Figure:
 def _title(data: ImportanceMap) -> str:
     layers, experts = data.kept.shape
     dropped = int((~data.kept).sum())
-    return f"Importance of {layers} × {experts} experts, {dropped:,} of them dropped"
+    return f"Importance of {layers} × {experts} experts, {f'{dropped:,}' if dropped else 'none'} of them dropped"
 
 
 def _mark(axes: Axes, data: ImportanceMap) -> None:

@@ -31,7 +31,7 @@ def back_off_plot(facts: Facts) -> Figure:
             zorder=4,
         )
     axes.set_yticks(range(len(steps)), [fill(f"{n}. {label(s.step, 100)}", 42) for n, s in enumerate(steps, 1)])
-    axes.invert_yaxis()
+    axes.set_ylim(len(steps) - 0.4, -0.6)
     axes.set_xlim(0, 1.12 * max(*values, (budget or 0) / factor))
     if budget:
         axes.axvline(budget / factor, color=INK, linestyle="--", linewidth=1.5, label=f"budget: {size(budget)}")
