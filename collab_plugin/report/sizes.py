@@ -10,6 +10,8 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from collab_plugin.checkpoint.roles import Role, layer_of, role_of
 from collab_plugin.plan import Plan, TensorPlan
 
+MAX_EXPERTS = 65536
+"""A plan's expert ids are 16 bits wide (plan_file.py); more are figures that contradict each other."""
 BY_EXPERT = (Role.EXPERT, Role.ROUTER, Role.ROUTER_BIAS)
 
 
@@ -96,10 +98,12 @@ def original_experts(plan: Plan) -> int | None:
     kept = plan.pruning.expert_count
     missing = plan.source.parameters - sum(map(weights_of, plan.tensors.values()))
     held = sum(weights_of(t) for name, t in plan.tensors.items() if role_of(name) in BY_EXPERT)
+    if not plan.pruning.kept and kept > MAX_EXPERTS:
+        return None
     if not plan.pruning.kept or held <= 0 or missing < 0:
         return kept if missing == 0 else None
     dropped, rest = divmod(missing * kept, held)
-    return None if rest else kept + dropped
+    return None if rest or kept + dropped > MAX_EXPERTS else kept + dropped
 
 
 def moe_layers(plan: Plan) -> tuple[int, ...]:

@@ -121,7 +121,7 @@ def _memory(console: Console, facts: Facts) -> None:
     total = max(facts.plan.bytes, budget or 0, 1)
     ordered = sorted(memory.weights, key=lambda part: -(part.bytes or 0))
     for part, colour in zip(ordered, _COLOURS, strict=False):
-        bar.append("█" * round(_BAR * (part.bytes or 0) / total), style=colour)
+        bar.append("█" * min(_BAR, round(_BAR * (part.bytes or 0) / total)), style=colour)
     used = len(bar.plain) - len("file   │")
     bar.append("│" if used >= _BAR else " " * (_BAR - used) + "│")
     if budget:
