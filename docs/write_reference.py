@@ -19,7 +19,8 @@ HERE = Path(__file__).parent
 def option_row(option: click.Parameter, context: click.Context) -> str:
     """One table row: spelling with its value, what it does, default."""
     if isinstance(option, click.Argument):
-        return f"| `{option.make_metavar(context)}` | the model, a file or a folder | {_need(option)} |"
+        what = "the plan, a file" if option.name == "plan_path" else "the model, a file or a folder"
+        return f"| `{option.make_metavar(context)}` | {what} | {_need(option)} |"
     assert isinstance(option, click.Option)
     spelling = ", ".join(f"`{name}`" for name in option.opts)
     value = "" if option.is_flag else f" `{option.make_metavar(context)}`"

@@ -16,6 +16,7 @@ COMMANDS = {
     "inspect": "inspect",
     "calibrate": "calibrate",
     "plan": "plan",
+    "report": "report",
     "compress": "compress",
     "evaluate": "evaluate",
     "run": "run",

@@ -1,0 +1,1 @@
+"""Plots of a report. Only loaded when matplotlib is there."""
