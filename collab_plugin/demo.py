@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from collab_plugin.compress.executor import compress
 from collab_plugin.compress.inputs import kernels_for, stats_of
 from collab_plugin.compress.materialise import as_gguf
 from collab_plugin.decide import Measuring, decide
+from collab_plugin.document import to_plain
 from collab_plugin.engine import Engine, Evaluation
 from collab_plugin.errors import CollabError
 from collab_plugin.manager import first_kernels, pick, registry
@@ -20,6 +23,9 @@ from collab_plugin.plan import Plan
 from collab_plugin.plan_file import read_plan, write_plan
 from collab_plugin.plan_request import PlanRequest, StatsSource
 from collab_plugin.progress import track
+from collab_plugin.report.facts import Extras, gather
+from collab_plugin.report.measured import read_evaluation, read_rivals
+from collab_plugin.report.write import write_report
 from collab_plugin.stats_file import write_stats
 from collab_plugin.topology import topology_of
 
@@ -78,6 +84,7 @@ def run_demo(request: DemoRequest, say: Say) -> list[Row]:
         # What was probed for the first budget is in the stats: the second has it for nothing.
         ours = _variant(r, stats, str(uniform[1].bytes), "knapsack", 0.0 if number else r.probe_minutes, say)
         rows.append(_row(r, engine, ours[0], original, "ours", topology.total_parameters))
+    _report(r, ours[1], stats, rows, say)
     say(f"$ collab-plugin run {r.out / name}.knapsack.gguf -p {r.prompt!r}")
     _generate(r, engine, r.out / f"{name}.knapsack.gguf", say)
     return rows
@@ -153,6 +160,34 @@ def _row(r: DemoRequest, engine: Engine, model: Path, original: Path, variant: s
     return Row(r.model.name, variant, size, size * 8 / parameters, evaluation, speed)
 
 
+def _report(r: DemoRequest, plan: Plan, stats: Path, rows: Sequence[Row], say: Say) -> None:
+    """The page about the last plan, with its evaluation and the uniform files as rivals."""
+    name = r.model.name
+    evaluation, rivals, page = (r.out / f"{name}.{what}" for what in ("evaluation.json", "rivals.csv", "report.html"))
+    evaluation.write_text(json.dumps(to_plain(rows[-1].evaluation)) + "\n")
+    with rivals.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("rival", "bytes", "mean_kld"))
+        writer.writerows(
+            (row.variant, row.bytes, row.evaluation.mean_kld) for row in rows if row.variant.startswith("uniform")
+        )
+    say(
+        f"$ collab-plugin report {r.out / name}.knapsack.plan.json --model {r.model} --evaluation {evaluation} "
+        f"--rivals {rivals} -o {page}"
+    )
+    source = StatsSource.read(stats)
+    extras = Extras(
+        stats=source.stats,
+        model=open_checkpoint(r.model),
+        evaluations=(read_evaluation(evaluation),),
+        rivals=read_rivals(rivals, plan.source.name),
+    )
+    try:
+        write_report(gather(plan, extras), page, None)
+    except CollabError as error:  # matplotlib or Jinja2 is not installed: the demo goes on without
+        say(str(error))
+
+
 def _generate(r: DemoRequest, engine: Engine, model: Path, say: Say) -> float:
     made = engine.generate(
         model,
@@ -184,11 +219,6 @@ def demo_texts(root: Path, part: str) -> tuple[Path, ...]:
 
 def write_tables(rows: Sequence[Row], out: Path) -> None:
     """Write results.json and results.csv."""
-    import csv
-    import json
-
-    from collab_plugin.document import to_plain
-
     (out / "results.json").write_text(json.dumps([to_plain(row) for row in rows], indent=1) + "\n")
     with (out / "results.csv").open("w", newline="") as file:
         writer = csv.writer(file)

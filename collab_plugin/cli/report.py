@@ -12,7 +12,7 @@ from collab_plugin.errors import CollabError
 
 if TYPE_CHECKING:
     from collab_plugin.plan import Plan
-    from collab_plugin.report.facts import Extras, Facts
+    from collab_plugin.report.facts import Extras
 
 
 @click.command()
@@ -70,13 +70,14 @@ def command(
     from collab_plugin.plan_file import read_plan
     from collab_plugin.report.facts import gather
     from collab_plugin.report.terminal import render_report
+    from collab_plugin.report.write import write_report
 
     if output or plots_path:
         _check_outputs(output, plots_path)
     plan = read_plan(plan_path)
     stats = stats_path or _beside(plan, plan_path.parent)
     facts = gather(plan, _extras(plan, stats, model_path, evaluation_paths, rivals_path, ctx, reserve))
-    written = _write(facts, output, plots_path)
+    written = write_report(facts, output, plots_path)
     if as_json:
         emit(facts, True, lambda console: None)
     elif written:
@@ -129,26 +130,3 @@ def _extras(
         context=ctx,
         reserve=0 if reserve == "0" else parse_budget(reserve, plan.source.parameters),
     )
-
-
-def _write(facts: Facts, output: Path | None, folder: Path | None) -> list[Path]:
-    """Write page and plots, each whole or not at all; returns what was written."""
-    if output is None and folder is None:
-        return []
-    from collab_plugin.atomic import write_bytes
-    from collab_plugin.progress import track
-    from collab_plugin.report.page import page
-    from collab_plugin.report.plots.all import draw_plots
-
-    with track("drawing", unit="plots") as report:
-        plots = draw_plots(facts, report)
-    written = []
-    if folder is not None:
-        folder.mkdir(exist_ok=True)
-        for name, image in plots.items():
-            written.append(folder / f"{name}.png")
-            write_bytes(written[-1], image)
-    if output is not None:
-        write_bytes(output, page(facts, plots).encode())
-        written.append(output)
-    return written

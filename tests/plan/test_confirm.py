@@ -76,7 +76,7 @@ def test_probe_and_confirm_from_the_command_line(runnable: Bench, text: Path, tm
     before = stats_sha256(stats, read_stats(stats))
     arguments = [
         "plan", runnable.path, "--stats", stats, "--budget", "6bpw", "--types", "Q4_K,Q6_K", "--probe",
-        "--probe-minutes", "0.06", "--confirm", 2, "--text", text, "--chunks", 1, "--threads", 1, "-o", out,
+        "--probe-minutes", "0.2", "--confirm", 2, "--text", text, "--chunks", 1, "--threads", 1, "-o", out,
     ]  # fmt: skip
     result = CliRunner().invoke(main, [*map(str, arguments), "--json"])
     assert result.exit_code == 0, result.output
