@@ -67,6 +67,7 @@ def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str
     help="Largest type of a role.",
 )
 @click.option("--types", help="Only these types, separated by commas.")
+@click.option("--for", "loader", metavar="NAME", help="Only types that this program loads (see `plugins`): ollama.")
 @click.option("--allocator", default="knapsack", show_default=True, help="How bits are given out (see `plugins`).")
 @click.option(
     "--order",
@@ -95,6 +96,7 @@ def command(
     floors: dict[str, str],
     ceilings: dict[str, str],
     types: str | None,
+    loader: str | None,
     allocator: str,
     order: str,
     keep_types: bool,
@@ -122,12 +124,12 @@ def command(
         raise click.UsageError("give MODEL and -o PLAN (or --diff A B)")
     from collab_plugin.budget import parse_budget
     from collab_plugin.checkpoint.open import open_checkpoint
+    from collab_plugin.loader import refuse_types
     from collab_plugin.manager import first_kernels, pick, registry
     from collab_plugin.plan_file import write_plan
     from collab_plugin.plan_request import PlanRequest, StatsSource
     from collab_plugin.planner import make_plan
     from collab_plugin.progress import track
-    from collab_plugin.quant.types import type_info
     from collab_plugin.stats_file import read_stats, stats_sha256
     from collab_plugin.topology import topology_of
 
@@ -148,7 +150,7 @@ def command(
         base=base,
         floors=floors,
         ceilings=ceilings,
-        types=tuple(type_info(t.strip()).name for t in types.split(",")) if types else (),
+        types=_types(types, loader),
         order=order,  # type: ignore[arg-type]  # click.Choice gives one of the literals
         keep_types=keep_types,
         allow_few_tokens=allow_few_tokens,
@@ -159,8 +161,28 @@ def command(
     else:
         with track("measuring quantization errors", unit="tensors") as report:
             plan = make_plan(checkpoint, topology, source, request, first_kernels(), report)
+    if loader:
+        refuse_types(
+            pick(registry().loaders, loader, "program"),
+            {name: tensor.type for name, tensor in plan.tensors.items()},
+            "the plan",
+        )
     write_plan(output, plan)
     emit(plan, as_json, lambda console: render_plan(console, plan))
+
+
+def _types(given: str | None, loader: str | None) -> tuple[str, ...]:
+    """The types of --types that the program of --for loads; () for all."""
+    from collab_plugin.loader import allowed_types
+    from collab_plugin.manager import pick, registry
+    from collab_plugin.plan_request import DEFAULT_TYPES
+    from collab_plugin.quant.types import type_info
+
+    types = tuple(type_info(name.strip()).name for name in given.split(",")) if given else ()
+    if loader is None:
+        return types
+    allowed = allowed_types(pick(registry().loaders, loader, "program"), types or DEFAULT_TYPES, bool(types))
+    return () if allowed == DEFAULT_TYPES else allowed
 
 
 def render_plan(console: Console, plan: Plan) -> None:
