@@ -64,8 +64,8 @@ class Client:
         # `go install` without -ldflags makes a 0.0.0.
         if numbers != (0, 0, 0) and numbers < OLDEST:
             raise CollabError(
-                f"Ollama {version} at {self.url} is too old: 0.30.0 is the first that runs models through llama-server; "
-                "update it"
+                f"Ollama {version} at {self.url} is too old: 0.30.0 is the first that runs models through "
+                "llama-server; update it"
             )
         return version
 
@@ -125,7 +125,8 @@ class Client:
 
     def generate(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """POST /api/generate without streaming."""
-        return self._json("POST", "/api/generate", {**request, "stream": False})
+        reply: Mapping[str, Any] = self._json("POST", "/api/generate", {**request, "stream": False})
+        return reply
 
     def running(self) -> list[Mapping[str, Any]]:
         """The loaded models (/api/ps): name, size and size_vram in bytes, context_length."""

@@ -96,7 +96,9 @@ def _digest(path: Path) -> str:
 
 def _put(artifact: Artifact, digests: tuple[str, ...], client: Client, store: Store | None, put: _Put) -> Store | None:
     """Link or send the files; return the store when it proved to be the server's."""
-    missing = [(path, digest) for path, digest in zip(artifact.files, digests, strict=True) if not client.has_blob(digest)]
+    missing = [
+        (path, digest) for path, digest in zip(artifact.files, digests, strict=True) if not client.has_blob(digest)
+    ]
     if store is not None:
         for path, digest in missing:
             if store.link(path, digest):

@@ -14,13 +14,15 @@ from collab_plugin.errors import CollabError
 Value = int | float | bool | str | tuple[str, ...]
 
 _INTEGERS = frozenset(
-    "num_ctx num_batch num_gpu main_gpu num_thread draft_num_predict num_keep seed num_predict top_k repeat_last_n".split()
+    {"num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict", "num_keep", "seed"}
+    | {"num_predict", "top_k", "repeat_last_n"}
 )
 _FLOATS = frozenset(
-    "top_p min_p typical_p temperature repeat_penalty presence_penalty frequency_penalty".split()
+    {"top_p", "min_p", "typical_p", "temperature", "repeat_penalty", "presence_penalty", "frequency_penalty"}
 )
 _IGNORED = frozenset(
-    "penalize_newline low_vram f16_kv logits_all vocab_only use_mlock mirostat mirostat_tau mirostat_eta".split()
+    {"penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock"}
+    | {"mirostat", "mirostat_tau", "mirostat_eta"}
 )
 NAMES = (*sorted(_INTEGERS | _FLOATS), "stop", "use_mmap")
 

@@ -23,7 +23,9 @@ def collab_register_loaders(register: Callable[[Loader], None]) -> None:
 def collab_register_commands(register: Callable[[PluginCommand], None]) -> None:
     from collab_plugin.command import PluginCommand
 
-    register(PluginCommand("export ollama", "Write a Modelfile for `ollama create`.", "collab_ollama.cli.export:command"))
+    register(
+        PluginCommand("export ollama", "Write a Modelfile for `ollama create`.", "collab_ollama.cli.export:command")
+    )
     register(PluginCommand("ollama", "Create, serve and compare models in Ollama."))
     for name, summary in (
         ("create", "Create a model over HTTP, without a second copy on the disk."),

@@ -35,7 +35,9 @@ class Applied:
     notes: tuple[str, ...]
 
 
-def load(server: Server, client: Client, model: str, placement: Placement | None, variables: Mapping[str, str]) -> Applied:
+def load(
+    server: Server, client: Client, model: str, placement: Placement | None, variables: Mapping[str, str]
+) -> Applied:
     """Load ``model`` and return what was applied; CollabError when it cannot be loaded or was not told."""
     if client.show(model) is None:
         raise CollabError(f"{client.url} has no model {model}; create it there first (`collab-plugin ollama create`)")
@@ -77,14 +79,14 @@ def _host_bytes(runner: Runner, placement: Placement) -> int:
     return host_bytes(placement, {name: info.nbytes for name, info in tensors.items()})
 
 
-def _notes(
-    placement: Placement | None, context: int, kept: int, sizes: Mapping[str, Mapping[str, float]]
-) -> list[str]:
+def _notes(placement: Placement | None, context: int, kept: int, sizes: Mapping[str, Mapping[str, float]]) -> list[str]:
     notes = []
     if placement is None or not placement.experts:
         notes.append("no expert is placed by hand: llama.cpp fits the model itself (--fit)")
     if placement is not None and context > placement.context:
-        notes.append(f"the model runs with {context} tokens of context, and the placement was made for {placement.context}")
+        notes.append(
+            f"the model runs with {context} tokens of context, and the placement was made for {placement.context}"
+        )
     if kept and not any(not device.startswith("CPU") for device in sizes):
         notes.append("no GPU was found: everything is on the host, whatever the placement says")
     if host_model_mib(sizes) * MIB < 0.99 * kept:

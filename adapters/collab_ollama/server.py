@@ -50,7 +50,9 @@ def serving(program: Path, url: str, models: Path | None, variables: Mapping[str
     """
     client = Client(url)
     if _answers(client):
-        raise CollabError(f"a server runs at {url} already, and its placement cannot be changed; stop it, or give --host")
+        raise CollabError(
+            f"a server runs at {url} already, and its placement cannot be changed; stop it, or give --host"
+        )
     environment = os.environ | {"OLLAMA_HOST": urlsplit(url).netloc} | dict(variables)
     if models is not None:
         environment["OLLAMA_MODELS"] = str(models.resolve())
@@ -82,7 +84,9 @@ def _wait(server: Server, client: Client) -> None:
         if server.process.poll() is not None:
             raise CollabError(f"ollama serve ended at once: {server.last_words()}")
         if time.monotonic() > end:
-            raise CollabError(f"ollama serve does not answer at {server.url} after {START_SECONDS:.0f} s; see {server.log}")
+            raise CollabError(
+                f"ollama serve does not answer at {server.url} after {START_SECONDS:.0f} s; see {server.log}"
+            )
         time.sleep(0.1)
 
 

@@ -63,7 +63,9 @@ def sampling_defaults(artifact: Artifact, generation: Mapping[str, Any]) -> dict
     found: dict[str, Value] = {}
     for key, name in _GGUF_SAMPLING.items():
         if key in artifact.checkpoint.metadata:
-            found[name] = artifact.checkpoint.metadata[key].value
+            value = artifact.checkpoint.metadata[key].value
+            # Stored as 32-bit floats: 0.6, not 0.6000000238418579.
+            found[name] = float(f"{value:.7g}") if isinstance(value, float) else value
     found |= {name: generation[key] for key, name in _HF_SAMPLING.items() if generation.get(key) is not None}
     if generation.get("do_sample") is False:
         found["temperature"] = 0.0
@@ -77,7 +79,9 @@ def stop_tokens(artifact: Artifact, generation: Mapping[str, Any]) -> dict[str, 
     if ids is None:
         ids = [metadata[key].value for key in _END_KEYS if key in metadata]
     tokens = metadata["tokenizer.ggml.tokens"].value if "tokenizer.ggml.tokens" in metadata else []
-    texts = [tokens[i] for i in (ids if isinstance(ids, list) else [ids]) if isinstance(i, int) and 0 <= i < len(tokens)]
+    texts = [
+        tokens[i] for i in (ids if isinstance(ids, list) else [ids]) if isinstance(i, int) and 0 <= i < len(tokens)
+    ]
     return {"stop": tuple(dict.fromkeys(texts))} if texts else {}
 
 

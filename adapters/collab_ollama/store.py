@@ -47,8 +47,6 @@ class Store:
             if path.stat().st_uid != self.blobs.stat().st_uid:
                 return False
             os.link(path.resolve(), self.blob(digest))
-        except FileExistsError:
-            return False
         except OSError:
             return False
         return True
@@ -72,7 +70,7 @@ class Store:
     def temporary(self) -> frozenset[str]:
         """Names of the temporary files and folders of models being created."""
         try:
-            return frozenset(name for name in os.listdir(self.blobs) if _TEMPORARY.fullmatch(name))
+            return frozenset(path.name for path in self.blobs.iterdir() if _TEMPORARY.fullmatch(path.name))
         except OSError:
             return frozenset()
 

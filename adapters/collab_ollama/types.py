@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collab_plugin.loader import Loader
 
+_FLOATS = ("F64", "F32", "F16", "BF16", "MXFP4", "NVFP4")
+_INTEGERS = ("I8", "I16", "I32", "I64")
+_BLOCKS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q8_1")
+_K = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K")
+_I = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS")
+
 OLLAMA = Loader(
     name="ollama",
     description="types that `ollama create` accepts",
-    types=frozenset(
-        "F64 F32 F16 BF16 I8 I16 I32 I64 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q8_1 Q2_K Q3_K Q4_K Q5_K Q6_K Q8_K "
-        "IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_NL IQ4_XS MXFP4 NVFP4".split()
-    ),
+    types=frozenset((*_FLOATS, *_INTEGERS, *_BLOCKS, *_K, *_I)),
 )

@@ -60,12 +60,12 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="NAME=VALUE",
             help="Any other parameter of Ollama, such as temperature=0.6; stop may be repeated.",
         ),
-        click.option("--template", type=path, help="File with a Go template, used instead of the GGUF's chat template."),
+        click.option(
+            "--template", type=path, help="File with a Go template, used instead of the GGUF's chat template."
+        ),
         click.option("--system", help="System prompt."),
         click.option("--license", "licenses", multiple=True, type=path, help="File with the license's text."),
-        click.option(
-            "--requires", default="0.30.0", show_default=True, help="Oldest Ollama, shown by `ollama show`."
-        ),
+        click.option("--requires", default="0.30.0", show_default=True, help="Oldest Ollama, shown by `ollama show`."),
     )
     for option in reversed(options):
         command = option(command)
