@@ -131,5 +131,3 @@ def mistake(done: subprocess.CompletedProcess[str]) -> str:
     assert lines[0].startswith("error: "), done.stderr
     assert done.stdout == ""
     return lines[0]
-
-

@@ -35,7 +35,10 @@ def disk(*folders: Path) -> int:
 
 @pytest.fixture(scope="module", params=TRAINED)
 def created(
-    request: pytest.FixtureRequest, server: Running, artifacts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    server: Running,
+    artifacts: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[str, Path]:
     """The model over HTTP as NAME and from a Modelfile as NAME-file, on one server."""
     name, artifact = request.param, artifacts[request.param]
@@ -44,7 +47,17 @@ def created(
         options += ["--parameter", parameter]
     before = disk(artifact.parent, server.models)
     done = collab(
-        "ollama", "create", artifact, "--name", name, "--host", server.url, "--models", server.models, *options, "--json"
+        "ollama",
+        "create",
+        artifact,
+        "--name",
+        name,
+        "--host",
+        server.url,
+        "--models",
+        server.models,
+        *options,
+        "--json",
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

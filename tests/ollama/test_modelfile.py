@@ -57,7 +57,10 @@ def expected(modelfile: Modelfile) -> Commands:
 
 # Biased towards what the grammar is touchy about.
 texts = st.lists(
-    st.one_of(st.sampled_from(['"', '""', '"""', "\n", "\r", "\r\n", "\t", " ", "\\", "#", "FROM x", "'"]), st.text(max_size=4))
+    st.one_of(
+        st.sampled_from(['"', '""', '"""', "\n", "\r", "\r\n", "\t", " ", "\\", "#", "FROM x", "'"]),
+        st.text(max_size=4),
+    )
 ).map("".join)
 values = st.one_of(st.integers(-(2**31), 2**31), st.floats(-1e6, 1e6, allow_nan=False))
 
@@ -108,7 +111,8 @@ def test_only_what_ollama_misreads_is_refused(parse: Parse, gguf: Path, value: s
 
 
 @pytest.mark.parametrize(
-    "value", ["", "one line", 'a """ inside', '"', '""', "\n\n", 'ends with "', "\ttabs\t", "<｜end▁of▁sentence｜>", "\r\n"]
+    "value",
+    ["", "one line", 'a """ inside', '"', '""', "\n\n", 'ends with "', "\ttabs\t", "<｜end▁of▁sentence｜>", "\r\n"],
 )
 def test_these_can_be_said(parse: Parse, gguf: Path, value: str) -> None:
     modelfile = Modelfile(files=(gguf,), system=value)
@@ -168,7 +172,9 @@ def test_parameters_of_the_wrong_kind(parameters: dict[str, object]) -> None:
         check_parameters(parameters)  # type: ignore[arg-type]  # that is the point
 
 
-@pytest.mark.parametrize(("requires", "fine"), [("0.30.0", True), ("v0.30", True), ("1", True), ("new", False), ("1.x", False)])
+@pytest.mark.parametrize(
+    ("requires", "fine"), [("0.30.0", True), ("v0.30", True), ("1", True), ("new", False), ("1.x", False)]
+)
 def test_requires_is_a_version(gguf: Path, requires: str, fine: bool) -> None:
     if fine:
         assert f"REQUIRES {requires}\n" in render(Modelfile(files=(gguf,), requires=requires))
