@@ -4,7 +4,8 @@
 #
 # The Go binary comes from the Go module proxy, llama-server and llama-quantize from the sources of the
 # llama-cpp-python sdist, linked with the libraries of PYTHON's llama_cpp: so Ollama runs the very kernels
-# that the rest of the tests run. bin/parse-modelfile is Ollama's own parser behind a pipe.
+# that the rest of the tests run. bin/parse-modelfile is Ollama's own parser behind a pipe, bin/ollama-0.29.0
+# the same program under the number of a version that is too old for us.
 set -euo pipefail
 ollama=0.32.15 # newest stable on 2026-08-19; go.mod asks for Go 1.26
 python=$1 version=$2 mode=${3:-}
@@ -12,7 +13,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 . "$here/cpu_key.sh"
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/collab-plugin/ollama
 folder=$cache/ollama-$ollama-llama-cpp-python-$version-$(cpu_key)
-files=(bin/ollama bin/parse-modelfile lib/ollama/llama-server lib/ollama/llama-quantize)
+files=(bin/ollama bin/ollama-0.29.0 bin/parse-modelfile lib/ollama/llama-server lib/ollama/llama-quantize)
 
 complete() {
     local file
@@ -20,9 +21,9 @@ complete() {
 }
 
 build_go() {
+    local label="-s -w -X github.com/ollama/ollama/version.Version"
     export GOBIN=$part/prefix/bin GOTOOLCHAIN=local CGO_ENABLED=1
-    nice go install -p "$cores" -ldflags "-s -w -X github.com/ollama/ollama/version.Version=$ollama" \
-        "github.com/ollama/ollama@v$ollama"
+    nice go install -p "$cores" -ldflags "$label=$ollama" "github.com/ollama/ollama@v$ollama"
     mkdir "$part/parser"
     cp "$here/ollama_parser/main.go" "$part/parser/"
     (
@@ -30,6 +31,7 @@ build_go() {
         go mod init parse-modelfile
         go mod edit -require="github.com/ollama/ollama@v$ollama"
         nice go build -mod=mod -o "$GOBIN/parse-modelfile" .
+        nice go build -mod=mod -ldflags "$label=0.29.0" -o "$GOBIN/ollama-0.29.0" github.com/ollama/ollama
     )
 }
 

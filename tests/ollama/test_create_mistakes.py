@@ -15,8 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from gguf import GGUFReader, GGUFWriter
-from gguf.constants import GGUFValueType
+from gguf_copies import write_ternary
 from real_ollama import TOOL, Ollama, Running, collab, free_port, interruptible, mistake, running
 
 from collab_plugin.checkpoint.gguf import open_gguf
@@ -44,6 +43,32 @@ def create(server: Running, artifact: Path, *options: object, name: str = "tiny"
 def test_no_server(tiny: Path) -> None:
     done = collab("ollama", "create", tiny, "--name", "tiny", "--host", f"127.0.0.1:{free_port()}")
     assert "no Ollama server at http://127.0.0.1:" in mistake(done)
+
+
+def test_old_version(tiny: Path, ollama: Ollama, tmp_path: Path) -> None:
+    old = ollama.program.with_name("ollama-0.29.0")
+    if not old.is_file():
+        pytest.skip(f"not run: no {old}")
+    url = f"http://127.0.0.1:{free_port()}"
+    environment = os.environ | ollama.environment | {"OLLAMA_HOST": url, "OLLAMA_MODELS": str(tmp_path)}
+    with subprocess.Popen([old, "serve"], env=environment, stderr=subprocess.DEVNULL) as child:
+        try:
+            wait_for(url)
+            words = mistake(collab("ollama", "create", tiny, "--name", "tiny", "--host", url, "--models", tmp_path))
+        finally:
+            child.terminate()
+    assert f"Ollama 0.29.0 at {url} is too old" in words
+
+
+def wait_for(url: str) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            httpx.get(url)
+            return
+        except httpx.TransportError:
+            time.sleep(0.1)
+    raise AssertionError(f"{url} does not answer")
 
 
 @pytest.mark.parametrize("name", ["a b", "UPPER/../x", "-x", "a:b:c", "a@b", "", "x" * 81])
@@ -79,7 +104,7 @@ def test_more_context_than_the_model_has(tiny: Path, server: Running) -> None:
 
 def test_type_that_ollama_refuses(qwen3moe: Path, server: Running, tmp_path: Path) -> None:
     path = tmp_path / "ternary.gguf"
-    write_ternary(qwen3moe, path)
+    write_ternary(qwen3moe, path, "blk.0.ffn_up_exps.weight")
     words = mistake(create(server, path))
     assert "blk.0.ffn_up_exps.weight has type TQ1_0, which ollama does not load" in words
     assert "plan --for ollama" in words
@@ -88,41 +113,6 @@ def test_type_that_ollama_refuses(qwen3moe: Path, server: Running, tmp_path: Pat
     done = server.run("create", "ternary", "-f", str(tmp_path / "Modelfile"))
     assert done.returncode != 0
     assert "size overflow" in done.stderr
-
-
-def write_ternary(source: Path, out: Path) -> None:
-    """``source`` with one tensor of type TQ1_0 (zeros)."""
-    reader = GGUFReader(source)
-    writer = GGUFWriter(out, "qwen3moe")
-    copy_keys(reader, writer)
-    for tensor in reader.tensors:
-        if tensor.name == "blk.0.ffn_up_exps.weight":
-            import numpy as np
-            from gguf import GGMLQuantizationType as Type
-            from gguf import quant_shape_to_byte_shape
-
-            shape = tuple(int(n) for n in reversed(tensor.shape))
-            data = np.zeros(quant_shape_to_byte_shape(shape, Type.TQ1_0), np.uint8)
-            writer.add_tensor(tensor.name, data, raw_dtype=Type.TQ1_0)
-        else:
-            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    finish(writer)
-
-
-def copy_keys(reader: GGUFReader, writer: GGUFWriter) -> None:
-    for field in reader.fields.values():
-        if not field.name.startswith(("GGUF.", "general.architecture")):
-            kind = field.types[0]
-            writer.add_key_value(
-                field.name, field.contents(), kind, field.types[-1] if kind == GGUFValueType.ARRAY else None
-            )
-
-
-def finish(writer: GGUFWriter) -> None:
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 # In the middle ----------------------------------------------------------------------------------
@@ -236,14 +226,17 @@ def test_disk_full_in_the_middle(ollama: Ollama, tiny: Path, tmp_path: Path) -> 
         filler.write_bytes(b"\0" * left)
         gate.open.touch()
 
-    with small_disk(tmp_path / "disk", 5 * size), gated(ollama, tmp_path) as (slow, gate):
-        with running(slow, tmp_path / "disk") as server:
-            assert "Ollama did not create the model" in mistake(in_the_middle(server, gate, tiny, fill))
-            assert server.left_behind() == []
-            filler.unlink()
-            done = create(server, tiny)
-            assert done.returncode == 0, done.stderr
-            assert server.left_behind() == []
+    with (
+        small_disk(tmp_path / "disk", 5 * size),
+        gated(ollama, tmp_path) as (slow, gate),
+        running(slow, tmp_path / "disk") as server,
+    ):
+        assert "Ollama did not create the model" in mistake(in_the_middle(server, gate, tiny, fill))
+        assert server.left_behind() == []
+        filler.unlink()
+        done = create(server, tiny)
+        assert done.returncode == 0, done.stderr
+        assert server.left_behind() == []
 
 
 def test_server_killed_in_the_middle(ollama: Ollama, tiny: Path, tmp_path: Path) -> None:

@@ -67,9 +67,14 @@ values = st.one_of(st.integers(-(2**31), 2**31), st.floats(-1e6, 1e6, allow_nan=
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    system=st.none() | texts, template=st.none() | texts, licenses=st.lists(texts, max_size=2), stop=st.lists(texts, max_size=2),
-    temperature=st.floats(0, 10), top_k=st.integers(-(2**31), 2**31), mmap=st.booleans(),
-)  # fmt: skip
+    system=st.none() | texts,
+    template=st.none() | texts,
+    licenses=st.lists(texts, max_size=2),
+    stop=st.lists(texts, max_size=2),
+    temperature=st.floats(0, 10),
+    top_k=st.integers(-(2**31), 2**31),
+    mmap=st.booleans(),
+)
 def test_ollama_reads_what_was_meant(
     parse: Parse,
     gguf: Path,
@@ -130,7 +135,7 @@ def test_these_can_be_said(parse: Parse, gguf: Path, value: str) -> None:
     ],
 )
 def test_these_cannot_be_said(value: str, words: str) -> None:
-    with pytest.raises(CollabError, match="^the text has .*collab-plugin ollama create") as caught:
+    with pytest.raises(CollabError, match=r"^the text has .*collab-plugin ollama create") as caught:
         quoted(value, "the text")
     assert words in str(caught.value)
 
