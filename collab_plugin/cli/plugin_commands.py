@@ -39,24 +39,30 @@ class PluginGroup(click.Group):
 
 
 def find_command(name: str) -> click.Command | None:
-    """Return the command or group called ``name``, None when there is none; CollabError when it cannot be loaded."""
+    """Return the command or group called ``name``, None when there is none."""
     entry = plugin_commands().get(name)
     if entry is None or _is_empty(name):
         return None
-    return PluginGroup(name, entry.summary) if entry.target is None else _load(entry)
+    return PluginGroup(name, entry.summary) if entry.target is None else _load(entry, entry.target)
 
 
-def _load(entry: PluginCommand) -> click.Command:
-    module, _, attribute = (entry.target or "").partition(":")
+def _load(entry: PluginCommand, target: str) -> click.Command:
+    module, _, attribute = target.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except CollabError:
-        raise
-    except Exception as error:
-        raise CollabError(
-            f"the command {entry.name!r} of a plugin cannot be loaded ({type(error).__name__}: {error}): "
-            "mend or uninstall the plugin, or leave it out with COLLAB_LOAD_PLUGINS"
-        ) from error
-    if not isinstance(found, click.Command):
-        raise CollabError(f"{entry.target}, the command {entry.name!r} of a plugin, is no click command")
-    return found
+    except Exception as error:  # someone else's code: whatever it raises
+        return _broken(entry, f"{type(error).__name__}: {error}")
+    return found if isinstance(found, click.Command) else _broken(entry, f"{target} is no click command")
+
+
+def _broken(entry: PluginCommand, why: str) -> click.Command:
+    """A command that says why it is none: help goes on listing the others."""
+    message = (
+        f"the command {entry.name!r} of a plugin cannot be loaded ({why}): mend or uninstall the plugin, "
+        "or leave it out with COLLAB_LOAD_PLUGINS"
+    )
+
+    def fail() -> None:
+        raise CollabError(message)
+
+    return click.Command(entry.name.split()[-1], callback=fail, help=f"Cannot be loaded: {why}", add_help_option=False)
