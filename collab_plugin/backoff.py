@@ -3,7 +3,7 @@
 1. Floors of roles other than experts fall to Q2_K.
 2. The base type of the experts falls a type at a time to IQ1_S.
 3. Floors of other roles fall to the smallest type.
-4. Experts are pruned, a sixteenth at a time, down to half (planner.py).
+The planner does this for every number of experts that it weighs, and compares what comes out.
 What the user set (--floor, --base, --keep) is never relaxed.
 """
 
@@ -41,13 +41,18 @@ class Limits:
         return cls({}, {}, frozenset())
 
     @classmethod
-    def start(cls, base: str | None, floors: Mapping[str, str], ceilings: Mapping[str, str], allocator: str) -> Limits:
-        """The limits to begin with: the user's over the defaults; the uniform baseline has no defaults."""
+    def start(
+        cls, base: str | None, floors: Mapping[str, str], ceilings: Mapping[str, str], *, guarded: bool
+    ) -> Limits:
+        """The limits to begin with: the user's over the defaults, which there are if ``guarded``.
+
+        Defaults guard against sensitivities that nobody measured on this model; probes replace them.
+        """
         given = {_role(role): type_info(kind).name for role, kind in floors.items()}
         if base is not None:
             given[Role.EXPERT] = type_info(base).name
         top = {_role(role): type_info(kind).name for role, kind in ceilings.items()}
-        defaults: dict[Role, str] = {} if allocator == "uniform" else {**DEFAULT_FLOORS, Role.EXPERT: DEFAULT_BASE}
+        defaults: dict[Role, str] = {**DEFAULT_FLOORS, Role.EXPERT: DEFAULT_BASE} if guarded else {}
         # A default floor above the user's ceiling gives way.
         low = {r: k for r, k in defaults.items() if r not in top or _bits(k) <= _bits(top[r])}
         for role, kind in given.items():

@@ -20,7 +20,7 @@ from collab_plugin.plan_file import read_plan, write_plan
 from collab_plugin.plan_request import PlanRequest, StatsSource
 from collab_plugin.planner import make_plan
 from collab_plugin.progress import track
-from collab_plugin.stats_file import read_stats, stats_sha256, write_stats
+from collab_plugin.stats_file import write_stats
 from collab_plugin.topology import topology_of
 
 Say = Callable[[str], None]
@@ -102,7 +102,7 @@ def _variant(r: DemoRequest, stats: Path, budget: str, allocator: str, say: Say)
         allocator=registry().allocators[allocator],
         threads=r.threads,
     )
-    source = StatsSource(read_stats(stats), stats, stats_sha256(stats))
+    source = StatsSource.read(stats)
     with track("measuring quantization errors", unit="tensors") as report:
         write_plan(plan_path, make_plan(checkpoint, topology, source, request, first_kernels(), report))
     plan = read_plan(plan_path)

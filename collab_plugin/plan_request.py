@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from collab_plugin.allocate.allocator import Allocator
 from collab_plugin.checkpoint.base import Checkpoint
@@ -16,6 +17,7 @@ from collab_plugin.plan import GroupPolicy
 from collab_plugin.pruning import Order
 from collab_plugin.quant.types import SUPER_BLOCK
 from collab_plugin.stats import Stats
+from collab_plugin.stats_file import read_stats, stats_sha256
 from collab_plugin.topology import Topology
 
 # Without --types: the 256-blocks and Q8_0; the older 32-blocks only where row widths force them.
@@ -26,8 +28,9 @@ DEFAULT_TYPES = (*SUPER_BLOCK, "Q8_0")
 class PlanRequest:
     """What the user asked for; the options of `collab-plugin plan` under the same names.
 
-    ``budget`` in bytes, None only with ``keep_types``. ``keep``: "auto", a share or a count.
-    ``experts_used`` None: scaled with the kept share. ``base`` None: the default floor for experts,
+    ``budget`` in bytes, None only with ``keep_types``. ``keep``: "auto" (searched), a share or a count.
+    ``experts_used`` None: scaled with the kept share; "auto": that or the original number, whichever is
+    predicted to cost less. ``base`` None: the default floor for experts,
     which may back off; a given one may not.
     """
 
@@ -35,7 +38,7 @@ class PlanRequest:
     criterion: ImportanceCriterion
     allocator: Allocator
     keep: str = "auto"
-    experts_used: int | None = None
+    experts_used: int | Literal["auto"] | None = None
     alpha: float = 0.5
     seed: int = 0
     groups: GroupPolicy | None = None
@@ -51,11 +54,16 @@ class PlanRequest:
 
 @dataclass(frozen=True)
 class StatsSource:
-    """The stats with where they came from; ``sha256`` is of the file."""
+    """The stats with where they came from; ``sha256``: see stats_sha256."""
 
     stats: Stats
     path: Path
     sha256: str
+
+    @classmethod
+    def read(cls, path: Path) -> StatsSource:
+        stats = read_stats(path)
+        return cls(stats, path, stats_sha256(path, stats))
 
 
 def check_stats(checkpoint: Checkpoint, topology: Topology, source: StatsSource | None) -> None:

@@ -23,10 +23,12 @@ MIN_SELECTIONS = 50
 
 @dataclass(frozen=True)
 class Choice:
-    """``kept[layer]``: original ids in their new order. ``mass_lost``: share of selections of the dropped, a mean."""
+    """``kept[layer]``: original ids in their new order. ``mass_lost``: share of selections of the dropped,
+    a mean; ``weight_lost[layer]``: share of router weight, or of selections where weights are unknown."""
 
     kept: Mapping[int, tuple[int, ...]]
     mass_lost: float
+    weight_lost: Mapping[int, float]
     unseen_dropped: int
 
 
@@ -130,6 +132,7 @@ def choose(
     groups = topology.groups if policy == "balanced" else 1
     kept: dict[int, tuple[int, ...]] = {}
     lost: list[float] = []
+    weight_lost: dict[int, float] = {}
     unseen = 0
     for layer in topology.moe_layers:
         here = CriterionOptions(options.alpha, options.seed, layer)
@@ -141,5 +144,7 @@ def choose(
         dropped = np.setdiff1d(np.arange(topology.expert_count), ids)
         total = int(routing[layer].count.sum())
         lost.append(float(routing[layer].count[dropped].sum()) / max(total, 1))
+        mass = routing[layer].count if (sums := routing[layer].weight_sum) is None else sums
+        weight_lost[layer] = float(mass[dropped].sum() / max(float(mass.sum()), 1e-300))
         unseen += int(routing[layer].unseen[dropped].sum())
-    return Choice(kept, float(np.mean(lost)), unseen)
+    return Choice(kept, float(np.mean(lost)), weight_lost, unseen)

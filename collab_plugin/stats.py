@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from collab_plugin.probe.record import Probes
+
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -71,6 +73,7 @@ class Stats:
 
     ``model_id``: checkpoint.identity.model_id of the calibrated model, None for foreign files.
     ``text_sketch``: u64[<=1024], bottom-k sketch of the calibration text's token n-grams (overlap.py).
+    ``probes``: what `plan --probe` measured, if it ran.
     """
 
     routing: Mapping[int, LayerRouting]
@@ -81,3 +84,4 @@ class Stats:
     model_id: str | None = None
     engine: str = ""
     text_sketch: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    probes: Probes | None = None

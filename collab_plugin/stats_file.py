@@ -7,7 +7,9 @@ passes over all others. Page: docs/formats/stats.md.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,18 +21,27 @@ from collab_plugin.atomic import write_bytes
 from collab_plugin.checkpoint.base import MetaValue
 from collab_plugin.checkpoint.gguf import open_shard
 from collab_plugin.checkpoint.gguf_header import Header
+from collab_plugin.document import from_plain, to_plain
 from collab_plugin.errors import CollabError
 from collab_plugin.gguf_layout import TensorSpec, layout
+from collab_plugin.probe.record import Probes
 from collab_plugin.stats import ImatrixEntry, LayerRouting, Stats
 
 VERSION = 1
+PROBES = "collab.stats.probes"
 _GATE = re.compile(r"^blk\.(\d+)\.ffn_(?:gate|up|gate_up)_exps\.weight$")
 _SUMS = re.compile(r"^blk\.(\d+)\.collab_router$")
 T = TypeVar("T")
 
 
-def stats_sha256(path: Path) -> str:
-    """Return the SHA-256 of the file, as plans record it."""
+def stats_sha256(path: Path, stats: Stats) -> str:
+    """Return the SHA-256 of the file without its probes, as plans record it.
+
+    ``stats`` is what `read_stats` read from ``path``. Probes are added to a file later, and no plan's
+    bytes depend on them: plans made before stay good.
+    """
+    if stats.probes is not None:
+        return hashlib.sha256(_file_bytes(replace(stats, probes=None))).hexdigest()
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -39,7 +50,19 @@ def stats_sha256(path: Path) -> str:
 
 
 def write_stats(path: Path, stats: Stats) -> None:
-    """Write ``stats``; complete or not at all.
+    """Write ``stats``; complete or not at all."""
+    write_bytes(path, _file_bytes(stats))
+
+
+def write_probes(path: Path, stats: Stats, sha256: str, probes: Probes) -> None:
+    """Write the stats of ``path`` with ``probes``; their `stats_sha256` stays ``sha256``."""
+    if hashlib.sha256(_file_bytes(replace(stats, probes=None))).hexdigest() != sha256:
+        raise CollabError(f"{path} was written by another collab-plugin, and cannot keep probes; calibrate again")
+    write_stats(path, replace(stats, probes=probes))
+
+
+def _file_bytes(stats: Stats) -> bytes:
+    """The file's bytes: the same for the same stats, and for stats read back from it.
 
     Per layer, tensor ``blk.N.collab_router`` F32[3, 2E]: activation counts, weight sums and REAP sums,
     each as a float32 and the float32 rest that it lost, so that 48 bits survive.
@@ -63,7 +86,7 @@ def write_stats(path: Path, stats: Stats) -> None:
     for name, array in arrays.items():
         raw = np.ascontiguousarray(array, np.float32).tobytes()
         data[plan.offsets[name] : plan.offsets[name] + len(raw)] = raw
-    write_bytes(path, bytes(data))
+    return bytes(data)
 
 
 def _two_floats(values: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -87,6 +110,8 @@ def _keys(stats: Stats) -> dict[str, MetaValue]:
     }
     for layer, routing in sorted(stats.routing.items()):
         keys[f"collab.stats.layer_tokens.{layer}"] = MetaValue(routing.tokens, GGUFValueType.UINT64)
+    if stats.probes is not None:
+        keys[PROBES] = MetaValue(json.dumps(to_plain(stats.probes)), text)
     return keys
 
 
@@ -125,6 +150,7 @@ def read_stats(path: Path) -> Stats:
         model_id=_value(meta, "collab.stats.model_id", str, "") or None,
         engine=_value(meta, "collab.stats.engine", str, "") or "imatrix of another tool",
         text_sketch=_sketch(path, _value(meta, "collab.stats.ngrams", list, [])),
+        probes=_probes(path, _value(meta, PROBES, str, "")),
     )
 
 
@@ -140,6 +166,15 @@ def _open(path: Path) -> tuple[Header, NDArray[np.uint8]]:
                 f"`llama-imatrix --in-file {path.name} -o {path.stem}.gguf`"
             ) from None
         raise error
+
+
+def _probes(path: Path, text: str) -> Probes | None:
+    if not text:
+        return None
+    try:
+        return from_plain(Probes, json.loads(text))
+    except (ValueError, RecursionError, CollabError) as error:
+        raise CollabError(f"{path}: its probes are damaged ({error}); calibrate again") from None
 
 
 def _sketch(path: Path, values: list[object]) -> NDArray[np.uint64]:

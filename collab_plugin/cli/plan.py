@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 from rich.console import Console
@@ -25,6 +25,14 @@ def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str
     return pairs
 
 
+def _used(context: click.Context, parameter: click.Parameter, value: str | None) -> int | Literal["auto"] | None:
+    if value is None or value == "auto":
+        return value  # type: ignore[return-value]  # "auto" is the literal
+    if not (value.isascii() and value.isdigit() and int(value) > 0):
+        raise click.BadParameter("write auto, or a number of at least 1")
+    return int(value)
+
+
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path), required=False)
 @click.option(
@@ -39,8 +47,9 @@ def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str
 )
 @click.option(
     "--experts-used",
-    type=click.IntRange(1),
-    help="Experts a token uses; scaled with the kept share by default.",
+    callback=_used,
+    metavar="N|auto",
+    help="Experts a token uses: by default scaled with the kept share; auto: that or the original number.",
 )
 @click.option("--criterion", default="freq-score", show_default=True, help="How experts are ranked (see `plugins`).")
 @click.option(
@@ -76,6 +85,34 @@ def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str
     show_default=True,
     help="Order of the experts in the file.",
 )
+@click.option("--probe", is_flag=True, help="Measure what quantizing each part costs; kept in the stats file.")
+@click.option(
+    "--probe-minutes", type=click.FloatRange(0, min_open=True), default=10, show_default=True, help="Time for --probe."
+)
+@click.option(
+    "--confirm",
+    type=click.IntRange(0, 32),
+    default=0,
+    metavar="N",
+    help="Build and measure the N best candidates; the plan is the winner.",
+)
+@click.option(
+    "--text",
+    "texts",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="UTF-8 text for --probe and --confirm; may be repeated.",
+)
+@click.option(
+    "--chunks",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Windows of 512 tokens of each text, for --probe and --confirm.",
+)
+@click.option(
+    "--engine", default="llamacpp", show_default=True, help="Engine for --probe and --confirm (see `plugins`)."
+)
 @click.option("--keep-types", is_flag=True, help="Prune a quantized GGUF without requantizing anything.")
 @click.option("--allow-few-tokens", is_flag=True, help="Prune although calibration saw too few tokens.")
 @click.option("--diff", nargs=2, type=click.Path(path_type=Path), metavar="A B", help="Compare two plans instead.")
@@ -87,7 +124,7 @@ def command(
     stats_path: Path | None,
     budget: str | None,
     keep: str,
-    experts_used: int | None,
+    experts_used: int | Literal["auto"] | None,
     criterion: str,
     alpha: float,
     seed: int,
@@ -99,6 +136,12 @@ def command(
     loader: str | None,
     allocator: str,
     order: str,
+    probe: bool,
+    probe_minutes: float,
+    confirm: int,
+    texts: tuple[Path, ...],
+    chunks: int,
+    engine: str,
     keep_types: bool,
     allow_few_tokens: bool,
     diff: tuple[Path, Path] | None,
@@ -108,8 +151,9 @@ def command(
 ) -> None:
     """Decide what is kept and the type of every tensor, within a byte budget.
 
-    The plan is exact: the file that `compress` makes of it has the size it states. When the budget
-    cannot hold, floors and then the base type are lowered, then experts pruned; each step is listed.
+    The plan is exact: the file that `compress` makes of it has the size it states. Fewer experts with
+    more bits or more experts with fewer: what is predicted to change the model's output least is taken.
+    --probe measures what the prediction rests on, --confirm what comes out.
 
     Example: collab-plugin plan DeepSeek-V3/ --stats stats.gguf --budget 103GB -o plan.json
     """
@@ -124,20 +168,17 @@ def command(
         raise click.UsageError("give MODEL and -o PLAN (or --diff A B)")
     from collab_plugin.budget import parse_budget
     from collab_plugin.checkpoint.open import open_checkpoint
-    from collab_plugin.loader import refuse_types
+    from collab_plugin.decide import Measuring, decide
     from collab_plugin.manager import first_kernels, pick, registry
     from collab_plugin.plan_file import write_plan
     from collab_plugin.plan_request import PlanRequest, StatsSource
-    from collab_plugin.planner import make_plan
-    from collab_plugin.progress import track
-    from collab_plugin.stats_file import read_stats, stats_sha256
     from collab_plugin.topology import topology_of
 
     checkpoint = open_checkpoint(model)
     topology = topology_of(checkpoint)
     if not output.parent.is_dir():
         raise CollabError(f"{output.parent} does not exist; make the folder first")
-    source = StatsSource(read_stats(stats_path), stats_path, stats_sha256(stats_path)) if stats_path else None
+    source = StatsSource.read(stats_path) if stats_path else None
     request = PlanRequest(
         budget=parse_budget(budget, topology.total_parameters) if budget else None,
         criterion=pick(registry().criteria, criterion, "criterion"),
@@ -156,17 +197,19 @@ def command(
         allow_few_tokens=allow_few_tokens,
         threads=threads,
     )
-    if keep_types:
-        plan = make_plan(checkpoint, topology, source, request, None, lambda done, total=None: None)
-    else:
-        with track("measuring quantization errors", unit="tensors") as report:
-            plan = make_plan(checkpoint, topology, source, request, first_kernels(), report)
-    if loader:
-        refuse_types(
-            pick(registry().loaders, loader, "program"),
-            {name: tensor.type for name, tensor in plan.tensors.items()},
-            "the plan",
+    measuring = None
+    if probe or confirm:
+        measuring = Measuring(
+            engine=pick(registry().engines, engine, "engine"),
+            texts=texts,
+            folder=output.parent,
+            probe_seconds=probe_minutes * 60 if probe else None,
+            confirm=confirm,
+            chunks=chunks,
         )
+    plan = decide(checkpoint, topology, source, request, None if keep_types else first_kernels(), measuring)
+    if loader:
+        _refuse_types(plan, loader)
     write_plan(output, plan)
     emit(plan, as_json, lambda console: render_plan(console, plan))
 
@@ -183,6 +226,15 @@ def _types(given: str | None, loader: str | None) -> tuple[str, ...]:
         return types
     allowed = allowed_types(pick(registry().loaders, loader, "program"), types or DEFAULT_TYPES, bool(types))
     return () if allowed == DEFAULT_TYPES else allowed
+
+
+def _refuse_types(plan: Plan, loader: str) -> None:
+    """CollabError when a tensor that is only copied has a type that the program of --for does not load."""
+    from collab_plugin.loader import refuse_types
+    from collab_plugin.manager import pick, registry
+
+    types = {name: tensor.type for name, tensor in plan.tensors.items()}
+    refuse_types(pick(registry().loaders, loader, "program"), types, "the plan")
 
 
 def render_plan(console: Console, plan: Plan) -> None:
@@ -208,6 +260,15 @@ def render_plan(console: Console, plan: Plan) -> None:
         parts = ", ".join(f"{k} {v / size:.0%}" for k, v in sorted(kinds.items(), key=lambda kv: -kv[1]))
         table.add_row(role, f"{size:,}", f"{size / plan.bytes:.1%}", parts)
     console.print(table)
+    if plan.predicted_kld is not None:
+        console.print(f"predicted KL divergence: {plan.predicted_kld:.4f} nats ({plan.sensitivity})")
+    for point in plan.considered:
+        if point.measured_kld is not None:
+            console.print(
+                f"measured: {point.measured_kld:.4f} nats with {point.expert_count} experts kept, "
+                f"{point.experts_used} a token"
+                f"{', taken' if point.chosen else ''}"
+            )
     for step in plan.back_off:
         console.print(f"backed off: {step.step} (smallest file then {step.smallest_bytes:,} bytes)")
     for note in plan.notes:

@@ -31,9 +31,10 @@ def stats_of(plan: Plan, checkpoint: Checkpoint, folder: Path, given: Path | Non
     path = given or folder / plan.calibration.file
     if not path.is_file():
         raise CollabError(f"the plan's stats are not at {path}; give them with --stats")
-    if stats_sha256(path) != plan.calibration.sha256:
+    stats = read_stats(path)
+    if stats_sha256(path, stats) != plan.calibration.sha256:
         raise CollabError(f"{path} is not the stats file that the plan was made with; give that with --stats")
-    return read_stats(path)
+    return stats
 
 
 def kernels_for(plan: Plan, checkpoint: Checkpoint) -> Kernels | None:

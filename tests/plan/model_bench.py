@@ -20,7 +20,7 @@ from collab_plugin.importance.builtin import CRITERIA
 from collab_plugin.plan import Plan
 from collab_plugin.plan_request import PlanRequest, StatsSource
 from collab_plugin.planner import make_plan
-from collab_plugin.stats_file import read_stats, stats_sha256, write_stats
+from collab_plugin.stats_file import write_stats
 from collab_plugin.topology import Topology, topology_of
 
 
@@ -67,7 +67,7 @@ class Bench:
 
 def load(path: Path, stats_path: Path, kernels: GgmlKernels) -> Bench:
     checkpoint = open_gguf(path)
-    source = StatsSource(read_stats(stats_path), stats_path, stats_sha256(stats_path))
+    source = StatsSource.read(stats_path)
     return Bench(path, stats_path, checkpoint, topology_of(checkpoint), source, kernels)
 
 

@@ -1,0 +1,76 @@
+"""Plans by rule that a plan's report compares with: bits only, pruning only, the paper's setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from collab_plugin.checkpoint.base import TensorInfo
+from collab_plugin.checkpoint.roles import Role
+from collab_plugin.errors import CollabError
+from collab_plugin.frame import Frame, Frames
+from collab_plugin.quant.error import ErrorTable
+from collab_plugin.quant.types import bits_per_weight, quantizable
+from collab_plugin.sensitivity import Sensitivity
+
+# The release's types at an IQ1_M base (facts/anchors.md §1.2 row 3), without its rules by depth.
+_PAPER = {
+    Role.EXPERT: "IQ1_M",
+    Role.ATTENTION: "Q4_K",
+    Role.SHARED_EXPERT: "Q6_K",
+    Role.FFN: "Q4_K",
+    Role.EMBEDDING: "Q2_K",
+    Role.OUTPUT: "Q5_K",
+}
+PAPER_KEEP = 0.75
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """``cost``: KL divergence predicted for the types alone, in nats."""
+
+    label: str
+    frame: Frame
+    bytes: int
+    cost: float
+
+
+def baselines(frames: Frames, errors: ErrorTable, sensitivity: Sensitivity, budget: int) -> list[Baseline]:
+    """Those that this model can have: "pruning only" at the budget, "paper" at its own bytes."""
+    found = []
+    t = frames.topology
+    step = t.groups if frames.policy == "balanced" else 1
+    for count in range(t.expert_count, 0, -step):
+        made = _baseline(frames, errors, sensitivity, "pruning only", count, lambda info: "Q8_0")
+        if made is None:
+            break
+        if made.bytes <= budget:
+            found.append(made)
+            break
+    count = -(-int(PAPER_KEEP * t.expert_count) // step) * step
+    paper = _baseline(frames, errors, sensitivity, "paper", count, lambda info: _PAPER.get(info.role, "Q4_K"))
+    return [*found, paper] if paper else found
+
+
+def _baseline(
+    frames: Frames,
+    errors: ErrorTable,
+    sensitivity: Sensitivity,
+    label: str,
+    count: int,
+    rule: Callable[[TensorInfo], str],
+) -> Baseline | None:
+    """None when the router cannot serve that count."""
+    try:
+        frame = frames.frame(count, frames.scaled(count))
+    except CollabError:
+        return None
+    types = {}
+    for name, info in frames.checkpoint.tensors.items():
+        if quantizable(info):
+            kind = frames.possible(info, rule(info))
+            types[name] = kind if bits_per_weight(kind) < bits_per_weight(info.type.name) else info.type.name
+    size = frame.fixed + sum(frames.size(frame.plan, n, k) for n, k in types.items())
+    measured = errors.measure({n: (k,) for n, k in types.items()})
+    cost = sum(sensitivity.weights[n] * measured[n][k] for n, k in types.items())
+    return Baseline(label, frame, size, cost)

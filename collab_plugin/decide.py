@@ -1,0 +1,97 @@
+"""From a request to the plan that is written: probe if asked, search, confirm if asked."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from collab_plugin.checkpoint.base import Checkpoint
+from collab_plugin.confirm import confirm
+from collab_plugin.engine import Engine
+from collab_plugin.errors import CollabError
+from collab_plugin.frame import Frames
+from collab_plugin.plan import Plan
+from collab_plugin.plan_request import PlanRequest, StatsSource, check_stats
+from collab_plugin.planner import make_plans, options
+from collab_plugin.probe.measure import ProbeRequest, probe
+from collab_plugin.progress import track
+from collab_plugin.quant.kernels import Kernels
+from collab_plugin.stats_file import write_probes
+from collab_plugin.topology import Topology
+
+# Shares of experts dropped, in the order in which prunings are probed: the mild ones first, because
+# they are what a search takes, then what shows the curve.
+_ORDER = (1 / 16, 1 / 4, 1 / 8, 1 / 2)
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How to measure: ``probe_seconds`` None for no probing, ``confirm`` plans to build (0: none).
+
+    ``texts`` in windows of ``ctx`` tokens, at most ``chunks`` of each; ``folder`` holds temporary files
+    as large as the model.
+    """
+
+    engine: Engine
+    texts: tuple[Path, ...]
+    folder: Path
+    probe_seconds: float | None = None
+    confirm: int = 0
+    ctx: int = 512
+    chunks: int = 8
+
+
+def decide(
+    checkpoint: Checkpoint,
+    topology: Topology,
+    source: StatsSource | None,
+    request: PlanRequest,
+    kernels: Kernels | None,
+    measuring: Measuring | None,
+) -> Plan:
+    """Return the plan; probes are kept in the stats file of ``source``."""
+    if measuring is not None and not measuring.texts:
+        raise CollabError(
+            "--probe and --confirm measure on text: give --text FILE, the calibration text if nothing better"
+        )
+    if measuring is not None and (kernels is None or request.keep_types):
+        raise CollabError("--probe and --confirm have nothing to measure with --keep-types; leave them out")
+    check_stats(checkpoint, topology, source)
+    if measuring is not None and kernels is not None and measuring.probe_seconds is not None:
+        source = _probe(
+            Frames(checkpoint, topology, source, request, kernels), kernels, measuring, measuring.probe_seconds
+        )
+    number = max(1, measuring.confirm if measuring else 1)
+    with track("measuring quantization errors", unit="errors") as report:
+        plans = make_plans(checkpoint, topology, source, request, kernels, report, number)
+    if measuring is None or not measuring.confirm or kernels is None:
+        return plans[0]
+    return confirm(
+        plans, checkpoint, source.stats if source else None, kernels, measuring.engine, measuring.texts,
+        ctx=measuring.ctx, chunks=measuring.chunks, threads=request.threads, folder=measuring.folder,
+    )  # fmt: skip
+
+
+def _probe(frames: Frames, kernels: Kernels, measuring: Measuring, seconds: float) -> StatsSource:
+    request = ProbeRequest(measuring.texts, measuring.ctx, measuring.chunks, seconds, frames.request.threads)
+    with track("probing", unit="s") as report:
+        probes = probe(frames, prunings(frames), kernels, measuring.engine, request, measuring.folder, report)
+    source = frames.source
+    assert source is not None  # probe() asks for stats
+    write_probes(source.path, source.stats, source.sha256, probes)
+    return dataclasses.replace(source, stats=dataclasses.replace(source.stats, probes=probes))
+
+
+def prunings(frames: Frames) -> list[tuple[int, int]]:
+    """(experts kept, experts used) to probe, most telling first: what the request leaves open."""
+    t = frames.topology
+    found = [pair for pair in options(frames) if pair != (t.expert_count, t.experts_used)]
+
+    def rank(pair: tuple[int, int]) -> tuple[float, float, int]:
+        dropped = 1 - pair[0] / t.expert_count
+        near = min(range(len(_ORDER)), key=lambda i: abs(_ORDER[i] - dropped))
+        # The one nearest to a mark before its neighbours; of equal ones more experts used first.
+        return (round(abs(_ORDER[near] - dropped), 9), near, -pair[1])
+
+    return sorted(found, key=rank)

@@ -1,0 +1,188 @@
+"""Probe a model: KL divergence of one group of tensors quantized, and of experts pruned, within a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from collab_plugin.compress.executor import compress
+from collab_plugin.compress.materialise import as_gguf
+from collab_plugin.engine import Engine, Evaluation
+from collab_plugin.errors import CollabError
+from collab_plugin.frame import Frames
+from collab_plugin.probe.groups import Group, coarse, split
+from collab_plugin.probe.record import Probes, PruneProbe, TypeProbe
+from collab_plugin.probe.scratch import Scratch
+from collab_plugin.progress import Report, track
+from collab_plugin.quant.error import ErrorTable
+from collab_plugin.quant.kernels import Kernels
+
+PROBE_TYPE = "IQ3_XXS"
+"""Hard enough to be seen above rounding, mild enough that harm is still proportional to error: from
+IQ3_XXS to IQ1_S the ratio moves by a factor below 1.5 (docs/quality.md)."""
+
+
+@dataclass(frozen=True)
+class ProbeRequest:
+    """``seconds`` to spend; ``texts`` in windows of ``ctx``, at most ``chunks`` of each."""
+
+    texts: tuple[Path, ...]
+    ctx: int
+    chunks: int
+    seconds: float
+    threads: int
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Exactly one of the two is set."""
+
+    group: Group | None = None
+    pruning: tuple[int, int] | None = None
+
+
+def probe(
+    frames: Frames,
+    counts: Sequence[tuple[int, int]],
+    kernels: Kernels,
+    engine: Engine,
+    request: ProbeRequest,
+    folder: Path,
+    report: Report,
+) -> Probes:
+    """Measure until time runs out or nothing is left; probes in the stats are not measured again.
+
+    First every part of the model at three depths, then some prunings (``counts``: experts kept and
+    used), then both by turns: the group with the largest KL divergence is split, the next pruning
+    measured. ``folder`` gets a copy of the model and the original's logits for as long as it runs.
+    Raises CollabError without stats, or with an imatrix of another tool.
+    """
+    if frames.source is None:
+        raise CollabError("--probe needs --stats: it keeps what it measures there")
+    if frames.source.stats.model_id is None:
+        raise CollabError("--probe keeps what it measures in the stats, and cannot in an imatrix of another tool: "
+                          "calibrate with collab-plugin first")  # fmt: skip
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".collab-probe-") as name:
+        return _Prober(frames, counts, kernels, engine, request, Path(name), report).run()
+
+
+class _Prober:
+    def __init__(
+        self,
+        frames: Frames,
+        counts: Sequence[tuple[int, int]],
+        kernels: Kernels,
+        engine: Engine,
+        request: ProbeRequest,
+        folder: Path,
+        report: Report,
+    ) -> None:
+        assert frames.source is not None
+        self.frames, self.counts, self.kernels, self.engine = frames, counts, kernels, engine
+        self.request, self.folder, self.report = request, folder, report
+        self.start = time.monotonic()
+        self.stats = frames.source.stats
+        quiet: Report = lambda done, total=None: None  # noqa: E731  # its type is the point
+        self.errors = ErrorTable(frames.checkpoint, {}, self.stats, kernels, request.threads, quiet)
+        self.reference = folder / "reference.npy"
+
+    def run(self) -> Probes:
+        original = as_gguf(self.frames.checkpoint.path, self.request.threads)
+        with track("running the original", unit="tokens") as report:
+            self.engine.reference(original, self.request.texts, out=self.reference, progress=report, **self._windows)
+        scratch = Scratch(self.frames.checkpoint, self.stats, self.kernels, self.folder, self.request.threads)
+        same = self._evaluate(scratch.path)
+        self.probes = self._earlier(same)
+        begun = time.monotonic()
+        done = 0
+        for task in self._tasks():
+            if self._known(task):
+                continue
+            spent = time.monotonic() - self.start
+            each = (time.monotonic() - begun) / done if done else 0.0
+            if spent + each > self.request.seconds:
+                break
+            if task.group is not None:
+                found = self._group(scratch, task.group)
+                self.probes = dataclasses.replace(self.probes, types=(*self.probes.types, found))
+            elif task.pruning is not None:
+                pruned = self._pruning(*task.pruning)
+                self.probes = dataclasses.replace(self.probes, prunes=(*self.probes.prunes, pruned))
+            done += 1
+            self.report(min(time.monotonic() - self.start, self.request.seconds), self.request.seconds)
+        self.report(self.request.seconds, self.request.seconds)
+        return self.probes
+
+    @property
+    def _windows(self) -> dict[str, int]:
+        return {"ctx": self.request.ctx, "chunks": self.request.chunks, "threads": self.request.threads}
+
+    def _earlier(self, same: Evaluation) -> Probes:
+        """The probes in the stats if they are of these windows, else none."""
+        fresh = Probes(tuple(t.name for t in self.request.texts), self.request.ctx, same.tokens, self.engine.version())
+        old = self.stats.probes
+        if old is not None and dataclasses.replace(old, types=(), prunes=()) == fresh:
+            return old
+        return fresh
+
+    def _evaluate(self, model: Path) -> Evaluation:
+        return self.engine.evaluate(
+            model, self.reference, self.request.texts, progress=lambda done, total: None, **self._windows
+        )
+
+    # -- what to measure next
+
+    def _tasks(self) -> Iterator[_Task]:
+        groups = coarse(self.frames.checkpoint)
+        prunings = iter(self.counts)
+        yield from (_Task(group=g) for g in groups)
+        for pruning in list(self.counts)[:2]:
+            yield _Task(pruning=pruning)
+        while True:
+            pruning_left = next(prunings, None)
+            if pruning_left is not None:
+                yield _Task(pruning=pruning_left)
+            worst = self._worst(groups)
+            if worst is not None:
+                groups = [g for g in groups if g != worst]
+                parts = split(worst, self.frames.checkpoint)
+                groups += parts
+                yield from (_Task(group=part) for part in parts)
+            if worst is None and pruning_left is None:
+                return
+
+    def _worst(self, groups: Sequence[Group]) -> Group | None:
+        """The group with the largest KL divergence among those that can be split."""
+        kld = {frozenset(p.types): p.kld for p in self.probes.types}
+        able = [g for g in groups if split(g, self.frames.checkpoint)]
+        return max(able, key=lambda g: kld.get(frozenset(g.tensors), 0.0), default=None)
+
+    def _known(self, task: _Task) -> bool:
+        if task.group is not None:
+            return any(set(p.types) == set(task.group.tensors) for p in self.probes.types)
+        return any(
+            (p.expert_count, p.experts_used) == task.pruning and p.rule == self.frames.rule for p in self.probes.prunes
+        )
+
+    # -- measuring
+
+    def _group(self, scratch: Scratch, group: Group) -> TypeProbe:
+        tensors = self.frames.checkpoint.tensors
+        types = {name: self.frames.possible(tensors[name], PROBE_TYPE) for name in group.tensors}
+        errors = self.errors.measure({name: (kind,) for name, kind in types.items()})
+        with scratch.quantized(types) as path:
+            result = self._evaluate(path)
+        error = sum(errors[name][kind] for name, kind in types.items())
+        return TypeProbe(types, error, result.mean_kld, result.mean_kld_stderr)
+
+    def _pruning(self, count: int, used: int) -> PruneProbe:
+        frames, out = self.frames, self.folder / "pruned.gguf"
+        plan = frames.finish(frames.frame(count, used), {}, {})
+        quiet: Report = lambda done, total=None: None  # noqa: E731  # its type is the point
+        compress(frames.checkpoint, plan, None, out, kernels=None, threads=self.request.threads, report=quiet)
+        result = self._evaluate(out)
+        return PruneProbe(frames.rule, count, used, result.mean_kld, result.mean_kld_stderr)
