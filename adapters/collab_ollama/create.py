@@ -62,10 +62,8 @@ def create(
     """
     check(modelfile)
     version = client.version()
-    existed = client.show(str(name)) is not None
-    if existed and not replace:
-        raise CollabError(f"{name} exists in {client.url}; give another --name, or --replace")
-    digests = tuple(_digest(path) for path in artifact.files)
+    existed = refuse_existing(client, name, replace)
+    digests = tuple(digest_of(path) for path in artifact.files)
     before = store.temporary() if store else frozenset()
     put = _Put()
     try:
@@ -80,7 +78,16 @@ def create(
     return _result(artifact, modelfile, name, client, version, digests, shown, store, put)
 
 
-def _digest(path: Path) -> str:
+def refuse_existing(client: Client, name: ModelName, replace: bool) -> bool:
+    """True when the server has a model of that name; CollabError when it may not be replaced."""
+    existed = client.show(str(name)) is not None
+    if existed and not replace:
+        raise CollabError(f"{name} exists in {client.url}; give another --name, or --replace")
+    return existed
+
+
+def digest_of(path: Path) -> str:
+    """Return "sha256:<hex>" of a file, with progress; CollabError when it cannot be read."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file, track(f"hashing {path.name}", path.stat().st_size, "bytes") as report:

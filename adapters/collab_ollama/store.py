@@ -10,9 +10,12 @@ import os
 import re
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from collab_ollama.model_name import ModelName
+from collab_plugin.atomic import write_bytes
 from collab_plugin.errors import CollabError
 
 # Go's os.CreateTemp and MkdirTemp with the patterns "COPY", "sha256-" and "split-gguf-".
@@ -62,6 +65,23 @@ class Store:
                 self.blob(digest).unlink(missing_ok=True)
             except OSError as error:
                 raise CollabError(f"cannot remove {self.blob(digest)}: {error.strerror}") from None
+
+    def manifest(self, name: ModelName) -> Path:
+        """The file that says what the model ``name`` is made of."""
+        return self.folder / "manifests" / name.path
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Write a small file of the store, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, data)
+
+    def remove_manifest(self, name: ModelName) -> None:
+        """Remove the manifest and the folders that are then empty."""
+        path = self.manifest(name)
+        path.unlink(missing_ok=True)
+        for folder in list(path.parents)[:3]:
+            with suppress(OSError):
+                folder.rmdir()
 
     def free(self) -> int:
         """Bytes free on the disk of the blobs."""

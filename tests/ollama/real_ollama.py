@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from collab_ollama.client import Client
+from collab_ollama.runner import Runner, runners_of
 from collab_ollama.server import serving
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +55,22 @@ class Running:
         """Files in the models folder that no model accounts for."""
         manifests = "".join(p.read_text() for p in (self.models / "manifests").glob("*/*/*/*") if p.is_file())
         return [p.name for p in self.blobs.iterdir() if p.name.replace("-", ":") not in manifests]
+
+    def runners(self, name: str) -> list[Runner]:
+        """The running llama-servers of ``name``."""
+        shown = self.client.show(name)
+        assert shown is not None
+        assert shown.blob is not None
+        blob = shown.blob.replace(":", "-")
+        return [runner for runner in runners_of(self.pid) if blob in (runner.option("--model") or "")]
+
+    def unload(self, name: str) -> None:
+        """End the runner of ``name``: with a prompt in its cache, the last bits may differ."""
+        self.client.generate({"model": name, "keep_alive": 0})
+        end = time.monotonic() + 30
+        while self.runners(name):
+            assert time.monotonic() < end
+            time.sleep(0.05)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The ollama program as a client of this server."""

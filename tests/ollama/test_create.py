@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 from collab_ollama.evaluate import TOP
-from collab_ollama.runner import Runner, runners_of
-from real_ollama import MODELS, TRAINED, Running, collab, free_port
+from collab_ollama.runner import Runner
+from real_ollama import MODELS, TRAINED, Ollama, Running, collab, free_port, running
 
 pytestmark = pytest.mark.slow
 PROMPT = "The captain looked at the sea and"
@@ -73,6 +73,42 @@ def created(
     return name, artifact
 
 
+def test_direct_is_the_same_model_without_any_copy(
+    created: tuple[str, Path], ollama: Ollama, artifacts: dict[str, Path], server: Running, tmp_path: Path
+) -> None:
+    name, artifact = created
+    options = ["--generation-config", MODELS / name, "--system", "Be brief.", "--direct"]
+    for parameter in PARAMETERS:
+        options += ["--parameter", parameter]
+    reference = server.client.show(name)
+    assert reference is not None
+    with running(ollama, tmp_path) as fresh:
+        place = ("--host", fresh.url, "--models", fresh.models)
+        done = collab("ollama", "create", artifact, "--name", name, *place, *options, "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["linked"]
+        assert "validating GGUF" not in fresh.log.read_text()
+        assert (fresh.blobs / f"sha256-{sha256(artifact)}").samefile(artifact)
+        assert fresh.left_behind() == []
+        shown = fresh.client.show(name)
+        assert shown is not None
+        assert shown.blob == reference.blob
+        assert sorted(shown.parameters.splitlines()) == sorted(reference.parameters.splitlines())
+        assert (shown.system, shown.details, shown.capabilities, shown.model_info) == (
+            reference.system, reference.details, reference.capabilities, reference.model_info,
+        )  # fmt: skip
+        request = {"prompt": PROMPT, "raw": True, "options": GREEDY, "logprobs": True, "top_logprobs": TOP}
+        server.unload(name)
+        replies = [place.client.generate({"model": name, **request}) for place in (server, fresh)]
+        assert replies[0]["response"] == replies[1]["response"]
+        assert replies[0]["logprobs"] == replies[1]["logprobs"]
+        done = fresh.run("run", name, "--nowordwrap", PROMPT)
+        assert done.returncode == 0, done.stderr
+        fresh.client.delete(name)
+        assert list(fresh.blobs.iterdir()) == []
+    assert artifact.is_file()
+
+
 def test_one_file_on_the_disk(created: tuple[str, Path], server: Running) -> None:
     _, artifact = created
     blob = server.blobs / f"sha256-{sha256(artifact)}"
@@ -127,10 +163,10 @@ def healthy(url: str) -> bool:
 def test_same_as_llama_server_run_directly(created: tuple[str, Path], server: Running) -> None:
     name, _ = created
     request = {"model": name, "prompt": PROMPT, "raw": True, "options": GREEDY}
+    server.unload(name)
     reply = server.client.generate({**request, "logprobs": True, "top_logprobs": TOP})
     assert len(reply["response"]) > 20
-    runner = next(r for r in runners_of(server.pid) if server.client.show(name).blob[7:] in r.option("--model"))  # type: ignore[union-attr, operator]  # both are there
-    with same_llama_server(runner) as url:
+    with same_llama_server(*server.runners(name)) as url:
         body = {"prompt": PROMPT, "n_predict": 32, "temperature": 0, "seed": 7, "n_probs": TOP, "cache_prompt": True}
         direct = httpx.post(f"{url}/completion", json=body, timeout=60).json()
     assert reply["response"] == direct["content"]

@@ -102,17 +102,39 @@ def test_more_context_than_the_model_has(tiny: Path, server: Running) -> None:
     assert "more than the model's 512 tokens" in mistake(create(server, tiny, "--num-ctx", "4096"))
 
 
-def test_type_that_ollama_refuses(qwen3moe: Path, server: Running, tmp_path: Path) -> None:
+def test_type_that_ollama_refuses(qwen3moe: Path, ollama: Ollama, tmp_path: Path) -> None:
     path = tmp_path / "ternary.gguf"
     write_ternary(qwen3moe, path, "blk.0.ffn_up_exps.weight")
-    words = mistake(create(server, path))
-    assert "blk.0.ffn_up_exps.weight has type TQ1_0, which ollama does not load" in words
-    assert "plan --for ollama" in words
-    # And it is refused indeed: the rule is Ollama's, not ours.
-    (tmp_path / "Modelfile").write_text(f"FROM {path}\n")
-    done = server.run("create", "ternary", "-f", str(tmp_path / "Modelfile"))
-    assert done.returncode != 0
-    assert "size overflow" in done.stderr
+    # A server of its own: Ollama's own create leaves the file that it refused.
+    with running(ollama, tmp_path) as server:
+        words = mistake(create(server, path))
+        assert "blk.0.ffn_up_exps.weight has type TQ1_0, which ollama does not load" in words
+        assert "plan --for ollama" in words
+        # And it is refused indeed: the rule is Ollama's, not ours.
+        (tmp_path / "Modelfile").write_text(f"FROM {path}\n")
+        done = server.run("create", "ternary", "-f", str(tmp_path / "Modelfile"))
+        assert done.returncode != 0
+        assert "size overflow" in done.stderr
+
+
+def test_direct_into_another_folder(tiny: Path, server: Running, tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    command = ("ollama", "create", tiny, "--name", "x", "--direct", "--host", server.url, "--models")
+    assert f"{tmp_path} is not the folder of the server" in mistake(collab(*command, tmp_path))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert "cannot be linked" in mistake(collab(*command, tmp_path / "nowhere"))
+
+
+def test_without_the_servers_folder_the_file_is_sent(tiny: Path, server: Running, tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    place = ("--host", server.url, "--models", tmp_path)
+    done = collab("ollama", "create", tiny, "--name", "sent", *place, "--json")
+    assert done.returncode == 0, done.stderr
+    assert not json.loads(done.stdout)["linked"]
+    assert list((tmp_path / "blobs").iterdir()) == []
+    assert tiny.stat().st_nlink == 1
+    server.client.delete("sent")
+    assert server.left_behind() == []
 
 
 # In the middle ----------------------------------------------------------------------------------

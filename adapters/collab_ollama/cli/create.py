@@ -19,13 +19,22 @@ from collab_plugin.cli.output import emit, json_option
 @click.option(
     "--models",
     type=click.Path(path_type=Path),
-    help="The server's models folder on this machine.  [default: OLLAMA_MODELS or ~/.ollama/models]",
+    show_default="OLLAMA_MODELS or ~/.ollama/models",
+    help="The server's models folder on this machine.",
 )
 @click.option("--replace", is_flag=True, help="Take the place of a model of that name.")
+@click.option("--direct", is_flag=True, help="Link the file and write the manifest ourselves: no copies, no checks.")
 @model_options
 @json_option
 def command(
-    artifact: Path, name: str, host: str | None, models: Path | None, replace: bool, as_json: bool, **options: Any
+    artifact: Path,
+    name: str,
+    host: str | None,
+    models: Path | None,
+    replace: bool,
+    direct: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Create a model over HTTP, without a second copy on the disk.
 
@@ -37,18 +46,25 @@ def command(
     from collab_ollama.artifact import open_artifact
     from collab_ollama.client import Client
     from collab_ollama.create import create
+    from collab_ollama.direct import create_direct
     from collab_ollama.host import is_loopback, server_url
     from collab_ollama.model_name import parse_name
     from collab_ollama.store import Store, models_folder
+    from collab_plugin.errors import CollabError
 
     model = parse_name(name)
     opened = open_artifact(artifact)
     modelfile = modelfile_of(opened, ModelOptions(**options))
     url = server_url(host)
     store = Store(models_folder(models)) if models or is_loopback(url) else None
+    if direct and store is None:
+        raise CollabError(f"--direct needs the models folder of {url} on this machine: give --models")
     client = Client(url)
     try:
-        result = create(opened, modelfile, model, client, store, replace=replace)
+        if direct and store is not None:
+            result = create_direct(opened, modelfile, model, client, store, replace=replace)
+        else:
+            result = create(opened, modelfile, model, client, store, replace=replace)
     finally:
         client.close()
 

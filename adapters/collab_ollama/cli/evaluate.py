@@ -11,7 +11,7 @@ from collab_plugin.cli.output import emit, json_option
 
 
 @click.command()
-@click.argument("model")
+@click.argument("name")
 @click.option("--against", "original", required=True, help="Name of the original in Ollama.")
 @click.option("--text", "texts", type=click.Path(path_type=Path), multiple=True, required=True, help="Held-out text.")
 @click.option(
@@ -21,7 +21,7 @@ from collab_plugin.cli.output import emit, json_option
 @host_option
 @json_option
 def command(
-    model: str, original: str, texts: tuple[Path, ...], positions: int, seed: int, host: str | None, as_json: bool
+    name: str, original: str, texts: tuple[Path, ...], positions: int, seed: int, host: str | None, as_json: bool
 ) -> None:
     """Compare two models of a server by the likeliest next tokens.
 
@@ -31,24 +31,24 @@ def command(
     Example: collab-plugin ollama evaluate deepseek-v3-103g --against deepseek-v3 --text held-out.txt
     """
     from collab_ollama.client import Client
-    from collab_ollama.evaluate import ask, compare, prefixes, read_texts
+    from collab_ollama.evaluate import TOP, ask, compare, prefixes, read_texts
     from collab_ollama.host import server_url
     from collab_ollama.model_name import parse_name
     from collab_plugin.errors import CollabError
     from collab_plugin.progress import track
 
-    names = [str(parse_name(name)) for name in (original, model)]
+    names = [str(parse_name(text)) for text in (original, name)]
     chosen = prefixes(read_texts(texts), positions, seed)
     client = Client(server_url(host))
     try:
         client.version()
-        for name in names:
-            if client.show(name) is None:
-                raise CollabError(f"{client.url} has no model {name}; create it first")
+        for model in names:
+            if client.show(model) is None:
+                raise CollabError(f"{client.url} has no model {model}; create it first")
         answers = []
-        for name in names:
-            with track(f"asking {name}", len(chosen), "prefixes") as report:
-                answers.append(ask(client, name, chosen, report))
+        for model in names:
+            with track(f"asking {model}", len(chosen), "prefixes") as report:
+                answers.append(ask(client, model, chosen, report))
     finally:
         client.close()
     result = compare(*answers)
@@ -58,7 +58,7 @@ def command(
         lambda console: console.print(
             f"{result.positions} prefixes: same top-1 {result.same_top1:.1%}, mean KLD at least "
             f"{result.mean_kld_at_least:.4f}, mean |log-probability difference| {result.mean_abs_logprob:.4f} "
-            f"over {result.shared:.1%} of the top {20}",
+            f"over {result.shared:.1%} of the top {TOP}",
             highlight=False,
         ),
     )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collab_ollama.artifact import Artifact
     from collab_ollama.modelfile import Modelfile
 
-host_option = click.option("--host", help="The server, HOST:PORT.  [default: OLLAMA_HOST or 127.0.0.1:11434]")
+host_option = click.option("--host", show_default="OLLAMA_HOST or 127.0.0.1:11434", help="The server, HOST:PORT.")
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,13 @@ if TYPE_CHECKING:
 @click.option("--load", "model", help="Load this model, and show what was applied.")
 @click.option("--check", is_flag=True, help="Stop after showing what was applied.")
 @host_option
-@click.option("--models", type=click.Path(path_type=Path), help="Models folder.  [default: Ollama's own]")
-@click.option("--ollama", "program", help="The ollama program.  [default: COLLAB_OLLAMA or the one on the PATH]")
-@click.option("--log", type=click.Path(path_type=Path), help="File for the server's log.  [default: a temporary one]")
+@click.option("--models", type=click.Path(path_type=Path), show_default="Ollama's own", help="Models folder.")
+@click.option(
+    "--ollama", "program", show_default="COLLAB_OLLAMA or the one on the PATH", help="The ollama program to run."
+)
+@click.option(
+    "--log", type=click.Path(path_type=Path), show_default="a temporary one", help="File for the server's log."
+)
 @json_option
 def command(
     placement_path: Path | None,
