@@ -54,7 +54,7 @@ if ! complete; then
     for need in go cmake c++; do
         command -v "$need" >/dev/null || { echo "no Ollama: $need is not installed" >&2; exit 2; }
     done
-    echo "installing Ollama $ollama (about 15 minutes on two cores, once)" >&2
+    echo "installing Ollama $ollama (some minutes, once)" >&2
     mkdir -p "$cache"
     cores=$(getconf _NPROCESSORS_ONLN)
     part=$(mktemp -d "$cache/part.XXXX")

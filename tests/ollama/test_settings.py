@@ -41,7 +41,7 @@ def test_mapped_when_larger_than_free_memory(qwen3moe: Path, monkeypatch: pytest
 
 def test_sampling_of_generation_config(qwen3moe: Path, tmp_path: Path) -> None:
     artifact = open_artifact(qwen3moe)
-    config = {
+    config: dict[str, object] = {
         "temperature": 0.6,
         "top_p": 0.95,
         "repetition_penalty": 1.1,
