@@ -17,7 +17,6 @@ from typing import Any
 from collab_ollama.artifact import Artifact
 from collab_ollama.client import Client, Shown
 from collab_ollama.events import Events
-from collab_ollama.host import is_loopback
 from collab_ollama.model_name import ModelName
 from collab_ollama.modelfile import Modelfile, check
 from collab_ollama.store import Store
@@ -46,8 +45,10 @@ class Created:
 
 @dataclass
 class _Put:
-    """Digests of what was put into the store, which was not there before."""
+    """``store``: the server's folder, None when it is out of reach. Digests of what was put there, by a link
+    or over HTTP, and was not there before."""
 
+    store: Store | None
     linked: list[str] = field(default_factory=list)
     sent: list[str] = field(default_factory=list)
 
@@ -65,17 +66,17 @@ def create(
     existed = refuse_existing(client, name, replace)
     digests = tuple(digest_of(path) for path in artifact.files)
     before = store.temporary() if store else frozenset()
-    put = _Put()
+    put = _Put(store)
     try:
-        store = _put(artifact, digests, client, store, put)
+        _put(artifact, digests, client, put)
         _create(client, _request(artifact, modelfile, name, digests), name, keep=existed)
         shown = client.show(str(name))
         if shown is None:
             raise CollabError(f"Ollama said success, but has no {name}; look at its log")
     except BaseException:
-        _clean(client, store, put, before)
+        _clean(client, put, before)
         raise
-    return _result(artifact, modelfile, name, client, version, digests, shown, store, put)
+    return _result(artifact, modelfile, name, client, version, digests, shown, put)
 
 
 def refuse_existing(client: Client, name: ModelName, replace: bool) -> bool:
@@ -101,39 +102,43 @@ def digest_of(path: Path) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def _put(artifact: Artifact, digests: tuple[str, ...], client: Client, store: Store | None, put: _Put) -> Store | None:
-    """Link or send the files; return the store when it proved to be the server's."""
-    missing = [
-        (path, digest) for path, digest in zip(artifact.files, digests, strict=True) if not client.has_blob(digest)
-    ]
-    if store is not None:
-        for path, digest in missing:
-            if store.link(path, digest):
-                put.linked.append(digest)
-        # A link in another server's folder is not seen by this one.
-        if put.linked and not all(client.has_blob(digest) for digest in put.linked):
-            store.remove_unused(put.linked)
-            put.linked.clear()
-            store = None
-    to_send = [(path, digest) for path, digest in missing if digest not in put.linked]
-    size = sum(path.stat().st_size for path, _ in to_send)
-    _check_disk(store, 2 * artifact.bytes + size, client)
-    for path, digest in to_send:
-        with track(f"sending {path.name}", path.stat().st_size, "bytes") as report:
+def _put(artifact: Artifact, digests: tuple[str, ...], client: Client, put: _Put) -> None:
+    """Link or send the files that the server lacks."""
+    files = zip(artifact.files, digests, strict=True)
+    missing = {digest: path for path, digest in files if not client.has_blob(digest)}
+    if put.store is not None and any(put.store.blob(digest).exists() for digest in missing):
+        put.store = None  # another server's folder: it has what this server lacks
+    if put.store is not None:
+        _link(missing, client, put, put.store)
+    to_send = {digest: path for digest, path in missing.items() if digest not in put.linked}
+    size = sum(path.stat().st_size for path in to_send.values())
+    need = 2 * artifact.bytes + size
+    _check_disk(put.store, need)
+    for digest, path in to_send.items():
+        title = f"sending {path.name} (the server needs {need:,} bytes for the model)"
+        with track(title, path.stat().st_size, "bytes") as report:
             put.sent.append(digest)
             client.push_blob(digest, path, report)
-    return store
 
 
-def _check_disk(store: Store | None, need: int, client: Client) -> None:
+def _link(missing: Mapping[str, Path], client: Client, put: _Put, store: Store) -> None:
+    put.linked += [digest for digest, path in missing.items() if store.link(path, digest)]
+    # A link in another server's folder is not seen by this one.
+    if not all(client.has_blob(digest) for digest in put.linked):
+        store.remove_unused(put.linked)
+        put.linked.clear()
+        put.store = None
+
+
+def _check_disk(store: Store | None, need: int) -> None:
     if store is None or not store.folder.is_dir():
         return
     free = store.free()
     if free < need:
         raise CollabError(
             f"Ollama needs {need:,} bytes in {store.folder} while it creates the model (it copies the file twice), "
-            f"and {free:,} are free; free {need - free:,} bytes, or give the server another OLLAMA_MODELS"
-            + ("" if is_loopback(client.url) else " (give --models when that is not its folder)")
+            f"and {free:,} are free; free {need - free:,} bytes, or give the server another OLLAMA_MODELS "
+            "(--models names its folder)"
         )
 
 
@@ -172,12 +177,12 @@ def _create(client: Client, request: Mapping[str, Any], name: ModelName, *, keep
         raise
 
 
-def _clean(client: Client, store: Store | None, put: _Put, before: frozenset[str]) -> None:
-    if store is None:
+def _clean(client: Client, put: _Put, before: frozenset[str]) -> None:
+    if put.store is None:
         return
-    store.remove_unused([*put.linked, *put.sent])
+    put.store.remove_unused([*put.linked, *put.sent])
     if not _alive(client):
-        store.remove_temporary(before)
+        put.store.remove_temporary(before)
 
 
 def _alive(client: Client) -> bool:
@@ -196,12 +201,11 @@ def _result(
     version: str,
     digests: tuple[str, ...],
     shown: Shown,
-    store: Store | None,
     put: _Put,
 ) -> Created:
-    if store is not None:
+    if put.store is not None:
         # Shards, or a file that COPY wrote anew, are no part of the model.
-        store.remove_unused([*put.linked, *put.sent])
+        put.store.remove_unused([*put.linked, *put.sent])
     return Created(
         name=str(name),
         server=client.url,
@@ -212,7 +216,7 @@ def _result(
         linked=shown.blob in put.linked,
         quantization_level=str(shown.details.get("quantization_level", "")),
         capabilities=shown.capabilities,
-        notes=tuple(_notes(artifact, modelfile, digests, shown, store)),
+        notes=tuple(_notes(artifact, modelfile, digests, shown, put.store)),
     )
 
 

@@ -17,6 +17,7 @@ import httpx
 import pytest
 from gguf_copies import write_ternary
 from real_ollama import TOOL, Ollama, Running, collab, free_port, interruptible, mistake, running
+from tiny_moe import write_qwen3moe
 
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.compress.copy_plan import copy_plan
@@ -275,6 +276,32 @@ def test_server_killed_in_the_middle(ollama: Ollama, tiny: Path, tmp_path: Path)
             done = create(server, tiny)
             assert done.returncode == 0, done.stderr
             assert server.left_behind() == []
+
+
+def test_ctrl_c_while_the_file_is_sent(ollama: Ollama, tmp_path: Path) -> None:
+    """More bytes than the sockets hold, and a server that stops as soon as it has some of them."""
+    large = write_qwen3moe(tmp_path / "large.gguf", experts=24)
+    with running(ollama, tmp_path) as server:
+        place = ("--host", server.url, "--models", str(tmp_path / "nowhere"))
+        command = (*TOOL, "ollama", "create", str(large), "--name", "large", *place)
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible
+        ) as child:
+            end = time.monotonic() + 60
+            while not (server.blobs.is_dir() and any(server.blobs.iterdir())):
+                assert time.monotonic() < end
+            os.kill(server.pid, signal.SIGSTOP)
+            time.sleep(0.3)
+            child.send_signal(signal.SIGINT)
+            out, err = child.communicate(timeout=60)
+            os.kill(server.pid, signal.SIGCONT)
+        done = subprocess.CompletedProcess(command, child.returncode, out, err)
+        assert "interrupted" in mistake(done)
+        assert "creating" not in err
+        end = time.monotonic() + 10
+        while server.left_behind():
+            assert time.monotonic() < end
+            time.sleep(0.1)
 
 
 def test_ctrl_c_in_the_middle(ollama: Ollama, tiny: Path, tmp_path: Path) -> None:
