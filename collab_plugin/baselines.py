@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -40,13 +41,15 @@ def baselines(frames: Frames, errors: ErrorTable, sensitivity: Sensitivity, budg
     found = []
     t = frames.topology
     step = t.groups if frames.policy == "balanced" else 1
-    for count in range(t.expert_count, 0, -step):
-        made = _baseline(frames, errors, sensitivity, "pruning only", count, lambda info: "Q8_0")
-        if made is None:
-            break
-        if made.bytes <= budget:
-            found.append(made)
-            break
+    counts = range(step, t.expert_count + 1, step)
+
+    def bytes_of(count: int) -> int:
+        made = _sized(frames, count, lambda info: "Q8_0")
+        return made[2] if made else 0  # too few to be served: go on upwards
+
+    at = bisect_right(counts, budget, key=bytes_of) - 1
+    if at >= 0 and (pruned := _baseline(frames, errors, sensitivity, "pruning only", counts[at], lambda info: "Q8_0")):
+        found.append(pruned)
     count = -(-int(PAPER_KEEP * t.expert_count) // step) * step
     paper = _baseline(frames, errors, sensitivity, "paper", count, lambda info: _PAPER.get(info.role, "Q4_K"))
     return [*found, paper] if paper else found
@@ -61,6 +64,17 @@ def _baseline(
     rule: Callable[[TensorInfo], str],
 ) -> Baseline | None:
     """None when the router cannot serve that count."""
+    made = _sized(frames, count, rule)
+    if made is None:
+        return None
+    frame, types, size = made
+    measured = errors.measure({n: (k,) for n, k in types.items()})
+    cost = sum(sensitivity.weights[n] * measured[n][k] for n, k in types.items())
+    return Baseline(label, frame, size, cost)
+
+
+def _sized(frames: Frames, count: int, rule: Callable[[TensorInfo], str]) -> tuple[Frame, dict[str, str], int] | None:
+    """Frame, types and bytes of a plan by rule."""
     try:
         frame = frames.frame(count, frames.scaled(count))
     except CollabError:
@@ -70,7 +84,4 @@ def _baseline(
         if quantizable(info):
             kind = frames.possible(info, rule(info))
             types[name] = kind if bits_per_weight(kind) < bits_per_weight(info.type.name) else info.type.name
-    size = frame.fixed + sum(frames.size(frame.plan, n, k) for n, k in types.items())
-    measured = errors.measure({n: (k,) for n, k in types.items()})
-    cost = sum(sensitivity.weights[n] * measured[n][k] for n, k in types.items())
-    return Baseline(label, frame, size, cost)
+    return frame, types, frame.fixed + sum(frames.size(frame.plan, n, k) for n, k in types.items())

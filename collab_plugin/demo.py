@@ -12,13 +12,13 @@ from collab_plugin.checkpoint.open import open_checkpoint
 from collab_plugin.compress.executor import compress
 from collab_plugin.compress.inputs import kernels_for, stats_of
 from collab_plugin.compress.materialise import as_gguf
+from collab_plugin.decide import Measuring, decide
 from collab_plugin.engine import Engine, Evaluation
 from collab_plugin.errors import CollabError
 from collab_plugin.manager import first_kernels, pick, registry
 from collab_plugin.plan import Plan
 from collab_plugin.plan_file import read_plan, write_plan
 from collab_plugin.plan_request import PlanRequest, StatsSource
-from collab_plugin.planner import make_plan
 from collab_plugin.progress import track
 from collab_plugin.stats_file import write_stats
 from collab_plugin.topology import topology_of
@@ -28,7 +28,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class DemoRequest:
-    """``bpw``: bits per weight of the original parameter count, one comparison each."""
+    """``bpw``: bits per weight of the original parameter count, one comparison each.
+
+    ``probe_minutes``: time to measure sensitivity, once a model; 0 to do without.
+    """
 
     model: Path
     calibration: tuple[Path, ...]
@@ -38,6 +41,7 @@ class DemoRequest:
     chunks: int
     prompt: str
     threads: int
+    probe_minutes: float
 
 
 @dataclass(frozen=True)
@@ -64,19 +68,23 @@ def run_demo(request: DemoRequest, say: Say) -> list[Row]:
         f"{topology.expert_count} experts, top-{topology.experts_used}"
     )
     stats = r.out / f"{name}.stats.gguf"
-    texts = " ".join(f"--text {text}" for text in r.calibration)
-    say(f"$ collab-plugin calibrate {r.model} {texts} --chunks {r.chunks} -o {stats}")
+    say(f"$ collab-plugin calibrate {r.model} {_texts(r)} --chunks {r.chunks} -o {stats}")
     _calibrate(r, engine, stats)
     original = as_gguf(r.model, r.threads)
     rows = [_row(r, engine, original, original, "original", topology.total_parameters)]
-    for bpw in r.bpw:
-        uniform = _variant(r, stats, f"{bpw}bpw", "uniform", say)
+    for number, bpw in enumerate(r.bpw):
+        uniform = _variant(r, stats, f"{bpw}bpw", "uniform", 0.0, say)
         rows.append(_row(r, engine, uniform[0], original, f"uniform {uniform[1].base}", topology.total_parameters))
-        ours = _variant(r, stats, str(uniform[1].bytes), "knapsack", say)
+        # What was probed for the first budget is in the stats: the second has it for nothing.
+        ours = _variant(r, stats, str(uniform[1].bytes), "knapsack", 0.0 if number else r.probe_minutes, say)
         rows.append(_row(r, engine, ours[0], original, "ours", topology.total_parameters))
     say(f"$ collab-plugin run {r.out / name}.knapsack.gguf -p {r.prompt!r}")
     _generate(r, engine, r.out / f"{name}.knapsack.gguf", say)
     return rows
+
+
+def _texts(r: DemoRequest) -> str:
+    return " ".join(f"--text {text}" for text in r.calibration)
 
 
 def _calibrate(r: DemoRequest, engine: Engine, out: Path) -> None:
@@ -87,24 +95,37 @@ def _calibrate(r: DemoRequest, engine: Engine, out: Path) -> None:
     write_stats(out, dataclasses.replace(stats, model_id=model_id(open_checkpoint(r.model))))
 
 
-def _variant(r: DemoRequest, stats: Path, budget: str, allocator: str, say: Say) -> tuple[Path, Plan]:
-    """Plan and compress one file; returns its path and plan."""
+def _variant(
+    r: DemoRequest, stats: Path, budget: str, allocator: str, probe_minutes: float, say: Say
+) -> tuple[Path, Plan]:
+    """Plan and compress one file; returns its path and plan. The uniform baseline keeps every expert."""
     from collab_plugin.budget import parse_budget
 
     checkpoint = open_checkpoint(r.model)
     topology = topology_of(checkpoint)
     plan_path = r.out / f"{r.model.name}.{allocator}.plan.json"
     out = r.out / f"{r.model.name}.{allocator}.gguf"
-    say(f"$ collab-plugin plan {r.model} --stats {stats} --budget {budget} --allocator {allocator} -o {plan_path}")
+    ours = allocator != "uniform"
+    keep = "auto" if ours else "100%"
+    probe = f" --probe --probe-minutes {probe_minutes:g} {_texts(r)} --chunks {r.chunks}" if probe_minutes else ""
+    say(
+        f"$ collab-plugin plan {r.model} --stats {stats} --budget {budget} --allocator {allocator} --keep {keep}"
+        f"{' --experts-used auto' if ours else ''}{probe} -o {plan_path}"
+    )
     request = PlanRequest(
         budget=parse_budget(budget, topology.total_parameters),
         criterion=registry().criteria["freq-score"],
         allocator=registry().allocators[allocator],
+        keep=keep,
+        experts_used="auto" if ours else None,
         threads=r.threads,
     )
+    measuring = None
+    if probe_minutes:
+        engine = pick(registry().engines, "llamacpp", "engine")
+        measuring = Measuring(engine, r.calibration, r.out, probe_seconds=probe_minutes * 60, chunks=r.chunks)
     source = StatsSource.read(stats)
-    with track("measuring quantization errors", unit="tensors") as report:
-        write_plan(plan_path, make_plan(checkpoint, topology, source, request, first_kernels(), report))
+    write_plan(plan_path, decide(checkpoint, topology, source, request, first_kernels(), measuring))
     plan = read_plan(plan_path)
     say(f"$ collab-plugin compress {r.model} --plan {plan_path} -o {out}")
     with track("compressing", unit="weights") as report:

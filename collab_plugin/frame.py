@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 
@@ -57,6 +56,8 @@ class Frames:
         request: PlanRequest,
         kernels: Kernels | None,
     ) -> None:
+        if source is not None:
+            source = replace(source, stats=replace(source.stats, borrow=request.borrow))
         self.checkpoint, self.topology, self.source = checkpoint, topology, source
         self.request, self.kernels = request, kernels
         self.policy: GroupPolicy = request.groups or ("balanced" if topology.groups > 1 else "none")
@@ -130,7 +131,7 @@ class Frames:
             metadata |= {f"{arch}.expert_group_count": None, f"{arch}.expert_group_used_count": None}
         plan = self._skeleton(pruning, Activation(t.experts_used, used, self._rule(used)), metadata, notes)
         stored = {n: TensorPlan(i.type.name, 0, None) for n, i in checkpoint.tensors.items()}
-        plan = dataclasses.replace(plan, tensors=stored)
+        plan = replace(plan, tensors=stored)
         total = artifact_layout(checkpoint, plan).total
         free = sum(self.size(plan, n, i.type.name) for n, i in checkpoint.tensors.items() if quantizable(i))
         return Frame(plan, total - free)
@@ -209,6 +210,7 @@ class Frames:
             engine=stats.engine,
             frequency_only=first is not None and first.weight_sum is None,
             unseen=sum(int(r.unseen.sum()) for r in stats.routing.values()),
+            borrow=stats.borrow,
             text_sketch=encode_sketch(stats.text_sketch),
             file=self.source.path.name,
         )
@@ -264,9 +266,9 @@ class Frames:
             error = errors.get(name, {}).get(kind, 0.0 if kind == info.type.name else None)
             tensors[name] = TensorPlan(kind, tensor_bytes(kind, new_shape(info, frame.plan)), error)
         experts = [t.type for n, t in tensors.items() if n.endswith("_exps.weight")]
-        plan = dataclasses.replace(frame.plan, tensors=tensors, base=min(experts, key=bits_per_weight, default=""))
+        plan = replace(frame.plan, tensors=tensors, base=min(experts, key=bits_per_weight, default=""))
         total = artifact_layout(self.checkpoint, plan).total
-        return dataclasses.replace(plan, bytes=total, bits_per_weight=total * 8 / self.topology.total_parameters)
+        return replace(plan, bytes=total, bits_per_weight=total * 8 / self.topology.total_parameters)
 
 
 def _versions(kernels: Kernels | None) -> dict[str, str]:

@@ -5,29 +5,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-from gguf import GGMLQuantizationType, GGUFValueType
+from gguf import GGMLQuantizationType
 
 from collab_plugin.checkpoint.base import MetaValue
+from collab_plugin.checkpoint.gguf_values import text
 from collab_plugin.checkpoint.roles import layer_of
 from collab_plugin.quant.types import tensor_bytes
 
 DEFAULT_ALIGNMENT = 32
-_FORMATS = {
-    GGUFValueType.UINT8: "B",
-    GGUFValueType.INT8: "b",
-    GGUFValueType.UINT16: "H",
-    GGUFValueType.INT16: "h",
-    GGUFValueType.UINT32: "I",
-    GGUFValueType.INT32: "i",
-    GGUFValueType.FLOAT32: "f",
-    GGUFValueType.BOOL: "?",
-    GGUFValueType.UINT64: "Q",
-    GGUFValueType.INT64: "q",
-    GGUFValueType.FLOAT64: "d",
-}
 
 
 @dataclass(frozen=True)
@@ -73,41 +59,18 @@ def copy_order(keys: Iterable[str], tensors: Iterable[str]) -> tuple[list[str], 
     return [*rest, *_LAST_KEYS], names
 
 
-def _text(value: str) -> bytes:
-    data = value.encode("utf-8")
-    return struct.pack("<Q", len(data)) + data
-
-
-def _scalar(value: Any, kind: GGUFValueType) -> bytes:
-    return _text(value) if kind == GGUFValueType.STRING else struct.pack("<" + _FORMATS[kind], value)
-
-
-def pack_value(meta: MetaValue) -> bytes:
-    """Type and value of one key, as GGUF stores them."""
-    if meta.type != GGUFValueType.ARRAY:
-        return struct.pack("<I", meta.type.value) + _scalar(meta.value, meta.type)
-    kind = meta.subtype
-    if kind is None or kind == GGUFValueType.ARRAY:
-        raise ValueError("an array needs a scalar or string element type")
-    head = struct.pack("<IIQ", meta.type.value, kind.value, len(meta.value))
-    if kind == GGUFValueType.STRING:
-        return head + b"".join(map(_text, meta.value))
-    dtype = np.dtype("<u1") if kind == GGUFValueType.BOOL else np.dtype("<" + _FORMATS[kind])
-    return head + np.asarray(meta.value, dtype).tobytes()
-
-
 def layout(metadata: Mapping[str, MetaValue], tensors: Sequence[TensorSpec]) -> Layout:
     """Lay out a file with these keys and tensors in this order; every tensor padded, the last too."""
     alignment = int(metadata["general.alignment"].value) if "general.alignment" in metadata else DEFAULT_ALIGNMENT
     parts = [struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(metadata))]
-    parts += [_text(key) + pack_value(value) for key, value in metadata.items()]
+    parts += [text(key) + value.packed for key, value in metadata.items()]
     sizes = {t.name: t.nbytes for t in tensors}
     relative = 0
     offsets: dict[str, int] = {}
     for t in tensors:
         offsets[t.name] = relative
         dims = struct.pack(f"<I{len(t.shape)}Q", len(t.shape), *reversed(t.shape))
-        parts.append(_text(t.name) + dims + struct.pack("<IQ", t.type.value, relative))
+        parts.append(text(t.name) + dims + struct.pack("<IQ", t.type.value, relative))
         relative += padded(sizes[t.name], alignment)
     header = b"".join(parts)
     header += b"\0" * (padded(len(header), alignment) - len(header))

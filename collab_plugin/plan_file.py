@@ -35,7 +35,9 @@ def plan_fingerprint(plan: Plan) -> str:
     parts = {
         "version": PLAN_VERSION,
         "source": [plan.source.fingerprint, plan.source.model_id, plan.source.name],
-        "calibration": [plan.calibration.sha256, plan.calibration.text_sketch] if plan.calibration else None,
+        "calibration": [plan.calibration.sha256, plan.calibration.text_sketch, plan.calibration.borrow]
+        if plan.calibration
+        else None,
         "kept": to_plain(plan.pruning.kept),
         "experts_used": [plan.activation.original, plan.activation.used],
         "metadata": to_plain(plan.metadata),

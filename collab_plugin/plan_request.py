@@ -16,7 +16,7 @@ from collab_plugin.importance.criterion import ImportanceCriterion
 from collab_plugin.plan import GroupPolicy
 from collab_plugin.pruning import Order
 from collab_plugin.quant.types import SUPER_BLOCK
-from collab_plugin.stats import Stats
+from collab_plugin.stats import BORROW, Stats
 from collab_plugin.stats_file import read_stats, stats_sha256
 from collab_plugin.topology import Topology
 
@@ -29,6 +29,7 @@ class PlanRequest:
     """What the user asked for; the options of `collab-plugin plan` under the same names.
 
     ``budget`` in bytes, None only with ``keep_types``. ``keep``: "auto" (searched), a share or a count.
+    ``borrow``: tokens' worth of importance that an expert borrows from its layer, 0 as llama-quantize.
     ``experts_used`` None: scaled with the kept share; "auto": that or the original number, whichever is
     predicted to cost less. ``base`` None: the default floor for experts,
     which may back off; a given one may not.
@@ -49,6 +50,7 @@ class PlanRequest:
     order: Order = "original"
     keep_types: bool = False
     allow_few_tokens: bool = False
+    borrow: float = BORROW
     threads: int = os.cpu_count() or 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
 from numpy.typing import NDArray
 
+from collab_plugin.checkpoint.gguf_values import pack
 from collab_plugin.checkpoint.roles import Role
 
 F32 = NDArray[np.float32]
@@ -28,6 +30,11 @@ class MetaValue:
     value: Any
     type: GGUFValueType
     subtype: GGUFValueType | None = None
+
+    @cached_property
+    def packed(self) -> bytes:
+        """Type and value as GGUF stores them; kept, because a vocabulary takes a while and is packed often."""
+        return pack(self.value, self.type, self.subtype)
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,14 @@ def _used(context: click.Context, parameter: click.Parameter, value: str | None)
     type=click.Choice(["balanced", "disband"]),
     help="Routers with expert groups: keep as many in each group (default), or give up the groups.",
 )
+@click.option(
+    "--borrow",
+    type=click.FloatRange(0),
+    default=32,
+    show_default=True,
+    metavar="TOKENS",
+    help="Tokens of the layer's mean importance that each expert's own is mixed with; 0 as llama-quantize.",
+)
 @click.option("--base", help="Smallest type for expert weights; never backs off when given.")
 @click.option("--floor", "floors", multiple=True, callback=_pairs, metavar="ROLE=TYPE", help="Smallest type of a role.")
 @click.option(
@@ -129,6 +137,7 @@ def command(
     alpha: float,
     seed: int,
     groups: str | None,
+    borrow: float,
     base: str | None,
     floors: dict[str, str],
     ceilings: dict[str, str],
@@ -188,6 +197,7 @@ def command(
         alpha=alpha,
         seed=seed,
         groups=groups,  # type: ignore[arg-type]  # click.Choice gives one of the literals
+        borrow=borrow,
         base=base,
         floors=floors,
         ceilings=ceilings,

@@ -109,6 +109,6 @@ def importance(
             raise CollabError(f"{info.name} cannot be {kind} without an importance matrix: calibrate, or give --stats")
         return None
     try:
-        return entry.vector(index or 0, info.shape[-1])
+        return entry.vector(index or 0, info.shape[-1], stats.borrow if stats else 0.0)
     except ValueError as error:
         raise CollabError(f"the stats are of another model: {info.name}: {error}") from None

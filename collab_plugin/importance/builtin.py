@@ -48,6 +48,16 @@ def reap(routing: LayerRouting, options: CriterionOptions) -> F64:
     return _scaled(_mean_when_selected(routing.reap_sum, routing))
 
 
+def mass(routing: LayerRouting, options: CriterionOptions) -> F64:
+    """M_e = Σ over the tokens that selected e of router weight × ‖output of e‖₂: REAP without its mean.
+
+    What the layer's output loses with the expert; an expert of huge outputs ("super expert") is kept by it.
+    """
+    if routing.reap_sum is None:
+        raise ValueError("the statistics have no REAP sums")
+    return _scaled(routing.reap_sum)
+
+
 def random(routing: LayerRouting, options: CriterionOptions) -> F64:
     """Uniform random numbers from ``seed`` and the layer's number: the baseline."""
     return np.random.default_rng((options.seed, options.layer)).random(len(routing.count))
@@ -56,6 +66,7 @@ def random(routing: LayerRouting, options: CriterionOptions) -> F64:
 CRITERIA = (
     ImportanceCriterion("freq-score", "the paper's α·frequency + (1−α)·score (default)", freq_score, ("weight_sum",)),
     ImportanceCriterion("reap", "router weight × expert output norm (REAP)", reap, ("reap_sum",)),
+    ImportanceCriterion("mass", "router weight × expert output norm, summed over its tokens", mass, ("reap_sum",)),
     ImportanceCriterion("freq", "activation frequency", freq),
     ImportanceCriterion("score", "mean router weight when selected", score, ("weight_sum",)),
     ImportanceCriterion("random", "a seeded random choice, as a baseline", random),

@@ -25,11 +25,11 @@ BLOCK = 256
 class Sampling:
     """About ``values`` weights over all tensors and ``per_tensor`` of one, from up to ``slices`` experts.
 
-    But at least a block of each slice. On two cores all types of 2^22 values take about 20 CPU-seconds,
-    and their tables as much again (measured: benchmarks/plan_speed.py).
+    But at least a block of each slice. All 14 types of 2^21 values take about 8 CPU-seconds, the tables
+    of IQ types 9 (measured: benchmarks/plan_speed.py).
     """
 
-    values: int = 2**22
+    values: int = 2**21
     per_tensor: int = 2**18
     slices: int = 8
 

@@ -51,6 +51,7 @@ def plans(draw: st.DrawFn) -> Plan:
         engine=_TEXT,
         frequency_only=st.booleans(),
         unseen=_SIZE,
+        borrow=_FIGURE,
         text_sketch=_TEXT,
         file=st.just("stats.gguf"),
     )
