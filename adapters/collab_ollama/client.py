@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from collab_ollama.host import is_loopback
+from collab_ollama.version import refuse_old
 from collab_plugin.errors import CollabError
 
 try:
@@ -21,7 +22,6 @@ try:
 except ImportError:
     raise CollabError("httpx is not installed: pip install 'collab-plugin[ollama]'") from None
 
-OLDEST = (0, 30, 0)
 _CHUNK = 2**20
 Event = Mapping[str, Any]
 
@@ -56,18 +56,17 @@ class Client:
     def version(self) -> str:
         """Return the server's version; CollabError when there is none or it is older than 0.30.0."""
         data = self._json("GET", "/api/version", timeout=10.0)
-        version = str(data.get("version", ""))
-        found = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
-        if found is None:
-            raise CollabError(f"{self.url} answers, but is no Ollama server (/api/version says {str(data)[:80]})")
-        numbers = tuple(map(int, found.groups()))
-        # `go install` without -ldflags makes a 0.0.0.
-        if numbers != (0, 0, 0) and numbers < OLDEST:
-            raise CollabError(
-                f"Ollama {version} at {self.url} is too old: 0.30.0 is the first that runs models through "
-                "llama-server; update it"
-            )
+        version = str(data.get("version", "")) if isinstance(data, dict) else ""
+        refuse_old(version, self.url)
         return version
+
+    def answers(self) -> bool:
+        """True when anything answers there."""
+        try:
+            self._http.get("/", timeout=10.0)
+        except httpx.TransportError:
+            return False
+        return True
 
     def show(self, model: str) -> Shown | None:
         """Return what the server knows of ``model``, None when it has no such model."""

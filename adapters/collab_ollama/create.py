@@ -181,16 +181,8 @@ def _clean(client: Client, put: _Put, before: frozenset[str]) -> None:
     if put.store is None:
         return
     put.store.remove_unused([*put.linked, *put.sent])
-    if not _alive(client):
+    if not client.answers():
         put.store.remove_temporary(before)
-
-
-def _alive(client: Client) -> bool:
-    try:
-        client.version()
-    except CollabError:
-        return False
-    return True
 
 
 def _result(

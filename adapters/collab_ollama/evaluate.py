@@ -50,11 +50,9 @@ def prefixes(texts: Sequence[str], count: int, seed: int = 0) -> list[str]:
     return [whole[max(0, at - PREFIX_CHARACTERS) : at] for at in sorted(rng.sample(ends, count))]
 
 
-def next_tokens(client: Client, model: str, prefix: str, num_ctx: int | None = None) -> Distribution | None:
+def next_tokens(client: Client, model: str, prefix: str) -> Distribution | None:
     """The 20 likeliest tokens after ``prefix``, which is sent without a template; None when none are given."""
-    options: dict[str, float | int] = {"temperature": 0, "seed": 0, "num_predict": 1}
-    if num_ctx is not None:
-        options["num_ctx"] = num_ctx
+    options = {"temperature": 0, "seed": 0, "num_predict": 1}
     reply = client.generate(
         {"model": model, "prompt": prefix, "raw": True, "options": options, "logprobs": True, "top_logprobs": TOP}
     )

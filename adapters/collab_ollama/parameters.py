@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from collab_plugin.errors import CollabError
 
-Value = int | float | bool | str | tuple[str, ...]
+Value = int | float | bool | tuple[str, ...]
 
 _INTEGERS = frozenset(
     {"num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict", "num_keep", "seed"}

@@ -49,7 +49,7 @@ def serving(program: Path, url: str, models: Path | None, variables: Mapping[str
     ``variables`` go into its environment, and so into that of every llama-server that it starts.
     """
     client = Client(url)
-    if _answers(client):
+    if client.answers():
         raise CollabError(
             f"a server runs at {url} already, and its placement cannot be changed; stop it, or give --host"
         )
@@ -70,17 +70,9 @@ def serving(program: Path, url: str, models: Path | None, variables: Mapping[str
         stop(process)
 
 
-def _answers(client: Client) -> bool:
-    try:
-        client.version()
-    except CollabError as error:
-        return "too old" in str(error)
-    return True
-
-
 def _wait(server: Server, client: Client) -> None:
     end = time.monotonic() + START_SECONDS
-    while not _answers(client):
+    while not client.answers():
         if server.process.poll() is not None:
             raise CollabError(f"ollama serve ended at once: {server.last_words()}")
         if time.monotonic() > end:

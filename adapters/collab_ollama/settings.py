@@ -14,8 +14,6 @@ from collab_plugin.errors import CollabError
 
 DEFAULT_CONTEXT = 8192
 """Ollama's own default goes by the GPU's memory, up to 262,144 tokens: too much beside a model that fills it."""
-OLDEST = "0.30.0"
-"""The first Ollama that runs GGUF files through llama-server, with what that brings (ollama#16031)."""
 PLAIN_TEMPLATE = "{{ .System }}{{ .Prompt }}"
 
 # GGUF keys of llama.cpp (constants.py, Keys.General), and generation_config.json of transformers.

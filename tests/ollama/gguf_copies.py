@@ -1,22 +1,23 @@
-"""GGUF files written anew by gguf-py: split, or with a tensor of another type."""
+"""GGUF files written anew by gguf-py: split, or with tensors of other types."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, quant_shape_to_byte_shape
 
 
-def write_ternary(source: Path, out: Path, name: str) -> None:
-    """``source`` with the tensor ``name`` of type TQ1_0 (zeros)."""
+def write_typed(source: Path, out: Path, types: Mapping[str, str]) -> None:
+    """``source`` with these tensors of these types, all zeros."""
     reader, writer = GGUFReader(source), GGUFWriter(out, "qwen3moe")
     _copy_keys(reader, writer)
-    kind = GGMLQuantizationType.TQ1_0
     for tensor in reader.tensors:
-        if tensor.name == name:
+        if tensor.name in types:
+            kind = GGMLQuantizationType[types[tensor.name]]
             shape = tuple(int(n) for n in reversed(tensor.shape))
-            writer.add_tensor(name, np.zeros(quant_shape_to_byte_shape(shape, kind), np.uint8), raw_dtype=kind)
+            writer.add_tensor(tensor.name, np.zeros(quant_shape_to_byte_shape(shape, kind), np.uint8), raw_dtype=kind)
         else:
             writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
     _finish(writer)

@@ -14,7 +14,11 @@ import httpx
 import pytest
 from collab_ollama.evaluate import TOP
 from collab_ollama.runner import Runner
+from gguf_copies import write_typed
 from real_ollama import MODELS, TRAINED, Ollama, Running, collab, free_port, running
+
+from collab_plugin.checkpoint.gguf import open_gguf
+from collab_plugin.quant.types import TYPES
 
 pytestmark = pytest.mark.slow
 PROMPT = "The captain looked at the sea and"
@@ -107,6 +111,17 @@ def test_direct_is_the_same_model_without_any_copy(
         fresh.client.delete(name)
         assert list(fresh.blobs.iterdir()) == []
     assert artifact.is_file()
+
+
+def test_every_type_that_plan_offers_is_taken(qwen3moe: Path, server: Running, tmp_path: Path) -> None:
+    names = [name for name, info in open_gguf(qwen3moe).tensors.items() if info.shape[-1] == 256]
+    given = dict(zip(names, TYPES, strict=False))
+    assert len(given) == len(TYPES)
+    path = tmp_path / "all.gguf"
+    write_typed(qwen3moe, path, given)
+    done = collab("ollama", "create", path, "--name", "all", "--host", server.url, "--models", server.models)
+    assert done.returncode == 0, done.stderr
+    server.client.delete("all")
 
 
 def test_one_file_on_the_disk(created: tuple[str, Path], server: Running) -> None:

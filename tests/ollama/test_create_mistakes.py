@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from gguf_copies import write_ternary
+from gguf_copies import write_typed
 from real_ollama import TOOL, Ollama, Running, collab, free_port, interruptible, mistake, running
 from tiny_moe import write_qwen3moe
 
@@ -105,7 +105,7 @@ def test_more_context_than_the_model_has(tiny: Path, server: Running) -> None:
 
 def test_type_that_ollama_refuses(qwen3moe: Path, ollama: Ollama, tmp_path: Path) -> None:
     path = tmp_path / "ternary.gguf"
-    write_ternary(qwen3moe, path, "blk.0.ffn_up_exps.weight")
+    write_typed(qwen3moe, path, {"blk.0.ffn_up_exps.weight": "TQ1_0"})
     # A server of its own: Ollama's own create leaves the file that it refused.
     with running(ollama, tmp_path) as server:
         words = mistake(create(server, path))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from collab_ollama.version import OLDEST
 from collab_plugin.errors import CollabError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--system", help="System prompt."),
         click.option("--license", "licenses", multiple=True, type=path, help="File with the license's text."),
-        click.option("--requires", default="0.30.0", show_default=True, help="Oldest Ollama, shown by `ollama show`."),
+        click.option("--requires", default=OLDEST, show_default=True, help="Oldest Ollama, shown by `ollama show`."),
     )
     for option in reversed(options):
         command = option(command)
