@@ -173,6 +173,7 @@ class Greeter:
         register(PluginCommand("export letter", "Say hello in writing.", f"{__name__}:GREET"))
         register(PluginCommand("broken", "Cannot be loaded.", "nowhere_to_be_found:command"))
         register(PluginCommand("empty", "A group without commands."))
+        register(PluginCommand("plan", "Not ours.", f"{__name__}:GREET"))
 
 
 def test_hook_collab_register_commands(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,8 +190,11 @@ def test_hook_collab_register_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = runner.invoke(main, ["broken"])
     assert broken.exit_code == 2
     assert "the command 'broken' of a plugin cannot be loaded (ModuleNotFoundError" in broken.output
-    # Help still shows the others.
-    assert "greet" in runner.invoke(main, ["--help"]).output
+    # Help still shows the others, and says what is left out.
+    output = runner.invoke(main, ["--help"]).output
+    assert "greet" in output
+    assert "error: a plugin's command 'plan' has a built-in one's name and is left out" in output
+    assert listed.count("plan") == 1
 
 
 class RarestAgain(Rarest):

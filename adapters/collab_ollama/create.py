@@ -205,7 +205,7 @@ def _result(
         digest=shown.blob,
         source_digests=digests,
         bytes=artifact.bytes,
-        linked=shown.blob in put.linked,
+        linked=put.store is not None and shown.blob is not None and put.store.is_link(artifact.files[0], shown.blob),
         quantization_level=str(shown.details.get("quantization_level", "")),
         capabilities=shown.capabilities,
         notes=tuple(_notes(artifact, modelfile, digests, shown, put.store)),

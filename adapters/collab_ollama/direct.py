@@ -42,12 +42,13 @@ def create_direct(
     before = manifest.read_bytes() if manifest.is_file() else None
     put: list[str] = []
     try:
-        linked = not client.has_blob(digest)
-        if linked and not store.link(path, digest):
-            raise CollabError(
-                f"{path} cannot be linked into {store.blobs}: both must be on one disk and yours; leave out --direct"
-            )
-        put += [digest] if linked else []
+        if not client.has_blob(digest):
+            if not store.link(path, digest):
+                raise CollabError(
+                    f"{path} cannot be linked into {store.blobs}: both must be on one disk and yours; "
+                    "leave out --direct"
+                )
+            put.append(digest)
         if not client.has_blob(digest):
             raise CollabError(f"{store.folder} is not the folder of the server at {client.url}; give --models")
         store.write(manifest, _json(_manifest(artifact, modelfile, digest, store, put)))
@@ -65,7 +66,7 @@ def create_direct(
         digest=shown.blob,
         source_digests=(digest,),
         bytes=artifact.bytes,
-        linked=linked,
+        linked=store.is_link(path, digest),
         quantization_level=str(shown.details.get("quantization_level", "")),
         capabilities=shown.capabilities,
         notes=("Ollama did not check the file: what is wrong with it shows when it is loaded",),

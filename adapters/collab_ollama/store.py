@@ -54,6 +54,13 @@ class Store:
             return False
         return True
 
+    def is_link(self, path: Path, digest: str) -> bool:
+        """True when the blob and ``path`` are one file."""
+        try:
+            return path.samefile(self.blob(digest))
+        except OSError:
+            return False
+
     def remove_unused(self, digests: Iterable[str]) -> None:
         """Remove those blobs that no model refers to; CollabError when the system refuses."""
         manifests = [path for path in (self.folder / "manifests").glob("*/*/*/*") if path.is_file()]

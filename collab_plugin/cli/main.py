@@ -31,11 +31,14 @@ class LazyGroup(click.Group):
         from collab_plugin.cli.plugin_commands import names_below
 
         try:
-            return [*COMMANDS, *(name for name in names_below("") if name not in COMMANDS)]
+            names = names_below("")
         except CollabError as error:
             # A broken plugin may not hide the help.
             click.echo(f"error: {error}", err=True)
             return list(COMMANDS)
+        for name in set(names) & set(COMMANDS):
+            click.echo(f"error: a plugin's command {name!r} has a built-in one's name and is left out", err=True)
+        return [*COMMANDS, *(name for name in names if name not in COMMANDS)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:

@@ -94,6 +94,9 @@ def test_direct_is_the_same_model_without_any_copy(
         assert "validating GGUF" not in fresh.log.read_text()
         assert (fresh.blobs / f"sha256-{sha256(artifact)}").samefile(artifact)
         assert fresh.left_behind() == []
+        again = collab("ollama", "create", artifact, "--name", "again", *place, *options, "--json")
+        assert json.loads(again.stdout)["linked"], again.stderr
+        fresh.client.delete("again")
         shown = fresh.client.show(name)
         assert shown is not None
         assert shown.blob == reference.blob
