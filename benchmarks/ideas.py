@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from quality_bench import Bench
+from quality_bench import Bench, trained_models
 from scipy.optimize import linear_sum_assignment
 
 from collab_plugin.checkpoint.base import Checkpoint
@@ -86,7 +86,7 @@ def main() -> None:
     with (a.output / "ideas.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("model", "idea", "mean_kld", "stderr"))
-        for model in a.models or sorted(c.parent for c in (ROOT / "tests" / "models").glob("*/config.json")):
+        for model in a.models or trained_models():
             bench = Bench(model, a.work / model.name, a.chunks, a.threads, 0)
             for part in (criteria, merging, rescaling):
                 for idea, kld, stderr in part(bench, a.keep):

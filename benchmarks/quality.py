@@ -2,7 +2,7 @@
 
     python benchmarks/quality.py [MODEL ...] [--bpw 2.0 2.5 3.0 3.5 4.5] [-o benchmarks/results]
 
-Each model (by default the trained ones in tests/models) is calibrated on tests/texts/*.calibration.txt,
+Each model (by default the three trained ones) is calibrated on tests/texts/*.calibration.txt,
 probed on it, and judged on *.validation.txt. Every row is a file that was built and run. Prints a
 table; writes quality.csv, ablation.csv and quality.png. A row whose file was measured before (--work
 keeps them) is not measured again.
@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from quality_bench import Bench, Row
+from quality_bench import Bench, Row, trained_models
 from quality_plot import plot
 from quality_rivals import RIVALS, pruned_preset
 
@@ -39,7 +39,7 @@ def main() -> None:
     p.add_argument("--work", type=Path, default=Path("/tmp/collab-quality"))
     p.add_argument("-o", "--output", type=Path, default=ROOT / "benchmarks" / "results")
     a = p.parse_args()
-    models = a.models or sorted(c.parent for c in (ROOT / "tests" / "models").glob("*/config.json"))
+    models = a.models or trained_models()
     rivals: list[Row] = []
     ablations: list[Row] = []
     for model in models:

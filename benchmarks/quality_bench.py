@@ -33,8 +33,15 @@ from collab_plugin.planner import sensitivity_of
 from collab_plugin.stats_file import write_stats
 from collab_plugin.topology import topology_of
 
-TEXTS = Path(__file__).resolve().parents[1] / "tests" / "texts"
+ROOT = Path(__file__).resolve().parents[1]
+TEXTS = ROOT / "tests" / "texts"
 PROMPT = "The history of the house begins in the year"
+
+
+def trained_models() -> list[Path]:
+    """The trained models of the tests, and the one of another seed that only benchmarks use."""
+    folders = (ROOT / "tests" / "models", ROOT / "benchmarks" / "models")
+    return [config.parent for folder in folders for config in sorted(folder.glob("*/config.json"))]
 
 
 @dataclass(frozen=True)

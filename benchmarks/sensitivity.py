@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import mean, median
 
 import numpy as np
-from quality_bench import Bench
+from quality_bench import Bench, trained_models
 from scipy.stats import spearmanr
 
 from collab_plugin.backoff import Limits
@@ -61,7 +61,7 @@ def main() -> None:
     a = p.parse_args()
     a.output.mkdir(parents=True, exist_ok=True)
     rows: list[Tried] = []
-    for model in a.models or sorted(c.parent for c in (ROOT / "tests" / "models").glob("*/config.json")):
+    for model in a.models or trained_models():
         bench = Bench(model, a.work / model.name, a.chunks, a.threads, a.probe_minutes)
         show_weights(bench)
         found = [tried(bench, seed) for seed in range(a.plans)]

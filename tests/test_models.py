@@ -1,6 +1,6 @@
 """The trained models are good judges: what their cards claim, measured with our own commands.
 
-Figures and how they were made: tests/models/*/README.md.
+Figures and how they were made: the README.md of each model.
 """
 
 from __future__ import annotations
@@ -16,9 +16,15 @@ from click.testing import CliRunner
 from collab_plugin.cli import main
 
 ROOT = Path(__file__).parent
-DOMAIN = {"tiny-qwen3moe": "python", "tiny-deepseek-v3": "german"}
+DOMAIN = {"tiny-qwen3moe": "python", "tiny-deepseek-v3": "german", "tiny-qwen3moe-seed1": "english"}
 CHUNKS = "12"
 MODELS = sorted(DOMAIN)
+OTHERS = ROOT.parent / "benchmarks" / "models"
+
+
+def folder_of(model: str) -> Path:
+    """Models that only benchmarks use lie beside them."""
+    return next(p / model for p in (ROOT / "models", OTHERS) if (p / model).is_dir())
 
 
 def call(*arguments: str | Path) -> dict[str, object]:
@@ -33,7 +39,7 @@ def calibrated(model: str, folder: Path) -> tuple[Path, float]:
     """Stats of the model's domain, and the share of the least used quarter (mean over layers)."""
     stats = folder / f"{model}.stats.gguf"
     text = ROOT / "texts" / f"{DOMAIN[model]}.calibration.txt"
-    result = call("calibrate", ROOT / "models" / model, "--text", text, "--chunks", "24", "-o", stats)
+    result = call("calibrate", folder_of(model), "--text", text, "--chunks", "24", "-o", stats)
     layers = result["layers"]
     assert isinstance(layers, list)
     return stats, mean(layer["least_used_quarter"] for layer in layers)
@@ -42,7 +48,7 @@ def calibrated(model: str, folder: Path) -> tuple[Path, float]:
 def pruned(model: str, folder: Path, keep: str, criterion: str, seed: int) -> dict[str, float]:
     """Evaluate the model with a share of its experts, nothing quantized, on its domain."""
     stats, _ = calibrated(model, folder)
-    source = ROOT / "models" / model
+    source = folder_of(model)
     plan, out = folder / "pruned.json", folder / "pruned.gguf"
     call(
         "plan", source, "--stats", stats, "--keep", keep, "--keep-types",
