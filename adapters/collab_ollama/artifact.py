@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from collab_ollama.chat_template import why_not_rendered
 from collab_ollama.types import OLLAMA
 from collab_plugin.checkpoint.gguf import GgufCheckpoint, open_gguf, shard_paths
 from collab_plugin.errors import CollabError
@@ -19,8 +20,9 @@ MAX_EXPERTS = 1024
 @dataclass(frozen=True)
 class Artifact:
     """``files``: one GGUF, or all shards in order; ``bytes``: their sum. ``label`` names the types that most
-    weights have and the bits a weight, such as "IQ2_S+Q4_K 2.64bpw". ``in_copy_order``: llama-quantize's
-    COPY, which Ollama runs on every file, writes the same bytes again."""
+    weights have and the bits a weight, such as "IQ2_S+Q4_K 2.64bpw". ``chat_template``: the GGUF's, None when
+    it has none that llama.cpp renders, with the reason in ``notes``. ``in_copy_order``: llama-quantize's COPY,
+    which Ollama runs on every file, writes the same bytes again."""
 
     files: tuple[Path, ...]
     bytes: int
@@ -28,6 +30,7 @@ class Artifact:
     context_length: int | None
     label: str
     chat_template: str | None
+    notes: tuple[str, ...]
     in_copy_order: bool
     checkpoint: GgufCheckpoint
 
@@ -38,7 +41,7 @@ def open_artifact(path: Path) -> Artifact:
     files = tuple(shard_paths(checkpoint.path))
     refuse_types(OLLAMA, {name: info.type.name for name, info in checkpoint.tensors.items()}, str(path))
     _refuse_experts(checkpoint)
-    template = _value(checkpoint, "tokenizer.chat_template")
+    template, notes = _chat_template(checkpoint)
     context = _value(checkpoint, f"{checkpoint.architecture}.context_length")
     return Artifact(
         files=files,
@@ -46,7 +49,8 @@ def open_artifact(path: Path) -> Artifact:
         architecture=checkpoint.architecture,
         context_length=context if isinstance(context, int) else None,
         label=_label(checkpoint),
-        chat_template=template if isinstance(template, str) and template.strip() else None,
+        chat_template=template,
+        notes=notes,
         in_copy_order=len(files) == 1 and _in_copy_order(checkpoint),
         checkpoint=checkpoint,
     )
@@ -55,6 +59,16 @@ def open_artifact(path: Path) -> Artifact:
 def _value(checkpoint: GgufCheckpoint, key: str) -> object:
     found = checkpoint.metadata.get(key)
     return None if found is None else found.value
+
+
+def _chat_template(checkpoint: GgufCheckpoint) -> tuple[str | None, tuple[str, ...]]:
+    template = _value(checkpoint, "tokenizer.chat_template")
+    if not isinstance(template, str) or not template.strip():
+        return None, ()
+    why = why_not_rendered(template)
+    if why is None:
+        return template, ()
+    return None, (f"llama.cpp cannot render the file's chat template ({why}): a TEMPLATE takes its place",)
 
 
 def _refuse_experts(checkpoint: GgufCheckpoint) -> None:

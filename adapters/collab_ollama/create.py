@@ -215,13 +215,14 @@ def _result(
 def _notes(
     artifact: Artifact, modelfile: Modelfile, digests: tuple[str, ...], shown: Shown, store: Store | None
 ) -> Iterator[str]:
+    yield from artifact.notes
     if len(artifact.files) > 1:
         yield f"Ollama merged the {len(artifact.files)} shards into one file of its own"
     elif shown.blob not in digests:
         yield "Ollama wrote the file anew: it was not in llama-quantize's order, so the model takes its own disk"
     if shown.blob not in digests and store is None:
         yield "the file that was sent stays on the server until it starts again"
-    if modelfile.template is None and shown.template not in ("", "{{ .Prompt }}"):
+    if modelfile.template is None and shown.template != artifact.chat_template:
         yield (
             "Ollama recognised the chat template and uses its own version of it; "
             "start the server with OLLAMA_GO_TEMPLATE=0 before creating to keep the file's"

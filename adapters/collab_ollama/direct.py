@@ -69,7 +69,7 @@ def create_direct(
         linked=store.is_link(path, digest),
         quantization_level=str(shown.details.get("quantization_level", "")),
         capabilities=shown.capabilities,
-        notes=("Ollama did not check the file: what is wrong with it shows when it is loaded",),
+        notes=(*artifact.notes, "Ollama did not check the file: what is wrong with it shows when it is loaded"),
     )
 
 

@@ -23,6 +23,16 @@ def write_typed(source: Path, out: Path, types: Mapping[str, str]) -> None:
     _finish(writer)
 
 
+def write_with_template(source: Path, out: Path, template: str) -> None:
+    """``source`` with this chat template."""
+    reader, writer = GGUFReader(source), GGUFWriter(out, "qwen3moe")
+    _copy_keys(reader, writer)
+    writer.add_chat_template(template)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    _finish(writer)
+
+
 def write_split(source: Path, folder: Path, tensors: int) -> list[Path]:
     """``source`` as NAME-00001-of-0000N.gguf with at most so many tensors each."""
     reader = GGUFReader(source)

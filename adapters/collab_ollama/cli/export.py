@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
 
 from collab_ollama.cli.options import ModelOptions, model_options, modelfile_of
 from collab_plugin.cli.output import emit, json_option
@@ -45,15 +46,17 @@ def command(artifact: Path, name: str, output: Path, as_json: bool, **options: A
         "bytes": opened.bytes,
         "disk_needed": 3 * opened.bytes,
         "same_bytes": opened.in_copy_order,
+        "notes": list(opened.notes),
     }
-    emit(
-        result,
-        as_json,
-        lambda console: console.print(
-            f"{path}\nollama create {model} -f {path}\n"
+
+    def show(console: Console) -> None:
+        lines = [
+            str(path),
+            f"ollama create {model} -f {path}",
             f"needs {result['disk_needed']:,} bytes in the server's models folder while it works "
             f"(`collab-plugin ollama create` {2 * opened.bytes:,}), {opened.bytes:,} afterwards",
-            highlight=False,
-            soft_wrap=True,
-        ),
-    )
+            *(f"note: {note}" for note in opened.notes),
+        ]
+        console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+
+    emit(result, as_json, show)
