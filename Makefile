@@ -32,7 +32,7 @@ $(VENV)/ready: pyproject.toml $(NATIVE)/llama_cpp_wheel.sh
 	@echo "== setting up $(VENV) with $(PYTHON)"
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@wheels=$$($(NATIVE)/llama_cpp_wheel.sh $(VENV)/bin/python $(LLAMA_CPP)) && \
-	$(VENV)/bin/python -m pip install --quiet --find-links "$$wheels" --only-binary llama-cpp-python -e '.[llamacpp,ollama,dev]'
+	$(VENV)/bin/python -m pip install --quiet --find-links "$$wheels" --only-binary llama-cpp-python -e '.[llamacpp,ollama,tasks,dev]'
 	@touch $@
 
 clean:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,7 +38,10 @@ class Baseline:
 
 
 def baselines(frames: Frames, errors: ErrorTable, sensitivity: Sensitivity, budget: int) -> list[Baseline]:
-    """Those that this model can have: "pruning only" at the budget, "paper" at its own bytes."""
+    """Those that this model can have: "pruning only" at the budget, "paper" at its own bytes.
+
+    "paper" is left out where the user named the types: measuring its own would take most of the time.
+    """
     found = []
     t = frames.topology
     step = t.groups if frames.policy == "balanced" else 1
@@ -50,7 +54,9 @@ def baselines(frames: Frames, errors: ErrorTable, sensitivity: Sensitivity, budg
     at = bisect_right(counts, budget, key=bytes_of) - 1
     if at >= 0 and (pruned := _baseline(frames, errors, sensitivity, "pruning only", counts[at], lambda info: "Q8_0")):
         found.append(pruned)
-    count = -(-int(PAPER_KEEP * t.expert_count) // step) * step
+    if frames.request.types:
+        return found
+    count = -(-math.ceil(PAPER_KEEP * t.expert_count) // step) * step
     paper = _baseline(frames, errors, sensitivity, "paper", count, lambda info: _PAPER.get(info.role, "Q4_K"))
     return [*found, paper] if paper else found
 

@@ -11,7 +11,7 @@ from collab_plugin.checkpoint.base import Checkpoint
 from collab_plugin.compress.executor import compress
 from collab_plugin.compress.materialise import as_gguf
 from collab_plugin.engine import Engine
-from collab_plugin.plan import Plan, Point
+from collab_plugin.plan import Plan, Point, ascending
 from collab_plugin.progress import track
 from collab_plugin.quant.kernels import Kernels
 from collab_plugin.stats import Stats
@@ -53,7 +53,7 @@ def confirm(
     by_plan = {_key(plan): plan for plan in plans}
     considered = best.considered or (_point(best),)
     return dataclasses.replace(
-        best, considered=tuple(_with_measurement(p, by_plan, measured, _key(best)) for p in considered)
+        best, considered=ascending(_with_measurement(p, by_plan, measured, _key(best)) for p in considered)
     )
 
 

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from collab_plugin.backoff import Limits
 from collab_plugin.checkpoint.base import Checkpoint
 from collab_plugin.confirm import confirm
 from collab_plugin.engine import Engine
@@ -58,6 +59,12 @@ def decide(
     if measuring is not None and (kernels is None or request.keep_types):
         raise CollabError("--probe and --confirm have nothing to measure with --keep-types; leave them out")
     check_stats(checkpoint, topology, source)
+    if measuring is not None:
+        # Mistakes are told before minutes are spent.
+        request.needed_budget()
+        Limits.start(request.base, request.floors, request.ceilings, guarded=False)
+        if missing := [text for text in measuring.texts if not text.is_file()]:
+            raise CollabError(f"the text {missing[0]} does not exist")
     if measuring is not None and kernels is not None and measuring.probe_seconds is not None:
         source = _probe(
             Frames(checkpoint, topology, source, request, kernels), kernels, measuring, measuring.probe_seconds
@@ -86,7 +93,7 @@ def _probe(frames: Frames, kernels: Kernels, measuring: Measuring, seconds: floa
 def prunings(frames: Frames) -> list[tuple[int, int]]:
     """(experts kept, experts used) to probe, most telling first: what the request leaves open."""
     t = frames.topology
-    found = [pair for pair in options(frames) if pair != (t.expert_count, t.experts_used)]
+    found = [p for p in options(frames) if p != (t.expert_count, t.experts_used) and _possible(frames, *p)]
 
     def rank(pair: tuple[int, int]) -> tuple[float, float, int]:
         dropped = 1 - pair[0] / t.expert_count
@@ -95,3 +102,14 @@ def prunings(frames: Frames) -> list[tuple[int, int]]:
         return (round(abs(_ORDER[near] - dropped), 9), near, -pair[1])
 
     return sorted(found, key=rank)
+
+
+def _possible(frames: Frames, count: int, used: int) -> bool:
+    """False where a search would not prune (too few calibration tokens); what was asked for raises."""
+    try:
+        frames.frame(count, used)
+    except CollabError:
+        if frames.request.keep != "auto":
+            raise
+        return False
+    return True

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from collab_plugin.errors import CollabError
 from collab_plugin.stats import Stats
 
 ReportProgress = Callable[[int, int], None]
@@ -21,11 +23,11 @@ class Evaluation:
     """How a model compares with its original on the same tokens.
 
     ``mean_kld`` is KL(original || model) in nats, a token's mean over all ``tokens`` scored;
-    ``mean_kld_stderr`` its standard error; ``kld_p99`` and ``kld_p50`` percentiles; ``same_top1`` the
-    share of positions where both put the same token first. ``ppl`` and ``ppl_original`` are
-    perplexities. Chunking as in llama-perplexity: windows of ``ctx`` tokens, the second half scored.
-    ``text_overlap`` is the share of the calibration text's n-grams seen in the evaluation text,
-    None when the model carries no record of its calibration.
+    ``mean_kld_stderr`` its standard error; ``kld_p50`` to ``kld_p999`` its percentiles (50, 90, 95, 99,
+    99.9) and ``kld_max`` its largest value; ``same_top1`` the share of positions where both put the same
+    token first. ``ppl`` and ``ppl_original`` are perplexities. Chunking as in llama-perplexity: windows of
+    ``ctx`` tokens, the second half scored. ``text_overlap`` is the share of the calibration text's n-grams
+    seen in the evaluation text, None when the model carries no record of its calibration.
     """
 
     ppl: float
@@ -33,7 +35,11 @@ class Evaluation:
     mean_kld: float
     mean_kld_stderr: float
     kld_p50: float
+    kld_p90: float
+    kld_p95: float
     kld_p99: float
+    kld_p999: float
+    kld_max: float
     same_top1: float
     tokens: int
     ctx: int
@@ -49,6 +55,18 @@ class Generation:
     tokens: int
     prompt_tokens_per_second: float
     tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model behind HTTP on loopback: ``url``/v1/completions takes token ids and, with ``echo`` and
+    ``logprobs``, tells the log-probability of each at its own index; /tokenize, /detokenize and
+    /tokenizer_info as vLLM has them. Requests carry ``token`` as bearer. ``ctx``: context in tokens.
+    """
+
+    url: str
+    token: str
+    ctx: int
 
 
 class Engine(ABC):
@@ -124,3 +142,12 @@ class Engine(ABC):
         write: Callable[[str], None],
     ) -> Generation:
         """Continue ``prompt``, passing each piece of text to ``write`` as it comes."""
+
+    def serve(
+        self, model: Path, *, ctx: int | None, threads: int, start_limit: float = 3600.0
+    ) -> AbstractContextManager[Served]:
+        """Serve ``model`` while the context lasts; ``ctx`` None: the model's own context, at most 4096.
+
+        CollabError when it is not up within ``start_limit`` seconds. An engine need not have this.
+        """
+        raise CollabError(f"engine {self.name!r} cannot serve a model")

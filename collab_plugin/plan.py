@@ -5,7 +5,7 @@ Reading, writing and the JSON Schema: plan_file.py. Page: docs/formats/plan.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -102,8 +102,9 @@ class Point:
     """A plan that was considered: what it keeps, its bytes, and the KL divergence it costs, in nats.
 
     ``kind``: "candidate" for one at the budget, "front" for one of the Pareto front at another budget,
-    "baseline" for a rule to compare with, named by ``label`` ("quantization only", "pruning only",
-    "paper"). ``measured_kld`` when it was built and evaluated (--confirm); ``chosen`` for the plan's own.
+    "baseline" for a rule to compare with, named by ``label`` ("pruning only", "paper"; bits only is the
+    candidate that keeps every expert). ``measured_kld`` when it was built and evaluated (--confirm);
+    ``chosen`` for the plan's own.
     """
 
     kind: Literal["candidate", "front", "baseline"]
@@ -114,6 +115,11 @@ class Point:
     predicted_kld: float
     measured_kld: float | None
     chosen: bool
+
+
+def ascending(points: Iterable[Point]) -> tuple[Point, ...]:
+    """``points`` in the order of `Plan.considered`: ascending in bytes."""
+    return tuple(sorted(points, key=lambda p: (p.bytes, p.kind, p.predicted_kld)))
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,12 @@ class PlanRequest:
     borrow: float = BORROW
     threads: int = os.cpu_count() or 1
 
+    def needed_budget(self) -> int:
+        """Return the budget; CollabError when there is none."""
+        if self.budget is None:
+            raise CollabError("--budget is missing: give a size such as 103GB, 98.5GiB or 2.5bpw (or --keep-types)")
+        return self.budget
+
 
 @dataclass(frozen=True)
 class StatsSource:

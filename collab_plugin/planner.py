@@ -14,10 +14,10 @@ from collab_plugin.baselines import baselines
 from collab_plugin.checkpoint.base import Checkpoint
 from collab_plugin.errors import CollabError
 from collab_plugin.frame import Frame, Frames, Types
-from collab_plugin.plan import BackOff, Plan, Point
+from collab_plugin.plan import BackOff, Plan, Point, ascending
 from collab_plugin.plan_request import PlanRequest, StatsSource, check_stats
 from collab_plugin.progress import Report
-from collab_plugin.pruning import check_enough, parse_keep
+from collab_plugin.pruning import check_enough, check_servable, parse_keep
 from collab_plugin.quant.error import ErrorTable
 from collab_plugin.quant.kernels import Kernels
 from collab_plugin.sensitivity import (
@@ -73,11 +73,9 @@ def make_plans(
     frames = Frames(checkpoint, topology, source, request, kernels)
     if request.keep_types:
         return (_keep_types(frames),)
-    if request.budget is None:
-        raise CollabError("--budget is missing: give a size such as 103GB, 98.5GiB or 2.5bpw (or --keep-types)")
     if kernels is None:
         raise CollabError("no quantization kernels: pip install 'collab-plugin[llamacpp]'")
-    return _Search(frames, kernels, request.budget, report).best(count)
+    return _Search(frames, kernels, request.needed_budget(), report).best(count)
 
 
 def _keep_types(frames: Frames) -> Plan:
@@ -104,7 +102,10 @@ def notches(frames: Frames) -> list[int]:
 
 
 def options(frames: Frames) -> list[tuple[int, int]]:
-    """(experts kept, experts used) that the request leaves open, all experts first."""
+    """(experts kept, experts used) that the request leaves open, all experts first; at least one.
+
+    Raises CollabError when no count can serve the experts a token that were asked for.
+    """
     t, request, source = frames.topology, frames.request, frames.source
     if request.keep != "auto":
         counts = [parse_keep(request.keep, t, frames.policy)]
@@ -121,6 +122,8 @@ def options(frames: Frames) -> list[tuple[int, int]]:
         else:
             used = [frames.scaled(count)]
         found += [(count, k) for k in used if len(counts) == 1 or frames.servable(count, k)]
+    if not found:
+        check_servable(t, counts[0], used[0], frames.policy)
     return found
 
 
@@ -287,7 +290,7 @@ class _Search:
             self._point("baseline", b.label, b.frame, b.bytes, b.cost + self._prune_cost(b.frame))
             for b in baselines(self.frames, self.errors, self.sensitivity, self.budget)
         ]
-        return tuple(sorted(points, key=lambda p: (p.bytes, p.kind, p.predicted_kld)))
+        return ascending(points)
 
     def _front(self, fronts: Sequence[Frontier]) -> list[Point]:
         """The best candidate at each of some budgets, those that a smaller file beats left out."""
@@ -315,7 +318,7 @@ class _Search:
 def chosen(considered: Sequence[Point], plan: Plan) -> tuple[Point, ...]:
     """Mark the candidate that ``plan`` is, with the bytes and KL divergence that its allocation has."""
     key = (plan.pruning.expert_count, plan.activation.used)
-    return tuple(
+    return ascending(
         dataclasses.replace(p, chosen=True, bytes=plan.bytes, predicted_kld=plan.predicted_kld or 0.0)
         if p.kind == "candidate" and (p.expert_count, p.experts_used) == key
         else p

@@ -81,9 +81,10 @@ def probed_weights(default: Mapping[str, float], probes: Probes) -> dict[str, fl
     for probe in sorted(probes.types, key=lambda p: len(p.types), reverse=True):
         if probe.error > 0:
             found |= dict.fromkeys(probe.types, max(probe.kld, 0.0) / probe.error)
-    if not found:
+    ratios = [found[n] / default[n] for n in found if n in default]
+    if not ratios:
         return dict(default)
-    scale = median(found[n] / default[n] for n in found if n in default)
+    scale = median(ratios)
     return {n: found.get(n, w * scale) for n, w in default.items()}
 
 

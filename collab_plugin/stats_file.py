@@ -90,8 +90,13 @@ def _file_bytes(stats: Stats) -> bytes:
 
 
 def _two_floats(values: NDArray[np.float64]) -> NDArray[np.float32]:
-    high = values.astype(np.float32)
-    return np.concatenate([high, (values - high).astype(np.float32)])
+    """Each value as float32 and the rest it lost. Twice: a rest that was rounded up to half of the last
+    place could else round otherwise when it is read and written again."""
+    for _ in range(2):
+        high = values.astype(np.float32)
+        low = (values - high).astype(np.float32)
+        values = high.astype(np.float64) + low
+    return np.concatenate([high, low])
 
 
 def _keys(stats: Stats) -> dict[str, MetaValue]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import shutil
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +16,11 @@ from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from collab_plugin.document import to_plain
 from collab_plugin.errors import CollabError
+from collab_plugin.probe.record import Probes, PruneProbe, TypeProbe
 from collab_plugin.stats import ImatrixEntry, LayerRouting, Stats
-from collab_plugin.stats_file import read_stats, stats_sha256, write_stats
+from collab_plugin.stats_file import PROBES, read_stats, stats_sha256, write_probes, write_stats
 
 EXPERTS = 8
 LAYERS = (1, 2)
@@ -95,9 +100,10 @@ def test_large_counts_are_exact(counts: list[int], sums: st.DataObject, tmp_path
 def test_same_stats_same_bytes(written: Path, tmp_path: Path) -> None:
     write_stats(tmp_path / "again.gguf", _stats())
     assert (tmp_path / "again.gguf").read_bytes() == written.read_bytes()
-    assert _sha(tmp_path / "again.gguf") == _sha(written)
+    sha = stats_sha256(written, read_stats(written))
+    assert sha == hashlib.sha256(written.read_bytes()).hexdigest()
     write_stats(tmp_path / "other.gguf", _stats(1))
-    assert _sha(tmp_path / "other.gguf") != _sha(written)
+    assert stats_sha256(tmp_path / "other.gguf", read_stats(tmp_path / "other.gguf")) != sha
 
 
 def test_nothing_is_left_when_writing_fails(tmp_path: Path) -> None:
@@ -176,6 +182,16 @@ def test_importance_is_the_mean_square() -> None:
     np.testing.assert_array_equal(entry.vector(0, 2), [1, 2])
     np.testing.assert_array_equal(entry.vector(1, 2), [1, 3])
     np.testing.assert_array_equal(entry.vector(2, 2), [1, 1])  # never seen: all alike
+
+
+def test_experts_borrow_from_their_layer() -> None:
+    """λ tokens of the mean of all 11 tokens, (11, 31) / 11, on top of an expert's own."""
+    entry = ImatrixEntry(np.array([[2, 4], [9, 27], [0, 0]], np.float32), np.array([2, 9, 0], np.float32))
+    np.testing.assert_allclose(entry.vector(0, 2, 22), [(2 + 22) / 24, (4 + 62) / 24], rtol=1e-6)
+    np.testing.assert_allclose(entry.vector(2, 2, 22), [1, 31 / 11], rtol=1e-6)  # never seen: the mean alone
+    np.testing.assert_array_equal(entry.vector(1, 2, 0), entry.vector(1, 2))
+    dense = ImatrixEntry(np.array([[2, 4]], np.float32), np.array([2], np.float32))
+    np.testing.assert_array_equal(dense.vector(0, 2, 22), [1, 2])
 
 
 def test_importance_of_a_head() -> None:
@@ -299,3 +315,127 @@ def test_missing_file(tmp_path: Path) -> None:
         read_stats(tmp_path / "none.gguf")
     with pytest.raises(CollabError, match="cannot read the stats"):
         stats_sha256(tmp_path / "none.gguf", _stats())
+
+
+# -- probes
+
+PROBED = Probes(
+    texts=("a.txt", "ü b.txt"),
+    ctx=512,
+    tokens=2040,
+    engine="llama-cpp-python 0.3.36",
+    types=(
+        TypeProbe({"blk.1.attn_q.weight": "IQ3_XXS", "blk.2.attn_q.weight": "IQ3_S"}, 0.123456789, 1.5e-7, 3e-9),
+        TypeProbe({"blk.1.attn_q.weight": "IQ3_XXS"}, 0.1, -1e-12, 0.0),
+    ),
+    prunes=(PruneProbe("freq-score alpha=0.5 seed=0 groups=none", 6, 2, 0.25, 0.0125),),
+)
+
+
+@pytest.fixture
+def probed(written: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "stats.gguf"
+    shutil.copy(written, path)
+    stats = read_stats(path)
+    write_probes(path, stats, stats_sha256(path, stats), PROBED)
+    return path
+
+
+def test_probes_round_trip(probed: Path, written: Path) -> None:
+    stats = read_stats(probed)
+    assert stats.probes == PROBED
+    assert read_stats(written).probes is None
+    before = read_stats(written)
+    for layer, routing in before.routing.items():
+        np.testing.assert_array_equal(stats.routing[layer].weight_sum, routing.weight_sum)
+        np.testing.assert_array_equal(stats.routing[layer].reap_sum, routing.reap_sum)
+
+
+def test_probes_do_not_change_the_hash(probed: Path, written: Path) -> None:
+    """Plans made before probing name the same stats: they still compress."""
+    before = stats_sha256(written, read_stats(written))
+    assert stats_sha256(probed, read_stats(probed)) == before
+    assert probed.read_bytes() != written.read_bytes()
+    stats = read_stats(probed)
+    write_probes(probed, stats, before, dataclasses.replace(PROBED, types=(), prunes=()))
+    assert stats_sha256(probed, read_stats(probed)) == before
+    write_stats(probed, dataclasses.replace(stats, probes=None))
+    assert probed.read_bytes() == written.read_bytes()
+
+
+def test_other_stats_with_the_same_probes_have_another_hash(probed: Path, tmp_path: Path) -> None:
+    write_stats(tmp_path / "other.gguf", dataclasses.replace(_stats(1), probes=PROBED))
+    other = tmp_path / "other.gguf"
+    assert stats_sha256(other, read_stats(other)) != stats_sha256(probed, read_stats(probed))
+
+
+def test_it_is_still_an_imatrix_with_probes(probed: Path) -> None:
+    fields = GGUFReader(probed).fields
+    assert json.loads(fields[PROBES].contents())["ctx"] == 512
+    assert fields["general.type"].contents() == "imatrix"
+
+
+def test_an_imatrix_of_others_keeps_no_probes(tmp_path: Path) -> None:
+    """It would be written anew, and its bytes, and so its hash, would change."""
+    path = _published(tmp_path / "imatrix.gguf")
+    stats, before = read_stats(path), path.read_bytes()
+    with pytest.raises(CollabError, match="cannot keep probes; calibrate again"):
+        write_probes(path, stats, stats_sha256(path, stats), PROBED)
+    assert path.read_bytes() == before
+
+
+def test_rests_that_round_to_half_of_the_last_place(tmp_path: Path) -> None:
+    """A tie when the two floats are added again: written as read, the file must stay the same."""
+    tie = 1 + 2**-23 + 2**-24 - 2**-51
+    values = np.array([tie, 3 * tie, -tie + 2, 2**40 * tie, 0, 1, 1e15, 7.0])
+    routing = {1: LayerRouting(7, np.arange(8), values, values)}
+    path = tmp_path / "stats.gguf"
+    write_stats(path, dataclasses.replace(_stats(), routing=routing))
+    stats, before = read_stats(path), path.read_bytes()
+    np.testing.assert_allclose(stats.routing[1].weight_sum, values, rtol=2**-47)
+    write_stats(path, stats)
+    assert path.read_bytes() == before
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(values=st.lists(st.floats(0, 1e15), min_size=8, max_size=8))
+def test_any_stats_can_keep_probes(values: list[float], tmp_path: Path) -> None:
+    sums = np.array(values)
+    routing = {1: LayerRouting(7, np.arange(8), sums, sums)}
+    path = tmp_path / "stats.gguf"
+    write_stats(path, dataclasses.replace(_stats(), routing=routing))
+    stats = read_stats(path)
+    sha = stats_sha256(path, stats)
+    write_probes(path, stats, sha, PROBED)
+    assert stats_sha256(path, read_stats(path)) == sha
+
+
+def _plain() -> dict[str, Any]:
+    found: dict[str, Any] = to_plain(PROBED)
+    return found
+
+
+DAMAGED: dict[str, str] = {
+    "no JSON": "{",
+    "a list": "[]",
+    "not a number": json.dumps(_plain() | {"ctx": "512"}),
+    "unknown member": json.dumps(_plain() | {"surprise": 1}),
+    "missing member": json.dumps({k: v for k, v in _plain().items() if k != "engine"}),
+    "no figure": json.dumps(_plain() | {"types": [_plain()["types"][0] | {"kld": float("nan")}]}),
+    "no figure either": json.dumps(_plain() | {"prunes": [_plain()["prunes"][0] | {"kld": float("inf")}]}),
+    "nested too deep": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+def test_damaged_probes_are_refused(what: str, tmp_path: Path) -> None:
+    path = _with_key(tmp_path / "stats.gguf", PROBES, DAMAGED[what], GGUFValueType.STRING)
+    with pytest.raises(CollabError, match="its probes are damaged") as error:
+        read_stats(path)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_probes_of_another_kind(tmp_path: Path) -> None:
+    with pytest.raises(CollabError, match=r"collab\.stats\.probes is '5', not str"):
+        read_stats(_with_key(tmp_path / "stats.gguf", PROBES, 5, GGUFValueType.UINT32))

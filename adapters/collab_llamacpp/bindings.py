@@ -112,12 +112,13 @@ class Session:
             llama.llama_free(self.ctx)
         llama.llama_model_free(self.model)
 
-    def tokenize(self, text: str, special: bool = False) -> NDArray[np.int64]:
-        """Token ids i64[n], with what the vocabulary adds at the start (BOS)."""
+    def tokenize(self, text: str, special: bool = False, *, add: bool = True) -> NDArray[np.int64]:
+        """Token ids i64[n], with what the vocabulary adds at the start (BOS) unless ``add`` is false;
+        with ``special`` the text of control tokens stands for them."""
         data = text.encode("utf-8")
         size = len(data) + 16
         buffer = (llama.llama_token * size)()
-        count = llama.llama_tokenize(self.vocab, data, len(data), buffer, size, True, special)
+        count = llama.llama_tokenize(self.vocab, data, len(data), buffer, size, add, special)
         if count < 0:
             raise CollabError("llama.cpp cannot tokenize the text")
         return np.array(buffer[:count], np.int64)
@@ -153,6 +154,14 @@ class Session:
 
     def clear(self) -> None:
         llama.llama_memory_clear(llama.llama_get_memory(self.ctx), True)
+
+    def forget(self, start: int) -> bool:
+        """Drop what is remembered from position ``start`` on; False where the architecture cannot (a
+        recurrent state), and then nothing is kept."""
+        kept = bool(llama.llama_memory_seq_rm(llama.llama_get_memory(self.ctx), 0, start, -1))
+        if not kept:
+            self.clear()
+        return kept
 
     def windows(self, texts: Sequence[Path], ctx: int, chunks: int | None) -> list[NDArray[np.int64]]:
         """Windows of ``ctx`` tokens, none across two texts, each starting with BOS where the vocabulary

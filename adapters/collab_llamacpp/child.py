@@ -50,10 +50,11 @@ def run_job(job: dict[str, Any], on_line: OnLine) -> dict[str, NDArray[Any]]:
         if code == 0:
             with np.load(folder / "result.npz", allow_pickle=False) as arrays:
                 return dict(arrays)
-        raise _failure(code, folder, job)
+        raise failure(code, folder, job)
 
 
-def _failure(code: int, folder: Path, job: dict[str, Any]) -> Exception:
+def failure(code: int, folder: Path, job: dict[str, Any]) -> Exception:
+    """What a child's end with ``code`` means: its own message, the signal that ended it, or a bug."""
     log = (folder / "log").read_text(errors="replace")
     if code == 2 and (folder / "error.txt").exists():
         message = (folder / "error.txt").read_text()

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from collab_llamacpp.child import run_job
 from collab_plugin.checkpoint.gguf import open_gguf
-from collab_plugin.engine import REFERENCE, Engine, Evaluation, Generation, ReportProgress
+from collab_plugin.engine import REFERENCE, Engine, Evaluation, Generation, ReportProgress, Served
 from collab_plugin.stats import ImatrixEntry, LayerRouting, Stats
 from collab_plugin.topology import topology_of
+
+# A served model's context unless told: longer ones cost memory that few tasks need.
+MOST_CTX = 4096
 
 
 class LlamaCppEngine(Engine):
@@ -123,8 +128,7 @@ class LlamaCppEngine(Engine):
             ppl_original=float(np.exp(arrays["nll_original"].mean())),
             mean_kld=float(kld.mean()),
             mean_kld_stderr=float(kld.std(ddof=1) / np.sqrt(len(kld))) if len(kld) > 1 else 0.0,
-            kld_p50=float(np.percentile(kld, 50)),
-            kld_p99=float(np.percentile(kld, 99)),
+            **_percentiles(kld),
             same_top1=float(arrays["same"].mean()),
             tokens=len(kld),
             ctx=ctx,
@@ -167,6 +171,22 @@ class LlamaCppEngine(Engine):
             prompt_tokens_per_second=float(prompt_tokens / max(prompt_seconds, 1e-9)),
             tokens_per_second=float(made / max(seconds, 1e-9)),
         )
+
+    def serve(
+        self, model: Path, *, ctx: int | None, threads: int, start_limit: float = 3600.0
+    ) -> AbstractContextManager[Served]:
+        from collab_llamacpp.serving import serve
+
+        checkpoint = open_gguf(model)
+        own = checkpoint.metadata.get(f"{checkpoint.architecture}.context_length")
+        ctx = ctx or min(MOST_CTX, int(own.value) if own else MOST_CTX)
+        return serve(checkpoint.path, ctx=ctx, threads=threads, start_limit=start_limit)
+
+
+def _percentiles(kld: NDArray[np.float64]) -> dict[str, float]:
+    values = np.percentile(kld, [50, 90, 95, 99, 99.9, 100])
+    names = ("kld_p50", "kld_p90", "kld_p95", "kld_p99", "kld_p999", "kld_max")
+    return dict(zip(names, values.tolist(), strict=True))
 
 
 def _progress(progress: ReportProgress) -> Callable[[dict[str, Any]], None]:

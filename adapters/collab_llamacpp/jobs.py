@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from collab_llamacpp.bindings import Session
 from collab_llamacpp.collect import Collector
 from collab_llamacpp.original import Original, Running, Written
+from collab_llamacpp.sampling import piece, sampler
 from collab_plugin.engine import REFERENCE
 from collab_plugin.errors import CollabError
 from collab_plugin.overlap import decode_sketch, overlap, sketch
@@ -142,7 +143,7 @@ def generate(job: dict[str, Any], progress: Progress) -> Arrays:
                 f"{len(tokens)} prompt tokens and {job['max_tokens']} new ones exceed the context of "
                 f"{job['ctx']}; raise --ctx"
             )
-        sampler = _sampler(job["temperature"], job["seed"])
+        chain = sampler(job["temperature"], job["seed"])
         start = time.perf_counter()
         session.decode(tokens, len(tokens) - 1)
         llama.llama_synchronize(session.ctx)
@@ -150,35 +151,17 @@ def generate(job: dict[str, Any], progress: Progress) -> Arrays:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         made = 0
         while made < job["max_tokens"]:
-            token = llama.llama_sampler_sample(sampler, session.ctx, -1)
+            token = llama.llama_sampler_sample(chain, session.ctx, -1)
             if llama.llama_vocab_is_eog(session.vocab, token):
                 break
             made += 1
-            print(json.dumps({"text": decoder.decode(_piece(session, token))}), flush=True)
+            print(json.dumps({"text": decoder.decode(piece(session, token))}), flush=True)
             session.decode([token], 0, len(tokens) + made - 1)
         llama.llama_synchronize(session.ctx)
         seconds = time.perf_counter() - start
-        llama.llama_sampler_free(sampler)
+        llama.llama_sampler_free(chain)
     figures = [len(tokens), made, prompt_seconds, seconds]
     return {"figures": np.array(figures, np.float64)}
-
-
-def _sampler(temperature: float, seed: int) -> Any:
-    chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
-    if temperature > 0:
-        llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_temp(temperature))
-        llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_dist(seed))
-    else:
-        llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_greedy())
-    return chain
-
-
-def _piece(session: Session, token: int) -> bytes:
-    import ctypes
-
-    buffer = ctypes.create_string_buffer(256)
-    size = llama.llama_token_to_piece(session.vocab, token, buffer, len(buffer), 0, True)
-    return bytes(buffer.raw[: max(size, 0)])
 
 
 JOBS: dict[str, Callable[[dict[str, Any], Progress], Arrays]] = {

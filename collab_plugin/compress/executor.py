@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from collab_plugin.atomic import sync_folder
@@ -57,7 +57,7 @@ def compress(
     threads: int,
     report: Report,
 ) -> Compressed:
-    """Write the GGUF that ``plan`` describes to ``out``.
+    """Write the GGUF that ``plan`` describes to ``out``; importance is borrowed as the plan says.
 
     Peak memory: threads × (one tile of at most 32 MiB as float32, and its result) plus a constant.
     An interrupted run leaves ``out``.partial and ``out``.journal, and the same call goes on there.
@@ -69,6 +69,8 @@ def compress(
             f"({plan.source.name}, {plan.source.fingerprint[:19]}...); make it again"
         )
     refuse_source(checkpoint, out)
+    if stats is not None and plan.calibration is not None:
+        stats = replace(stats, borrow=plan.calibration.borrow)
     layout = artifact_layout(checkpoint, plan)
     tiles = tiles_of(checkpoint, plan, layout)
     start = time.monotonic()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from collab_plugin.checkpoint.base import Checkpoint
@@ -35,7 +34,7 @@ def stats_of(plan: Plan, checkpoint: Checkpoint, folder: Path, given: Path | Non
     stats = read_stats(path)
     if stats_sha256(path, stats) != plan.calibration.sha256:
         raise CollabError(f"{path} is not the stats file that the plan was made with; give that with --stats")
-    return replace(stats, borrow=plan.calibration.borrow)
+    return stats
 
 
 def kernels_for(plan: Plan, checkpoint: Checkpoint) -> Kernels | None:

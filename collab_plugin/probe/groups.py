@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from collab_plugin.checkpoint.base import Checkpoint, TensorInfo
 from collab_plugin.checkpoint.roles import Role
-from collab_plugin.quant.types import quantizable
+from collab_plugin.quant.types import TYPES, quantizable
 
 BANDS = 3
 
@@ -27,10 +27,10 @@ def part_of(info: TensorInfo) -> str:
 
 
 def coarse(checkpoint: Checkpoint) -> list[Group]:
-    """Parts × depth: layers in three bands, as equal as they come."""
+    """Parts × depth: layers in three bands, as equal as they come; of tensors whose type can change."""
     by_part: dict[str, list[str]] = {}
     for name, info in checkpoint.tensors.items():
-        if quantizable(info):
+        if quantizable(info) and info.type.name in TYPES:
             by_part.setdefault(part_of(info), []).append(name)
     groups = []
     for part, names in by_part.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from engine_calls import CTX, evaluate, plain_logits
+from engine_calls import CTX, ENGINE, evaluate, plain_logits
 from gguf import GGUFWriter, LlamaFileType
 from tiny_moe import llama_quantize, tokens_of, write_qwen3moe
 
@@ -66,9 +66,32 @@ def test_figures_are_those_of_numpy(qwen3moe: Path, coarse: Path, prose: Path, c
     assert result.mean_kld > 0.001, "the models must differ, or the test proves nothing"
     assert result.mean_kld == pytest.approx(np.mean(kld), rel=1e-2)
     assert result.mean_kld_stderr == pytest.approx(np.std(kld, ddof=1) / np.sqrt(len(kld)), rel=1e-2)
-    assert result.kld_p50 == pytest.approx(np.percentile(kld, 50), rel=1e-2)
-    assert result.kld_p99 == pytest.approx(np.percentile(kld, 99), rel=1e-2)
+    shares = {"p50": 50, "p90": 90, "p95": 95, "p99": 99, "p999": 99.9, "max": 100}
+    for name, share in shares.items():
+        assert getattr(result, f"kld_{name}") == pytest.approx(np.percentile(kld, share), rel=1e-2), name
     assert result.same_top1 == pytest.approx(np.mean(same), abs=1.5 / len(kld))
+
+
+def _reference(original: Path, out: Path, *texts: Path, chunks: int | None) -> Path:
+    ENGINE.reference(original, texts, out=out, ctx=CTX, chunks=chunks, threads=1, progress=lambda done, total: None)
+    return out
+
+
+def test_written_and_running_original_give_the_same_figures(
+    qwen3moe: Path, coarse: Path, prose: Path, code: Path, tmp_path: Path
+) -> None:
+    reference = _reference(qwen3moe, tmp_path / "reference.npy", prose, code, chunks=2)
+    assert evaluate(coarse, reference, prose, code, chunks=2) == evaluate(coarse, qwen3moe, prose, code, chunks=2)
+    size = 4 * (4 * (CTX // 2 - 1)) * 288  # float32, scored positions, vocabulary
+    assert size < reference.stat().st_size <= size + 256
+
+
+def test_a_reference_of_other_windows_is_refused(qwen3moe: Path, prose: Path, code: Path, tmp_path: Path) -> None:
+    reference = _reference(qwen3moe, tmp_path / "reference.npy", prose, chunks=2)
+    with pytest.raises(CollabError, match="tokenize the text differently"):
+        evaluate(qwen3moe, reference, code, chunks=2)
+    with pytest.raises(CollabError, match="tokenize the text differently"):
+        evaluate(qwen3moe, reference, prose, chunks=3)
 
 
 def run(*arguments: object, command: str = "evaluate") -> Result:
@@ -83,12 +106,14 @@ def test_json(qwen3moe: Path, coarse: Path, prose: Path) -> None:
     direct = evaluate(coarse, qwen3moe, prose, chunks=2)
     assert told["mean_kld"] == pytest.approx(direct.mean_kld, rel=1e-3)
     assert 0 < told["mean_kld"] <= told["kld_p99"]
+    percentiles = [told[f"kld_{name}"] for name in ("p50", "p90", "p95", "p99", "p999", "max")]
+    assert percentiles == sorted(percentiles)
 
 
 def test_table(qwen3moe: Path, coarse: Path, prose: Path) -> None:
     result = run(coarse, "--against", qwen3moe, "--text", prose, "--ctx", CTX, "--chunks", 1, "--threads", 1)
     assert result.exit_code == 0, result.output
-    for word in ("perplexity", "mean KL divergence", "same top-1"):
+    for word in ("perplexity", "mean KL divergence", "same top-1", "99.9th percentile", "largest KL divergence"):
         assert word in result.stdout
 
 

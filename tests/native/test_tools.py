@@ -14,6 +14,7 @@ from gguf import LlamaFileType
 from tiny_moe import llama_quantize
 
 from collab_plugin.checkpoint.gguf import open_gguf
+from collab_plugin.compress.materialise import as_gguf
 from collab_plugin.stats import Stats
 from collab_plugin.stats_file import read_stats, write_stats
 
@@ -101,6 +102,51 @@ def test_evaluate_agrees_with_llama_perplexity(llama_tools: Path, qwen3moe: Path
     # llama-perplexity keeps the original's log probabilities in 16 bits.
     assert ours.mean_kld == pytest.approx(theirs[1], rel=5e-3)
     assert 100 * ours.same_top1 == pytest.approx(theirs[2], abs=0.5)
+
+
+# What llama-perplexity calls our figures.
+THEIR_NAMES = {
+    "ppl": r"Mean PPL\(Q\) +: +([\d.]+)",
+    "mean_kld": r"Mean +KLD: +([\d.]+)",
+    "mean_kld_stderr": r"Mean +KLD: +[\d.]+ ± +([\d.]+)",
+    "kld_p50": r"Median +KLD: +([\d.]+)",
+    "kld_p90": r"90.0% +KLD: +([\d.]+)",
+    "kld_p95": r"95.0% +KLD: +([\d.]+)",
+    "kld_p99": r"99.0% +KLD: +([\d.]+)",
+    "kld_p999": r"99.9% +KLD: +([\d.]+)",
+    "kld_max": r"Maximum KLD: +([\d.]+)",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiny-qwen3moe", "tiny-deepseek-v3"])
+def test_trained_models_agree_to_the_third_digit(llama_tools: Path, name: str, tmp_path: Path) -> None:
+    """The same windows of 512 tokens through both programs."""
+    tests = Path(__file__).parents[1]
+    original, coarse, logits = as_gguf(tests / "models" / name, 1), tmp_path / "coarse.gguf", tmp_path / "logits.bin"
+    llama_quantize(original, coarse, "Q2_K", LlamaFileType.MOSTLY_Q2_K, open_gguf(original), None)
+    text = tests / "texts" / "german.validation.txt"
+    same = ("-c", 512, "-b", 512, "-ub", 512, "--chunks", 6, *SAME[6:])
+    tool = llama_tools / "llama-perplexity"
+    base = figures(
+        (r"Final estimate: PPL = ([\d.]+)",),
+        (tool, "-m", original, "-f", text, "--kl-divergence-base", logits, *same),
+    )
+    found = figures(
+        tuple(THEIR_NAMES.values()),
+        (tool, "-m", coarse, "--kl-divergence-base", logits, "--kl-divergence", *same),
+    )
+    ours = ENGINE.evaluate(
+        coarse, original, [text], ctx=512, chunks=6, threads=1, progress=lambda done, total=None: None
+    )
+    theirs = dict(zip(THEIR_NAMES, found, strict=True))
+    assert ours.tokens == 6 * 255
+    assert ours.ppl_original == pytest.approx(base[0], rel=5e-4)
+    assert ours.ppl == pytest.approx(theirs["ppl"], rel=5e-4)
+    # llama-perplexity keeps the original's log probabilities in 16 bits.
+    assert ours.mean_kld == pytest.approx(theirs["mean_kld"], rel=5e-4)
+    for key in THEIR_NAMES:
+        assert getattr(ours, key) == pytest.approx(theirs[key], rel=1e-3), key
 
 
 def figures(patterns: tuple[str, ...], command: tuple[object, ...]) -> list[float]:

@@ -1,9 +1,18 @@
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import pytest
+import tiny_moe
+from collab_llamacpp.engine import LlamaCppEngine
 from collab_llamacpp.kernels import GgmlKernels
-from model_bench import Bench, RememberingKernels, make_bench
+from model_bench import Bench, RememberingKernels, load, make_bench
 from random_moe import write_deepseek2, write_qwen3moe
+
+from collab_plugin.checkpoint.gguf import open_gguf
+from collab_plugin.checkpoint.identity import model_id
+from collab_plugin.stats_file import write_stats
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +36,22 @@ def grouped(tmp_path_factory: pytest.TempPathFactory, kernels: GgmlKernels) -> B
 def bench(request: pytest.FixtureRequest) -> Bench:
     found: Bench = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """About 1,100 tokens of the tiny vocabulary: two windows of 512."""
+    path = tmp_path_factory.mktemp("text") / "prose.txt"
+    whole = (Path(__file__).parents[1] / "texts" / "english.calibration.txt").read_text("utf-8")
+    path.write_text(whole[5000:6150], "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def runnable(tmp_path_factory: pytest.TempPathFactory, kernels: GgmlKernels, text: Path) -> Bench:
+    """qwen3moe that llama.cpp runs: 2 layers of 8 experts, top-2, calibrated on ``text``."""
+    folder = tmp_path_factory.mktemp("runnable")
+    path = tiny_moe.write_qwen3moe(folder / "model.gguf", experts=8)
+    stats = LlamaCppEngine().calibrate(path, (text,), ctx=64, chunks=None, threads=1, progress=lambda done, total: None)
+    write_stats(folder / "stats.gguf", dataclasses.replace(stats, model_id=model_id(open_gguf(path))))
+    return load(path, folder / "stats.gguf", kernels)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from gguf import GGUFValueType
 from model_bench import Bench, load
-from test_planner import _bytes
+from test_planner import FAST, _bytes
 from test_pruning import topology
 from test_stats_file import _with_key
 
@@ -25,7 +25,7 @@ def test_inf(t: str) -> None:
 
 
 def test_ceiling(softmax: Bench) -> None:
-    p = softmax.plan(_bytes(softmax, 20), ceilings={"expert": "Q4_K"})
+    p = softmax.plan(_bytes(softmax, 20), ceilings={"expert": "Q4_K"}, types=FAST)
     assert {t.type for n, t in p.tensors.items() if "_exps" in n} == {"Q4_K"}
 
 
@@ -94,11 +94,13 @@ def test_odd_stored(softmax: Bench, tmp_path: Path) -> None:
     p = b.plan(None, keep_types=True)
     write_plan(tmp_path / "p.json", p)
     read_plan(tmp_path / "p.json")
-    p = b.plan(_bytes(b, 5), types=())
+    p = b.plan(_bytes(b, 6), types=FAST)
+    assert {t.type for n, t in p.tensors.items() if "_exps" in n} == {"Q4_1"}
     write_plan(tmp_path / "p.json", p)
     read_plan(tmp_path / "p.json")
 
 
+@pytest.mark.slow  # measures all types
 def test_more_bytes_never_cost_more(softmax: Bench) -> None:
     costs = [softmax.plan(_bytes(softmax, bpw)).predicted_kld for bpw in (2.0, 2.1, 2.5)]
     assert costs == sorted(costs, reverse=True)

@@ -26,6 +26,7 @@ ROUTING = LayerRouting(
         ("freq", [1, 0.5, 1, 0]),
         ("score", [0.5 / 0.6, 1, 0.25 / 0.6, 0]),
         ("reap", [1 / 3, 1, 2 / 3, 0]),
+        ("mass", [0.5, 0.75, 1, 0]),
         ("freq-score", [0.5 + 0.25 / 0.6, 0.75, 0.5 + 0.125 / 0.6, 0]),
     ],
 )
@@ -68,6 +69,7 @@ def test_what_each_criterion_needs() -> None:
     assert needs == {
         "freq-score": ("weight_sum",),
         "reap": ("reap_sum",),
+        "mass": ("reap_sum",),
         "freq": (),
         "score": ("weight_sum",),
         "random": (),

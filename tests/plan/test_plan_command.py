@@ -18,6 +18,8 @@ from collab_plugin.compress.executor import compress
 from collab_plugin.plan_file import read_plan
 from collab_plugin.stats_file import read_stats, write_stats
 
+PROGRESS = ("measuring quantization errors", "probing ...")
+
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["plan", *map(str, arguments)])
@@ -27,7 +29,7 @@ def one_line(result: Result) -> str:
     """The error's only line; exit code 2, no traceback."""
     assert result.exit_code == 2, result.output
     assert isinstance(result.exception, SystemExit)
-    lines = [line for line in result.stderr.splitlines() if not line.startswith("measuring quantization errors")]
+    lines = [line for line in result.stderr.splitlines() if not line.startswith(PROGRESS)]
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("error: ")
     assert result.stdout == ""
@@ -141,7 +143,7 @@ def test_keep_types_on_a_quantized_file(bench: Bench, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--criterion", "best"], "unknown criterion 'best'; known: freq, freq-score, random, reap, score"),
+        (["--criterion", "best"], "unknown criterion 'best'; known: freq, freq-score, mass, random, reap, score"),
         (["--allocator", "greedy"], "unknown allocator 'greedy'; known: knapsack, uniform"),
         (["--base", "IQ9_X"], "unknown type 'IQ9_X'; known: IQ1_S"),
         (["--types", "Q4_K,Q9_K"], "unknown type 'Q9_K'"),
@@ -177,6 +179,60 @@ def test_budgets_that_cannot_be(budget: str | None, message: str, bench: Bench, 
     result = run(bench.path, "--stats", bench.stats_path, "-o", tmp_path / "plan.json", *given)
     assert message in one_line(result)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--probe"], "--probe and --confirm measure on text: give --text FILE"),
+        (["--confirm", "2"], "--probe and --confirm measure on text: give --text FILE"),
+        (["--probe", "--text", "none.txt"], "the text none.txt does not exist"),
+        (["--probe", "--text", "TEXT", "--keep-types"], "have nothing to measure with --keep-types; leave them out"),
+        (["--confirm", "2", "--text", "TEXT", "--keep-types"], "have nothing to measure with --keep-types"),
+        (["--probe", "--text", "TEXT", "--engine", "nope"], "unknown engine 'nope'"),
+        (["--probe", "--text", "TEXT", "--budget", "0GB"], "budget '0GB' is zero"),
+        (["--probe", "--text", "TEXT", "--experts-used", "17"], "17 experts a token cannot come from"),
+        (["--probe", "--text", "TEXT", "--floor", "attn=Q4_K"], "unknown role 'attn'"),
+        (["--probe", "--text", "TEXT", "--keep", "17"], "17 experts of 16 cannot be kept"),
+        (["--probe", "--text", "TEXT", "--stats", "FOREIGN"], "cannot in an imatrix of another tool"),
+    ],
+)
+def test_what_cannot_be_measured(options: list[str], message: str, softmax: Bench, text: Path, tmp_path: Path) -> None:
+    """All of it before anything runs."""
+    paths = {"TEXT": text, "FOREIGN": _write_published_imatrix(softmax, tmp_path / "foreign.gguf")}
+    given = [str(paths.get(o, o)) for o in options]
+    out = tmp_path / "out"
+    out.mkdir()
+    result = run(softmax.path, "--stats", softmax.stats_path, "--budget", "9MB", "-o", out / "plan.json", *given)
+    assert message in one_line(result)
+    assert list(out.iterdir()) == []
+
+
+def test_probing_without_budget_or_stats(softmax: Bench, text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "plan.json"
+    result = run(softmax.path, "--stats", softmax.stats_path, "--probe", "--text", text, "-o", out)
+    assert "--budget is missing" in one_line(result)
+    result = run(softmax.path, "--budget", "9MB", "--probe", "--text", text, "-o", out)
+    assert "--probe needs --stats" in one_line(result)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", "", "²"])
+def test_experts_used_is_auto_or_a_number(value: str, softmax: Bench, tmp_path: Path) -> None:
+    result = run(softmax.path, "--stats", softmax.stats_path, "--budget", "9MB", "-o", tmp_path / "plan.json",
+                 "--experts-used", value)  # fmt: skip
+    assert result.exit_code == 2
+    assert "write auto, or a number of at least 1" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "options", [["--probe-minutes", "0"], ["--confirm", "-1"], ["--confirm", "33"], ["--chunks", "0"]]
+)
+def test_numbers_out_of_range(options: list[str], softmax: Bench, tmp_path: Path) -> None:
+    result = run(softmax.path, "--budget", "9MB", "-o", tmp_path / "plan.json", *options)
+    assert result.exit_code == 2
+    assert f"Invalid value for '{options[0]}'" in result.stderr
 
 
 def test_groups_that_do_not_divide(grouped: Bench, tmp_path: Path) -> None:
