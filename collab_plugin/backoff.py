@@ -9,7 +9,7 @@ What the user set (--floor, --base, --keep) is never relaxed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from collab_plugin.checkpoint.roles import Role
@@ -42,9 +42,9 @@ class Limits:
 
     @classmethod
     def start(
-        cls, base: str | None, floors: Mapping[str, str], ceilings: Mapping[str, str], *, guarded: bool
+        cls, base: str | None, floors: Mapping[str, str], ceilings: Mapping[str, str], *, guarded: Collection[Role]
     ) -> Limits:
-        """The limits to begin with: the user's over the defaults, which there are if ``guarded``.
+        """The limits to begin with: the user's over the defaults, which there are for roles in ``guarded``.
 
         Defaults guard against sensitivities that nobody measured on this model; probes replace them.
         """
@@ -52,7 +52,8 @@ class Limits:
         if base is not None:
             given[Role.EXPERT] = type_info(base).name
         top = {_role(role): type_info(kind).name for role, kind in ceilings.items()}
-        defaults: dict[Role, str] = {**DEFAULT_FLOORS, Role.EXPERT: DEFAULT_BASE} if guarded else {}
+        every: dict[Role, str] = {**DEFAULT_FLOORS, Role.EXPERT: DEFAULT_BASE}
+        defaults = {role: kind for role, kind in every.items() if role in guarded}
         # A default floor above the user's ceiling gives way.
         low = {r: k for r, k in defaults.items() if r not in top or _bits(k) <= _bits(top[r])}
         for role, kind in given.items():

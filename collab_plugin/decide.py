@@ -16,6 +16,7 @@ from collab_plugin.plan import Plan
 from collab_plugin.plan_request import PlanRequest, StatsSource, check_stats
 from collab_plugin.planner import make_plans, options
 from collab_plugin.probe.measure import ProbeRequest, probe
+from collab_plugin.probe.record import Probes
 from collab_plugin.progress import track
 from collab_plugin.quant.kernels import Kernels
 from collab_plugin.stats_file import write_probes
@@ -62,7 +63,7 @@ def decide(
     if measuring is not None:
         # Mistakes are told before minutes are spent.
         request.needed_budget()
-        Limits.start(request.base, request.floors, request.ceilings, guarded=False)
+        Limits.start(request.base, request.floors, request.ceilings, guarded=())
         if missing := [text for text in measuring.texts if not text.is_file()]:
             raise CollabError(f"the text {missing[0]} does not exist")
     if measuring is not None and kernels is not None and measuring.probe_seconds is not None:
@@ -82,12 +83,19 @@ def decide(
 
 def _probe(frames: Frames, kernels: Kernels, measuring: Measuring, seconds: float) -> StatsSource:
     request = ProbeRequest(measuring.texts, measuring.ctx, measuring.chunks, seconds, frames.request.threads)
-    with track("probing", unit="s") as report:
-        probes = probe(frames, prunings(frames), kernels, measuring.engine, request, measuring.folder, report)
     source = frames.source
+    found = source.stats.probes if source else None
+
+    def keep(probes: Probes) -> None:
+        nonlocal found
+        assert source is not None  # probe() asks for stats
+        write_probes(source.path, source.stats, source.sha256, probes)
+        found = probes
+
+    with track("probing", unit="s") as report:
+        probe(frames, prunings(frames), kernels, measuring.engine, request, measuring.folder, report, keep)
     assert source is not None  # probe() asks for stats
-    write_probes(source.path, source.stats, source.sha256, probes)
-    return dataclasses.replace(source, stats=dataclasses.replace(source.stats, probes=probes))
+    return dataclasses.replace(source, stats=dataclasses.replace(source.stats, probes=found))
 
 
 def prunings(frames: Frames) -> list[tuple[int, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from collab_plugin.allocate.allocator import Choice, Item
 from collab_plugin.allocate.frontier import Frontier, frontier
@@ -12,6 +13,7 @@ from collab_plugin.allocate.knapsack import KNAPSACK
 from collab_plugin.backoff import Limits, next_limits
 from collab_plugin.baselines import baselines
 from collab_plugin.checkpoint.base import Checkpoint
+from collab_plugin.checkpoint.roles import Role
 from collab_plugin.errors import CollabError
 from collab_plugin.frame import Frame, Frames, Types
 from collab_plugin.plan import BackOff, Plan, Point, ascending
@@ -20,6 +22,7 @@ from collab_plugin.progress import Report
 from collab_plugin.pruning import check_enough, check_servable, parse_keep
 from collab_plugin.quant.error import ErrorTable
 from collab_plugin.quant.kernels import Kernels
+from collab_plugin.quant.types import quantizable
 from collab_plugin.sensitivity import (
     Sensitivity,
     default_prune_cost,
@@ -29,6 +32,10 @@ from collab_plugin.sensitivity import (
 )
 from collab_plugin.topology import Topology
 
+CLOSE = 3
+NEAR = 1.05
+"""Candidates whose frontiers are so close are told apart by solving them: a step of few large tensors
+can be that large."""
 FRONT_POINTS = 16
 FRONT_SPAN = 2.5
 """The front reaches from the smallest file to this many times the budget."""
@@ -160,17 +167,17 @@ class _Search:
         self.sensitivity = sensitivity_of(frames)
         self.fitted = self._fit_all()
         request, stats = frames.request, frames.source.stats if frames.source else None
-        # Kept sets are nested, so the experts of the smallest are in every candidate.
-        fewest = min(self.fitted, key=lambda f: f.frame.count).frame
-        self.errors = ErrorTable(frames.checkpoint, fewest.plan.pruning.kept, stats, kernels, request.threads, report)
+        # One sample for all candidates; the same as with --keep for the one that keeps most.
+        most = max(self.fitted, key=lambda f: f.frame.count).frame
+        self.errors = ErrorTable(frames.checkpoint, most.plan.pruning.kept, stats, kernels, request.threads, report)
 
     def best(self, count: int) -> tuple[Plan, ...]:
         self.errors.measure(_union([f.choices for f in self.fitted]))
         fronts = [frontier(self._items(f)) for f in self.fitted]
         scores = self._scores(fronts)
         order = sorted(range(len(scores)), key=lambda i: scores[i])
-        plans = [self._allocate(self.fitted[i]) for i in order[:count]]
-        plans.sort(key=lambda plan: plan.predicted_kld or 0.0)
+        plans = [self._allocate(self.fitted[i]) for i in self._worth_solving(order, scores, count)]
+        plans = sorted(plans, key=lambda plan: plan.predicted_kld or 0.0)[:count]
         considered = self._points(fronts, scores) if len(self.fitted) > 1 else ()
         return tuple(dataclasses.replace(plan, considered=chosen(considered, plan)) for plan in plans)
 
@@ -183,6 +190,11 @@ class _Search:
             front.cost(self.budget - f.frame.fixed) + self._prune_cost(f.frame)
             for f, front in zip(self.fitted, fronts, strict=True)
         ]
+
+    def _worth_solving(self, order: Sequence[int], scores: Sequence[float], count: int) -> list[int]:
+        """The first ``count``, and up to three that are within a step of the frontier of the best."""
+        near = [i for i in order[:CLOSE] if scores[i] <= NEAR * scores[order[0]]]
+        return list(order[: max(count, len(near))])
 
     # -- which candidates hold the budget
 
@@ -223,7 +235,7 @@ class _Search:
             request.base,
             request.floors,
             request.ceilings,
-            guarded=request.allocator.name != "uniform" and not self._probed,
+            guarded=() if request.allocator.name == "uniform" else self._unprobed,
         )
         steps: list[BackOff] = []
         while True:
@@ -239,10 +251,12 @@ class _Search:
             limits, step = relaxed
             steps.append(BackOff(step, 0))
 
-    @property
-    def _probed(self) -> bool:
+    @cached_property
+    def _unprobed(self) -> frozenset[Role]:
+        """Roles with a tensor that was not probed: their default floors stand."""
         probes = self.frames.source.stats.probes if self.frames.source else None
-        return probes is not None and bool(probes.types)
+        seen = {name for p in probes.types for name in p.types} if probes else set()
+        return frozenset(i.role for n, i in self.frames.checkpoint.tensors.items() if quantizable(i) and n not in seen)
 
     # -- what they cost
 

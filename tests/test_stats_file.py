@@ -321,6 +321,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 PROBED = Probes(
     texts=("a.txt", "ü b.txt"),
+    text_sha256="",
     ctx=512,
     tokens=2040,
     engine="llama-cpp-python 0.3.36",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,8 +54,12 @@ def probe(
     request: ProbeRequest,
     folder: Path,
     report: Report,
-) -> Probes:
+    keep: Callable[[Probes], None],
+) -> None:
     """Measure until time runs out or nothing is left; probes in the stats are not measured again.
+
+    ``keep`` gets all probes there are at the end, also when that is an interruption or an error; it is
+    not called when nothing new was measured.
 
     First every part of the model at three depths, then some prunings (``counts``: experts kept and
     used), then both by turns: the group with the largest KL divergence is split, the next pruning
@@ -67,7 +72,12 @@ def probe(
         raise CollabError("--probe keeps what it measures in the stats, and cannot in an imatrix of another tool: "
                           "calibrate with collab-plugin first")  # fmt: skip
     with tempfile.TemporaryDirectory(dir=folder, prefix=".collab-probe-") as name:
-        return _Prober(frames, counts, kernels, engine, request, Path(name), report).run()
+        prober = _Prober(frames, counts, kernels, engine, request, Path(name), report)
+        try:
+            prober.run()
+        finally:
+            if prober.done:
+                keep(prober.probes)
 
 
 class _Prober:
@@ -89,8 +99,10 @@ class _Prober:
         quiet: Report = lambda done, total=None: None  # noqa: E731  # its type is the point
         self.errors = ErrorTable(frames.checkpoint, {}, self.stats, kernels, request.threads, quiet)
         self.reference = folder / "reference.npy"
+        self.probes = Probes((), "", request.ctx, 0, engine.version())
+        self.done = 0
 
-    def run(self) -> Probes:
+    def run(self) -> None:
         original = as_gguf(self.frames.checkpoint.path, self.request.threads)
         with track("running the original", unit="tokens") as report:
             self.engine.reference(original, self.request.texts, out=self.reference, progress=report, **self._windows)
@@ -98,12 +110,11 @@ class _Prober:
         same = self._evaluate(scratch.path)
         self.probes = self._earlier(same)
         begun = time.monotonic()
-        done = 0
         for task in self._tasks():
             if self._known(task):
                 continue
             spent = time.monotonic() - self.start
-            each = (time.monotonic() - begun) / done if done else 0.0
+            each = (time.monotonic() - begun) / self.done if self.done else 0.0
             if spent + each > self.request.seconds:
                 break
             if task.group is not None:
@@ -112,10 +123,9 @@ class _Prober:
             elif task.pruning is not None:
                 pruned = self._pruning(*task.pruning)
                 self.probes = dataclasses.replace(self.probes, prunes=(*self.probes.prunes, pruned))
-            done += 1
-            self.report(min(time.monotonic() - self.start, self.request.seconds), self.request.seconds)
+            self.done += 1
+            self.report(min(time.monotonic() - self.start, self.request.seconds - 0.1), self.request.seconds)
         self.report(self.request.seconds, self.request.seconds)
-        return self.probes
 
     @property
     def _windows(self) -> dict[str, int]:
@@ -123,7 +133,9 @@ class _Prober:
 
     def _earlier(self, same: Evaluation) -> Probes:
         """The probes in the stats if they are of these windows, else none."""
-        fresh = Probes(tuple(t.name for t in self.request.texts), self.request.ctx, same.tokens, self.engine.version())
+        texts = self.request.texts
+        digest = hashlib.sha256(b"".join(text.read_bytes() for text in texts)).hexdigest()
+        fresh = Probes(tuple(t.name for t in texts), digest, self.request.ctx, same.tokens, self.engine.version())
         old = self.stats.probes
         if old is not None and dataclasses.replace(old, types=(), prunes=()) == fresh:
             return old

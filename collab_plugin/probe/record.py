@@ -35,9 +35,13 @@ class PruneProbe:
 
 @dataclass(frozen=True)
 class Probes:
-    """All probes of one model on one text: ``texts`` (file names), windows of ``ctx``, ``tokens`` scored."""
+    """All probes of one model on one text: ``texts`` (file names), windows of ``ctx``, ``tokens`` scored.
+
+    ``text_sha256``: of the texts' bytes, one after the other; figures on another text do not count.
+    """
 
     texts: tuple[str, ...]
+    text_sha256: str
     ctx: int
     tokens: int
     engine: str

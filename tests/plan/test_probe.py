@@ -250,12 +250,15 @@ def test_more_time_goes_on(probed: Probed, again: Bench, text: Path, tmp_path: P
     assert len(set(found.prunes)) == len(found.prunes)
 
 
-def test_probes_of_other_windows_do_not_count(probed: Probed, again: Bench, text: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other.txt"
-    shutil.copy(text, other)
+def test_probes_of_another_text_do_not_count(probed: Probed, again: Bench, text: Path, tmp_path: Path) -> None:
+    """Also when it has the same name; but nothing measured never replaces something measured."""
+    other = tmp_path / text.name
+    content = text.read_text("utf-8")
+    other.write_text(content[::-1], "utf-8")
     _decide(again, other, tmp_path, 0.01)
-    found = _probes(again)
-    assert (found.texts, found.types) == (("other.txt",), ())
+    assert _probes(again) == probed.probes
+    _probe(again, other, tmp_path, lambda p: p.text_sha256 != probed.probes.text_sha256)
+    assert _probes(again).texts == (text.name,)
 
 
 def test_nothing_is_left_behind(probed: Probed) -> None:

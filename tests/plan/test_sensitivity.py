@@ -24,7 +24,7 @@ DEFAULT = {"a": 1.0, "b": 2.0, "c": 4.0, "d": 8.0}
 
 
 def _probes(*types: TypeProbe) -> Probes:
-    return Probes(("text.txt",), 512, 2040, "engine", types)
+    return Probes(("text.txt",), "", 512, 2040, "engine", types)
 
 
 def _type(names: str, error: float, kld: float) -> TypeProbe:
