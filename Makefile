@@ -21,16 +21,18 @@ lint: $(VENV)/ready
 	@echo "== mypy"
 	$(VENV)/bin/mypy
 
-# llama.cpp's own tools, which tests compare with; tests say so and skip where they cannot be built.
+# llama.cpp's own tools, which tests compare with, and a real Ollama; tests say so and skip where they cannot be built.
 native: $(VENV)/ready
 	@if [ -x $(NATIVE)/llama_tools.sh ]; then echo "== llama.cpp tools"; $(NATIVE)/llama_tools.sh $(VENV)/bin/python $(LLAMA_CPP) || true; fi
+	@if [ -x $(NATIVE)/ollama.sh ] && [ -z "$$COLLAB_OLLAMA" ]; then \
+		echo "== Ollama"; $(NATIVE)/ollama.sh $(VENV)/bin/python $(LLAMA_CPP) || true; fi
 
 $(VENV)/ready: pyproject.toml $(NATIVE)/llama_cpp_wheel.sh
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed"; exit 2; }
 	@echo "== setting up $(VENV) with $(PYTHON)"
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@wheels=$$($(NATIVE)/llama_cpp_wheel.sh $(VENV)/bin/python $(LLAMA_CPP)) && \
-	$(VENV)/bin/python -m pip install --quiet --find-links "$$wheels" --only-binary llama-cpp-python -e '.[llamacpp,tasks,dev]'
+	$(VENV)/bin/python -m pip install --quiet --find-links "$$wheels" --only-binary llama-cpp-python -e '.[llamacpp,ollama,tasks,dev]'
 	@touch $@
 
 clean:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from collab_plugin.allocate.allocator import Allocator
-from collab_plugin.checkpoint.base import CheckpointFormat
 from collab_plugin.hookspecs import hookimpl
-from collab_plugin.importance.criterion import ImportanceCriterion
+
+if TYPE_CHECKING:
+    from collab_plugin.allocate.allocator import Allocator
+    from collab_plugin.checkpoint.base import CheckpointFormat
+    from collab_plugin.command import PluginCommand
+    from collab_plugin.importance.criterion import ImportanceCriterion
 
 
 @hookimpl
@@ -33,3 +37,10 @@ def collab_register_allocators(register: Callable[[Allocator], None]) -> None:
 
     register(KNAPSACK)
     register(UNIFORM)
+
+
+@hookimpl
+def collab_register_commands(register: Callable[[PluginCommand], None]) -> None:
+    from collab_plugin.command import PluginCommand
+
+    register(PluginCommand("export", "Write what another program needs beside an artifact."))

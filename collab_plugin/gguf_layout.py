@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gguf import GGMLQuantizationType
 
 from collab_plugin.checkpoint.base import MetaValue
 from collab_plugin.checkpoint.gguf_values import text
+from collab_plugin.checkpoint.roles import layer_of
 from collab_plugin.quant.types import tensor_bytes
 
 DEFAULT_ALIGNMENT = 32
@@ -41,6 +42,21 @@ class Layout:
 def padded(nbytes: int, alignment: int = DEFAULT_ALIGNMENT) -> int:
     """Round up to the alignment."""
     return -(-nbytes // alignment) * alignment
+
+
+# llama-quant.cpp sets these anew, which moves them behind all other keys.
+_LAST_KEYS = ("general.quantization_version", "general.file_type")
+
+
+def copy_order(keys: Iterable[str], tensors: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The order of keys and tensors that `llama-quantize FILE OUT COPY` writes.
+
+    A file in this order is a fixed point of COPY, which Ollama runs on every file that it is given.
+    llama-model-loader.h (weight_name_comparer): by layer, those without one first, then by name.
+    """
+    rest = [key for key in keys if key not in _LAST_KEYS]
+    names = sorted(tensors, key=lambda name: (-1 if (layer := layer_of(name)) is None else layer, name.encode()))
+    return [*rest, *_LAST_KEYS], names
 
 
 def layout(metadata: Mapping[str, MetaValue], tensors: Sequence[TensorSpec]) -> Layout:

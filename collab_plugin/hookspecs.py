@@ -9,14 +9,18 @@ line refuses to start and names both plugins.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pluggy
 
-from collab_plugin.allocate.allocator import Allocator
-from collab_plugin.checkpoint.base import CheckpointFormat
-from collab_plugin.engine import Engine
-from collab_plugin.importance.criterion import ImportanceCriterion
-from collab_plugin.quant.kernels import Kernels
+if TYPE_CHECKING:  # at run time this page costs nothing: `collab-plugin --help` asks it for commands
+    from collab_plugin.allocate.allocator import Allocator
+    from collab_plugin.checkpoint.base import CheckpointFormat
+    from collab_plugin.command import PluginCommand
+    from collab_plugin.engine import Engine
+    from collab_plugin.importance.criterion import ImportanceCriterion
+    from collab_plugin.loader import Loader
+    from collab_plugin.quant.kernels import Kernels
 
 PROJECT = "collab_plugin"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -46,3 +50,13 @@ def collab_register_kernels(register: Callable[[Kernels], None]) -> None:
 @hookspec
 def collab_register_engines(register: Callable[[Engine], None]) -> None:
     """Add engines for ``--engine NAME`` of calibrate, evaluate and run."""
+
+
+@hookspec
+def collab_register_loaders(register: Callable[[Loader], None]) -> None:
+    """Add programs for ``plan --for NAME``: the plan then has only types that the program loads."""
+
+
+@hookspec
+def collab_register_commands(register: Callable[[PluginCommand], None]) -> None:
+    """Add commands and groups of commands. Asked whenever help is shown: import nothing heavy here."""

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pluggy
 
 from collab_plugin import builtins_plugin, hookspecs
-from collab_plugin.allocate.allocator import Allocator
-from collab_plugin.checkpoint.base import CheckpointFormat
-from collab_plugin.engine import Engine
 from collab_plugin.errors import CollabError
-from collab_plugin.importance.criterion import ImportanceCriterion
-from collab_plugin.quant.kernels import Kernels
+
+if TYPE_CHECKING:  # help asks this module for commands alone; numpy and the rest would slow it
+    from collab_plugin.allocate.allocator import Allocator
+    from collab_plugin.checkpoint.base import CheckpointFormat
+    from collab_plugin.command import PluginCommand
+    from collab_plugin.engine import Engine
+    from collab_plugin.importance.criterion import ImportanceCriterion
+    from collab_plugin.loader import Loader
+    from collab_plugin.quant.kernels import Kernels
 
 
 class Named(Protocol):
@@ -29,6 +33,7 @@ class Named(Protocol):
 
 T = TypeVar("T", bound=Any)
 BUILTINS = "builtins"
+KINDS = ("checkpoint_formats", "criteria", "allocators", "kernels", "engines", "loaders", "commands")
 
 
 @dataclass
@@ -40,6 +45,8 @@ class Registry:
     allocators: dict[str, Allocator] = field(default_factory=dict)
     kernels: dict[str, Kernels] = field(default_factory=dict)
     engines: dict[str, Engine] = field(default_factory=dict)
+    loaders: dict[str, Loader] = field(default_factory=dict)
+    commands: dict[str, PluginCommand] = field(default_factory=dict)
     providers: dict[tuple[str, str], str] = field(default_factory=dict)
     """(kind, name) -> plugin name."""
 
@@ -77,14 +84,14 @@ def _naming(plugin: str) -> Iterator[None]:
         ) from error
 
 
-def build_registry(manager: pluggy.PluginManager) -> Registry:
-    """Call every hook of ``manager`` once and return what was registered.
+def build_registry(manager: pluggy.PluginManager, kinds: Sequence[str] = KINDS) -> Registry:
+    """Call the hooks of these kinds once and return what was registered.
 
     Raises CollabError when two plugins register the same name of one kind. ``COLLAB_TRACE_PLUGINS=1``
     prints every hook called, and on whom, to stderr.
     """
     registry = Registry()
-    for kind in ("checkpoint_formats", "criteria", "allocators", "kernels", "engines"):
+    for kind in kinds:
         hook = getattr(manager.hook, f"collab_register_{kind}")
         # Built-ins last, whenever a plugin was registered; otherwise in order of registration.
         impls = sorted(hook.get_hookimpls(), key=lambda impl: impl.plugin_name == BUILTINS)
@@ -116,6 +123,12 @@ def _adder(registry: Registry, kind: str, plugin: str) -> Callable[[Named], None
 def registry() -> Registry:
     """Return the registry of this process, made on first use."""
     return build_registry(plugin_manager())
+
+
+@cache
+def plugin_commands() -> dict[str, PluginCommand]:
+    """Return the commands that plugins add, without making the rest of the registry."""
+    return build_registry(plugin_manager(), ("commands",)).commands
 
 
 def pick(table: dict[str, T], name: str, what: str) -> T:

@@ -1,4 +1,4 @@
-"""Write docs/cli.md and docs/formats/plan.schema.json from the code: python docs/write_reference.py
+"""Write docs/cli.md and the schemas in docs/formats from the code: python docs/write_reference.py
 
 tests/test_docs.py fails when they are not what this writes.
 """
@@ -6,21 +6,29 @@ tests/test_docs.py fails when they are not what this writes.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
 from collab_plugin.cli import main
+from collab_plugin.placement.placement_file import placement_schema
 from collab_plugin.plan_file import plan_schema
 
 HERE = Path(__file__).parent
+ARGUMENTS = {
+    "model": "the model, a file or a folder",
+    "artifact": "a GGUF file, or any shard of a split one",
+    "name": "a model of the server",
+    "plan_path": "the plan, a file",
+}
 
 
 def option_row(option: click.Parameter, context: click.Context) -> str:
     """One table row: spelling with its value, what it does, default."""
     if isinstance(option, click.Argument):
-        what = "the plan, a file" if option.name == "plan_path" else "the model, a file or a folder"
-        return f"| `{option.make_metavar(context)}` | {what} | {_need(option)} |"
+        return f"| `{option.make_metavar(context)}` | {ARGUMENTS[str(option.name)]} | {_need(option)} |"
     assert isinstance(option, click.Option)
     spelling = ", ".join(f"`{name}`" for name in option.opts)
     value = "" if option.is_flag else f" `{option.make_metavar(context)}`"
@@ -39,26 +47,35 @@ def _default(option: click.Option, shown: object) -> str:
     return f"`{', '.join(map(str, shown)) if isinstance(shown, (list, tuple)) else shown}`"
 
 
+def commands(group: click.Group, context: click.Context) -> Iterator[tuple[click.Command, click.Context]]:
+    """Every command below ``group`` with its context, groups themselves left out."""
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        inner = click.Context(command, info_name=name, parent=context)
+        if isinstance(command, click.Group):
+            yield from commands(command, inner)
+        else:
+            yield command, inner
+
+
 def cli_page() -> str:
     """The whole of docs/cli.md."""
     parts = ["# Commands\n\nWritten by `docs/write_reference.py` from the code.\n"]
-    context = click.Context(main, info_name="collab-plugin")
-    for name in main.list_commands(context):
-        command = main.get_command(context, name)
-        assert command is not None
-        inner = click.Context(command, info_name=name, parent=context)
+    for command, context in commands(main, click.Context(main, info_name="collab-plugin")):
         help_text = "\n\n".join(" ".join(p.split()) for p in (command.help or "").split("\n\n"))
-        rows = [option_row(p, inner) for p in command.params if p.name != "help"]
-        parts.append(f"## collab-plugin {name}\n\n{help_text}\n")
+        rows = [option_row(p, context) for p in command.params if p.name != "help"]
+        parts.append(f"## {context.command_path}\n\n{help_text}\n")
         parts.append("| option | what it does | default |\n|---|---|---|\n" + "\n".join(rows) + "\n")
     return "\n".join(parts)
 
 
-def schema_text() -> str:
-    """The whole of docs/formats/plan.schema.json."""
-    return json.dumps(plan_schema(), indent=2) + "\n"
+def schema_text(schema: dict[str, Any]) -> str:
+    """The whole of a schema's page."""
+    return json.dumps(schema, indent=2) + "\n"
 
 
 if __name__ == "__main__":
     (HERE / "cli.md").write_text(cli_page())
-    (HERE / "formats" / "plan.schema.json").write_text(schema_text())
+    (HERE / "formats" / "plan.schema.json").write_text(schema_text(plan_schema()))
+    (HERE / "formats" / "placement.schema.json").write_text(schema_text(placement_schema()))

@@ -47,6 +47,26 @@ def test_help_has_an_example(command: str) -> None:
     assert f"Example: collab-plugin {command}" in result.output
 
 
+def test_help_imports_no_adapter() -> None:
+    code = (
+        "import sys\nfrom collab_plugin.cli import main\n"
+        "try:\n    main(['--help'])\nfinally:\n"
+        "    print(sorted({'httpx', 'scipy', 'gguf', 'llama_cpp', 'collab_ollama.client'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "ollama" in done.stdout
+    assert done.stdout.endswith("[]\n")
+
+
+def test_plan_for_a_program(qwen3moe: Path, stats: Path, tmp_path: Path) -> None:
+    out = tmp_path / "plan.json"
+    arguments = ("plan", qwen3moe, "--stats", stats, "--budget", "7bpw", "-o", out, "--threads", 1)
+    assert "unknown program 'steam'; known: ollama" in mistake(run(*arguments, "--for", "steam").stderr)
+    done = run(*arguments, "--for", "ollama", "--types", "Q4_K,Q8_0")
+    assert done.returncode == 0, done.stderr
+    assert {tensor["type"] for tensor in json.loads(out.read_text())["tensors"].values()} == {"F32", "Q4_K", "Q8_0"}
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

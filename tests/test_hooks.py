@@ -7,8 +7,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from collab_llamacpp.engine import LlamaCppEngine
 from collab_llamacpp.kernels import GgmlKernels
 from tiny_moe import WIDTH
@@ -17,9 +19,12 @@ from collab_plugin import hookimpl, hookspecs
 from collab_plugin.allocate.allocator import Allocator, Choice, Item
 from collab_plugin.checkpoint.base import Checkpoint, CheckpointFormat
 from collab_plugin.checkpoint.gguf import open_gguf
+from collab_plugin.cli.main import main
+from collab_plugin.command import PluginCommand
 from collab_plugin.engine import Engine
 from collab_plugin.errors import CollabError
 from collab_plugin.importance.criterion import CriterionOptions, ImportanceCriterion
+from collab_plugin.loader import Loader, allowed_types, refuse_types
 from collab_plugin.manager import Registry, build_registry, plugin_manager
 from collab_plugin.quant.kernels import Kernels
 from collab_plugin.stats import LayerRouting
@@ -135,6 +140,61 @@ def test_hook_collab_register_engines() -> None:
     engines = registered(RenamedEngine()).engines
     assert {"renamed", "llamacpp"} <= set(engines)
     assert engines["renamed"].version().startswith("llama-cpp-python ")
+
+
+class OldLoader:
+    """A program that loads nothing but Q8_0, Q4_K and floats."""
+
+    @hookimpl
+    def collab_register_loaders(self, register: Callable[[Loader], None]) -> None:
+        register(Loader("old", "an old program", frozenset({"Q8_0", "Q4_K", "F32", "F16"})))
+
+
+def test_hook_collab_register_loaders() -> None:
+    loaders = registered(OldLoader()).loaders
+    assert list(loaders) == ["ollama", "old"]
+    old = loaders["old"]
+    assert allowed_types(old, ("Q2_K", "Q4_K", "Q8_0"), given=False) == ("Q4_K", "Q8_0")
+    with pytest.raises(CollabError, match="--for old: it does not load Q2_K"):
+        allowed_types(old, ("Q2_K", "Q4_K"), given=True)
+    with pytest.raises(CollabError, match=r"b has type IQ1_S, which old does not load \(2 tensors\)"):
+        refuse_types(old, {"a": "Q8_0", "b": "IQ1_S", "c": "IQ1_S"}, "the plan")
+
+
+GREET = click.Command("greet", callback=lambda: click.echo("hello"), help="Say hello.")
+
+
+class Greeter:
+    """A command of its own, and one in the built-in group `export`."""
+
+    @hookimpl
+    def collab_register_commands(self, register: Callable[[PluginCommand], None]) -> None:
+        register(PluginCommand("greet", "Say hello.", f"{__name__}:GREET"))
+        register(PluginCommand("export letter", "Say hello in writing.", f"{__name__}:GREET"))
+        register(PluginCommand("broken", "Cannot be loaded.", "nowhere_to_be_found:command"))
+        register(PluginCommand("empty", "A group without commands."))
+        register(PluginCommand("plan", "Not ours.", f"{__name__}:GREET"))
+
+
+def test_hook_collab_register_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = registered(Greeter()).commands
+    monkeypatch.setattr("collab_plugin.cli.plugin_commands.plugin_commands", lambda: commands)
+    runner = CliRunner()
+    assert runner.invoke(main, ["greet"]).output == "hello\n"
+    assert runner.invoke(main, ["export", "letter"]).output == "hello\n"
+    assert "letter" in runner.invoke(main, ["export", "--help"]).output
+    listed = main.list_commands(click.Context(main))
+    assert {"inspect", "greet", "export", "ollama"} <= set(listed)
+    assert "empty" not in listed
+    assert runner.invoke(main, ["empty"]).exit_code == 2
+    broken = runner.invoke(main, ["broken"])
+    assert broken.exit_code == 2
+    assert "the command 'broken' of a plugin cannot be loaded (ModuleNotFoundError" in broken.output
+    # Help still shows the others, and says what is left out.
+    output = runner.invoke(main, ["--help"]).output
+    assert "greet" in output
+    assert "error: a plugin's command 'plan' has a built-in one's name and is left out" in output
+    assert listed.count("plan") == 1
 
 
 class RarestAgain(Rarest):

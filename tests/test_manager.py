@@ -43,5 +43,5 @@ def test_trace_prints_every_hook_call(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setenv("COLLAB_TRACE_PLUGINS", "1")
     build_registry(plugin_manager())
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 7
     assert "hook collab_register_criteria: builtins" in lines

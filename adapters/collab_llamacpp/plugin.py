@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from collab_plugin import hookimpl
-from collab_plugin.engine import Engine
-from collab_plugin.quant.kernels import Kernels
+
+if TYPE_CHECKING:
+    from collab_plugin.engine import Engine
+    from collab_plugin.quant.kernels import Kernels
 
 
 @hookimpl

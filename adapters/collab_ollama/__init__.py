@@ -1,1 +1,1 @@
-"""The ollama adapter. Nothing is registered yet: this package is the place where it will be."""
+"""The Ollama adapter: Modelfiles, models created over HTTP, servers with a placement of the experts."""

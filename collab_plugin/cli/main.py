@@ -26,14 +26,26 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are modules, imported on first use."""
+    """A group whose commands are modules, imported on first use; plugins' commands come after ours."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        from collab_plugin.cli.plugin_commands import names_below
+
+        try:
+            names = names_below("")
+        except CollabError as error:
+            # A broken plugin may not hide the help.
+            click.echo(f"error: {error}", err=True)
+            return list(COMMANDS)
+        for name in set(names) & set(COMMANDS):
+            click.echo(f"error: a plugin's command {name!r} has a built-in one's name and is left out", err=True)
+        return [*COMMANDS, *(name for name in names if name not in COMMANDS)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
-            return None
+            from collab_plugin.cli.plugin_commands import find_command
+
+            return find_command(cmd_name)
         module = importlib.import_module(f"collab_plugin.cli.{COMMANDS[cmd_name]}")
         command: click.Command = module.command
         return command

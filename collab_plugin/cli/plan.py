@@ -84,6 +84,7 @@ def _used(context: click.Context, parameter: click.Parameter, value: str | None)
     help="Largest type of a role.",
 )
 @click.option("--types", help="Only these types, separated by commas.")
+@click.option("--for", "loader", metavar="NAME", help="Only types that this program loads (see `plugins`): ollama.")
 @click.option("--allocator", default="knapsack", show_default=True, help="How bits are given out (see `plugins`).")
 @click.option(
     "--order",
@@ -141,6 +142,7 @@ def command(
     floors: dict[str, str],
     ceilings: dict[str, str],
     types: str | None,
+    loader: str | None,
     allocator: str,
     order: str,
     probe: bool,
@@ -179,7 +181,6 @@ def command(
     from collab_plugin.manager import first_kernels, pick, registry
     from collab_plugin.plan_file import write_plan
     from collab_plugin.plan_request import PlanRequest, StatsSource
-    from collab_plugin.quant.types import type_info
     from collab_plugin.topology import topology_of
 
     checkpoint = open_checkpoint(model)
@@ -200,7 +201,7 @@ def command(
         base=base,
         floors=floors,
         ceilings=ceilings,
-        types=tuple(type_info(t.strip()).name for t in types.split(",")) if types else (),
+        types=_types(types, loader),
         order=order,  # type: ignore[arg-type]  # click.Choice gives one of the literals
         keep_types=keep_types,
         allow_few_tokens=allow_few_tokens,
@@ -217,8 +218,33 @@ def command(
             chunks=chunks,
         )
     plan = decide(checkpoint, topology, source, request, None if keep_types else first_kernels(), measuring)
+    if loader:
+        _refuse_types(plan, loader)
     write_plan(output, plan)
     emit(plan, as_json, lambda console: render_plan(console, plan))
+
+
+def _types(given: str | None, loader: str | None) -> tuple[str, ...]:
+    """The types of --types that the program of --for loads; () for all."""
+    from collab_plugin.loader import allowed_types
+    from collab_plugin.manager import pick, registry
+    from collab_plugin.plan_request import DEFAULT_TYPES
+    from collab_plugin.quant.types import type_info
+
+    types = tuple(type_info(name.strip()).name for name in given.split(",")) if given else ()
+    if loader is None:
+        return types
+    allowed = allowed_types(pick(registry().loaders, loader, "program"), types or DEFAULT_TYPES, bool(types))
+    return () if allowed == DEFAULT_TYPES else allowed
+
+
+def _refuse_types(plan: Plan, loader: str) -> None:
+    """CollabError when a tensor that is only copied has a type that the program of --for does not load."""
+    from collab_plugin.loader import refuse_types
+    from collab_plugin.manager import pick, registry
+
+    types = {name: tensor.type for name, tensor in plan.tensors.items()}
+    refuse_types(pick(registry().loaders, loader, "program"), types, "the plan")
 
 
 def render_plan(console: Console, plan: Plan) -> None:

@@ -10,7 +10,7 @@ from gguf import GGMLQuantizationType, GGUFValueType, LlamaFileType
 from collab_plugin import __version__
 from collab_plugin.checkpoint.base import Checkpoint, MetaValue, TensorInfo
 from collab_plugin.errors import CollabError
-from collab_plugin.gguf_layout import Layout, TensorSpec, layout
+from collab_plugin.gguf_layout import Layout, TensorSpec, copy_order, layout
 from collab_plugin.plan import Plan
 from collab_plugin.plan_file import plan_fingerprint
 
@@ -68,7 +68,8 @@ def artifact_metadata(checkpoint: Checkpoint, plan: Plan) -> dict[str, MetaValue
     meta["general.file_type"] = MetaValue(int(_file_type(checkpoint, plan)), GGUFValueType.UINT32)
     meta["general.quantization_version"] = MetaValue(2, GGUFValueType.UINT32)
     meta |= _provenance(plan)
-    return meta
+    keys, _ = copy_order(meta, ())
+    return {key: meta[key] for key in keys}
 
 
 def _file_type(checkpoint: Checkpoint, plan: Plan) -> LlamaFileType:
@@ -95,11 +96,12 @@ def _provenance(plan: Plan) -> dict[str, MetaValue]:
 
 
 def artifact_tensors(checkpoint: Checkpoint, plan: Plan) -> list[TensorSpec]:
-    """The tensors of the artifact in the source's order; CollabError when the plan names others."""
+    """The tensors of the artifact in llama-quantize's order; CollabError when the plan names others."""
     _check_names(checkpoint.tensors, plan)
+    _, names = copy_order((), checkpoint.tensors)
     return [
-        TensorSpec(name, new_shape(info, plan), GGMLQuantizationType[plan.tensors[name].type])
-        for name, info in checkpoint.tensors.items()
+        TensorSpec(name, new_shape(checkpoint.tensors[name], plan), GGMLQuantizationType[plan.tensors[name].type])
+        for name in names
     ]
 
 

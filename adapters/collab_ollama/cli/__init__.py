@@ -1,0 +1,1 @@
+"""The commands: `export ollama` and `ollama ...`, one file each."""

@@ -1,0 +1,1 @@
+"""Where the tensors of an artifact live at run time: the placement document."""
