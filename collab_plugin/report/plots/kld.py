@@ -21,7 +21,8 @@ def pairs_plot(facts: Facts) -> Figure:
     own, rest = [p for p in pairs if p.chosen], [p for p in pairs if not p.chosen]
     predicted, measured = [p.predicted for p in pairs], [p.measured for p in pairs]
     if facts.plan.sensitivity:
-        low, high = min(predicted + measured), max(predicted + measured)
+        # Room on both sides, so that the band's borders are seen.
+        low, high = min(predicted + measured) / 2, max(predicted + measured) * 2
         ends = [low / 3, high * 3]
         axes.plot(ends, ends, color=GREY, linestyle="--", linewidth=1.2, label="as predicted")
         axes.fill_between(
