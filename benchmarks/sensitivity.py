@@ -140,6 +140,7 @@ def plot(rows: list[Tried], out: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
     models = list(dict.fromkeys(r.model for r in rows))
     figure, axes = plt.subplots(len(models), 3, figsize=(12, 3.8 * len(models)), squeeze=False)
@@ -150,6 +151,10 @@ def plot(rows: list[Tried], out: Path) -> None:
                 axis.scatter([r.predicted[kind] for r in some], [r.measured for r in some], c=colour, label=label, s=24)
             axis.set(xscale="log", yscale="log", xlabel=f"predicted: {kind}", title=model)
             axis.grid(True, which="both", alpha=0.25)
+            for side in (axis.xaxis, axis.yaxis):
+                side.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                side.set_major_formatter(FormatStrFormatter("%g"))
+                side.set_minor_formatter(NullFormatter())
         line[0].set_ylabel("measured mean KL divergence (nats)")
     axes[0][0].legend(frameon=False)
     figure.tight_layout()
