@@ -57,6 +57,12 @@ def test_tensors_in_no_group_are_scaled_by_the_median() -> None:
     assert weights == pytest.approx({"a": 3.0, "b": 6.0, "c": 2.0, "d": 24.0})
 
 
+def test_the_level_of_one_group_is_not_taken_for_the_others() -> None:
+    """Also when the group has many tensors."""
+    weights = probed_weights(DEFAULT, _probes(_type("abc", 0.1, 0.6)))
+    assert weights["d"] == DEFAULT["d"]
+
+
 @pytest.mark.parametrize("probe", [_type("a", 0.0, 0.3), TypeProbe({}, 0.5, 0.3, 0), _type("z", 0.5, 0.3)])
 def test_probes_that_say_nothing(probe: TypeProbe) -> None:
     """Nothing was lost, no tensor, a tensor that the model does not have."""
