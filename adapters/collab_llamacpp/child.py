@@ -17,6 +17,11 @@ from numpy.typing import NDArray
 
 from collab_plugin.errors import CollabError
 
+# A write to a mapped file (jobs.reference) on a full disk is a SIGBUS, and so is a read past a cut file.
+_HINTS = {
+    "SIGKILL": "; the machine ran out of memory",
+    "SIGBUS": "; the disk is full, or a file was cut short meanwhile",
+}
 OnLine = Callable[[dict[str, Any]], None]
 
 
@@ -62,7 +67,7 @@ def failure(code: int, folder: Path, job: dict[str, Any]) -> Exception:
         return CollabError(message + (f": {complaint}" if complaint else ""))
     if code < 0:
         what = signal.Signals(-code).name
-        hint = "; the machine ran out of memory" if what == "SIGKILL" else ""
+        hint = _HINTS.get(what, "")
         return CollabError(
             f"llama.cpp was ended by {what} while it tried to {job['do']} {job.get('model', job.get('original'))}{hint}"
             f"{': ' + complaint if (complaint := _complaint(log)) else ''}"

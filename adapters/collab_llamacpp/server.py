@@ -172,7 +172,7 @@ def _guard(token: str) -> Any:
         if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
             return web.json_response({"error": "no or wrong token"}, status=401)
         try:
-            return await handler(request)  # type: ignore[no-any-return]
+            return await handler(request)  # type: ignore[no-any-return]  # aiohttp types handlers as Any
         except CollabError as error:
             return web.json_response({"error": str(error)}, status=400)
 
