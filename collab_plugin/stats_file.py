@@ -28,6 +28,9 @@ from collab_plugin.probe.record import Probes
 from collab_plugin.stats import ImatrixEntry, LayerRouting, Stats
 
 VERSION = 1
+MOST_NATS = 1e6
+LEAST_ERROR = 1e-12
+"""No probe measures more nats or less error: beyond it a weight, their ratio, overflows in sums."""
 PROBES = "collab.stats.probes"
 _GATE = re.compile(r"^blk\.(\d+)\.ffn_(?:gate|up|gate_up)_exps\.weight$")
 _SUMS = re.compile(r"^blk\.(\d+)\.collab_router$")
@@ -177,7 +180,11 @@ def _probes(path: Path, text: str) -> Probes | None:
     if not text:
         return None
     try:
-        return from_plain(Probes, json.loads(text))
+        found = from_plain(Probes, json.loads(text))
+        figures = [f for p in (*found.types, *found.prunes) for f in (p.kld, getattr(p, "error", 0.0))]
+        if any(abs(f) > MOST_NATS for f in figures) or any(0 < p.error < LEAST_ERROR for p in found.types):
+            raise CollabError("a figure is out of range")
+        return found
     except (ValueError, RecursionError, CollabError) as error:
         raise CollabError(f"{path}: its probes are damaged ({error}); calibrate again") from None
 

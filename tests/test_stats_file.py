@@ -440,3 +440,12 @@ def test_damaged_probes_are_refused(what: str, tmp_path: Path) -> None:
 def test_probes_of_another_kind(tmp_path: Path) -> None:
     with pytest.raises(CollabError, match=r"collab\.stats\.probes is '5', not str"):
         read_stats(_with_key(tmp_path / "stats.gguf", PROBES, 5, GGUFValueType.UINT32))
+
+
+@pytest.mark.parametrize("error", [(1e-300, 0.1), (0.1, 1e300), (0.1, -1e7)])
+def test_probes_that_nobody_measured(error: tuple[float, float], tmp_path: Path) -> None:
+    """Their ratio is a weight: it would be infinite in the knapsack."""
+    probes = dataclasses.replace(PROBED, types=(TypeProbe({"blk.1.attn_q.weight": "IQ3_XXS"}, *error, 0.0),))
+    write_stats(tmp_path / "stats.gguf", dataclasses.replace(_stats(), probes=probes))
+    with pytest.raises(CollabError, match="its probes are damaged"):
+        read_stats(tmp_path / "stats.gguf")
