@@ -181,9 +181,9 @@ def _probes(path: Path, text: str) -> Probes | None:
         return None
     try:
         found = from_plain(Probes, json.loads(text))
-        figures = [f for p in (*found.types, *found.prunes) for f in (p.kld, getattr(p, "error", 0.0))]
+        figures = [*(p.kld for p in found.types), *(p.error for p in found.types), *(p.kld for p in found.prunes)]
         if any(abs(f) > MOST_NATS for f in figures) or any(0 < p.error < LEAST_ERROR for p in found.types):
-            raise CollabError("a figure is out of range")
+            raise ValueError("a figure is out of range")
         return found
     except (ValueError, RecursionError, CollabError) as error:
         raise CollabError(f"{path}: its probes are damaged ({error}); calibrate again") from None
