@@ -24,6 +24,10 @@ class Report(Protocol):
     def __call__(self, done: float, total: float | None = None) -> None: ...
 
 
+def silent(done: float, total: float | None = None) -> None:
+    """A `Report` that shows nothing, for steps inside one that is shown."""
+
+
 @contextmanager
 def track(title: str, total: float | None = None, unit: str = "") -> Iterator[Report]:
     """Show how far a step is, on stderr. Yields the function to call with the amount done so far."""

@@ -20,7 +20,7 @@ I64 = NDArray[np.int64]
 
 
 BORROW = 32.0
-"""Default of `plan --borrow`: lowers the KL divergence of 2-bit experts by 14 % after 512 tokens of
+"""Default of `plan --borrow`: lowers the KL divergence of 2-bit experts by 13 % after 512 tokens of
 calibration, by 1 % after 12,288 (tiny-qwen3moe; docs/quality.md)."""
 
 

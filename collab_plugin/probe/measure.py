@@ -18,13 +18,13 @@ from collab_plugin.frame import Frames
 from collab_plugin.probe.groups import Group, coarse, split
 from collab_plugin.probe.record import Probes, PruneProbe, TypeProbe
 from collab_plugin.probe.scratch import Scratch
-from collab_plugin.progress import Report, track
+from collab_plugin.progress import Report, silent, track
 from collab_plugin.quant.error import ErrorTable
 from collab_plugin.quant.kernels import Kernels
 
 PROBE_TYPE = "IQ3_XXS"
 """Hard enough to be seen above rounding, mild enough that harm is still proportional to error: from
-IQ3_XXS to IQ1_S the ratio moves by a factor below 1.5 (docs/quality.md)."""
+IQ3_XXS to IQ1_S the ratio moves by a factor below 2 (docs/quality.md §1)."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,7 @@ class _Prober:
         self.request, self.folder, self.report = request, folder, report
         self.start = time.monotonic()
         self.stats = frames.source.stats
-        quiet: Report = lambda done, total=None: None  # noqa: E731  # its type is the point
-        self.errors = ErrorTable(frames.checkpoint, {}, self.stats, kernels, request.threads, quiet)
+        self.errors = ErrorTable(frames.checkpoint, {}, self.stats, kernels, request.threads, silent)
         self.reference = folder / "reference.npy"
         self.probes = Probes((), "", request.ctx, 0, engine.version())
         self.done = 0
@@ -194,7 +193,6 @@ class _Prober:
     def _pruning(self, count: int, used: int) -> PruneProbe:
         frames, out = self.frames, self.folder / "pruned.gguf"
         plan = frames.finish(frames.frame(count, used), {}, {})
-        quiet: Report = lambda done, total=None: None  # noqa: E731  # its type is the point
-        compress(frames.checkpoint, plan, None, out, kernels=None, threads=self.request.threads, report=quiet)
+        compress(frames.checkpoint, plan, None, out, kernels=None, threads=self.request.threads, report=silent)
         result = self._evaluate(out)
         return PruneProbe(frames.rule, count, used, result.mean_kld, result.mean_kld_stderr)
