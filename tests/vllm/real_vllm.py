@@ -47,7 +47,8 @@ class Vllm:
         """Run this Python with ``command``."""
         return subprocess.run(
             [self.python, *command],
-            env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False,
+            env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout,
+            check=False,
         )  # fmt: skip
 
     def serve_command(self, model: Path, options: dict[str, Any], *more: str) -> list[str | Path]:
