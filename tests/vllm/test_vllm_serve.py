@@ -68,7 +68,7 @@ def served(request: pytest.FixtureRequest, vllm: Vllm, tmp_path_factory: pytest.
     plan = pruning_plan(model, folder / "plan.json", keep=24, used=3)
     compress(
         open_checkpoint(model), plan, None, folder / "pruned.gguf",
-        kernels=GgmlKernels(), threads=2, report=lambda done, total: None,
+        kernels=GgmlKernels(), threads=2, report=lambda done, total=0: None,
     )  # fmt: skip
     LlamaCppEngine().reference(
         folder / "pruned.gguf", [TEXT], out=folder / "llama.npy",
