@@ -48,7 +48,7 @@ class CollabModelLoader(DefaultModelLoader):
     ) -> Generator[tuple[str, torch.Tensor], None, None]:
         if self._prepared is None:
             raise CollabError(f"weights of load format {LOAD_FORMAT} cannot be reloaded into a running engine")
-        begun = time.perf_counter()
+        self.counter_before_loading_weights = begun = time.perf_counter()
         selection = self._prepared.selection
         weights = Weights(weight_files(self.load_config, model_config))
         yield from weights.parts(lambda name: self._part(name, model_config.hf_text_config.num_hidden_layers))

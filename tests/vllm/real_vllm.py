@@ -56,7 +56,7 @@ class Vllm:
         return [
             self.python.parent / "vllm", "serve", model, "--load-format", "collab",
             "--model-loader-extra-config", json.dumps(options), "--dtype", "float32", "--max-model-len", "512",
-            "--max-num-seqs", "8", "--max-logprobs", "-1", *more,
+            "--max-num-seqs", "8", "--max-logprobs", "-1", "--block-size", "32", *more,
         ]  # fmt: skip
 
     @contextmanager
