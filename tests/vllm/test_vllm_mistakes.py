@@ -23,6 +23,7 @@ SAID = {
     "another seed": ("for another model", "router weights differ", '"strict": false'),
     "dense model": ("LlamaForCausalLM", "cannot prune"),
     "experts over ranks": ("24 experts", "5 expert-parallel ranks"),
+    "expert parallel on a processor": ("know no expert parallelism",),
     "wrong rotation": ("+rotary_embedding", "custom_ops"),
 }
 
