@@ -92,7 +92,8 @@ def compress_folder(
     tensors = [tensor for output in todo for tensor in output.tensors()]
     shards = shards_of(tensors, shard_bytes)
     total = sum(shard.total for shard in shards)
-    quantization = quantization_config(blocks) if blocks is not None else None
+    matrices = [o.name for o in todo if o.quantizable]
+    quantization = quantization_config(blocks, matrices) if blocks is not None else None
     config = pruned_config(checkpoint, plan, load_json(checkpoint.path / "config.json"), quantization)
     if blocks is not None and quantization is None:
         config.pop("quantization_config", None)  # FP8 was widened and nothing else is quantized

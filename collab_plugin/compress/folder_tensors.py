@@ -19,7 +19,7 @@ from collab_plugin.checkpoint.sources import Matrix, round_to_bf16
 from collab_plugin.checkpoint.values import check_finite
 from collab_plugin.compress.artifact import kept_of
 from collab_plugin.compress.pack_quantized import packed_columns, quantize
-from collab_plugin.compress.precision import Precision, block_of
+from collab_plugin.compress.precision import QUANTIZED_ROLES, Precision, block_of
 from collab_plugin.compress.tiles import TILE_BYTES
 from collab_plugin.plan import Plan
 
@@ -32,12 +32,14 @@ class Output:
     """What one stored matrix becomes.
 
     ``name`` is its new name. ``rows`` are the rows to keep in their order (routers), None for all.
-    ``precision`` quantizes it; ``widen`` turns FP8 and its scales into BF16.
+    ``quantizable``: a matrix of a block that may have a ``precision``, which quantizes it. ``widen`` turns
+    FP8 and its scales into BF16.
     """
 
     name: str
     matrix: Matrix
     rows: tuple[int, ...] | None = None
+    quantizable: bool = False
     precision: Precision | None = None
     widen: bool = False
 
@@ -121,21 +123,20 @@ def outputs(
                 continue
             seen.add(output.name)
             if blocks is not None:
-                precision = blocks.get(block_of(output.name)) if len(output.shape) == 2 else None
-                if info.role not in (Role.NORM, Role.ROUTER, Role.ROUTER_BIAS):
-                    output = replace(output, precision=precision)
-                output = replace(output, widen=output.matrix.scale is not None)
+                precision = blocks[block_of(output.name)] if output.quantizable else None
+                output = replace(output, precision=precision, widen=output.matrix.scale is not None)
             yield output
 
 
 def _of_tensor(checkpoint: SafetensorsCheckpoint, plan: Plan, info: TensorInfo) -> Iterator[Output]:
     kept, matrices = kept_of(info, plan), checkpoint.stored(info.name)
     if info.role != Role.EXPERT:
-        yield Output(matrices[0].stored.name, matrices[0], rows=kept)
+        quantizable = info.role in QUANTIZED_ROLES and len(info.shape) > 1
+        yield Output(matrices[0].stored.name, matrices[0], rows=kept, quantizable=quantizable)
         return
     for new, old in enumerate(range(len(matrices)) if kept is None else kept):
         name = re.sub(r"\.experts\.\d+\.", f".experts.{new}.", matrices[old].stored.name)
-        yield Output(name, matrices[old])
+        yield Output(name, matrices[old], quantizable=True)
 
 
 def works(outputs: list[Output]) -> Iterator[Work]:

@@ -7,7 +7,7 @@ one precision in it, so one is chosen for all of them: by the bits a weight that
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,14 +60,18 @@ def _precision(checkpoint: SafetensorsCheckpoint, plan: Plan, infos: list[Tensor
     return Precision(4, 128 if wide and bits < FINE_FOUR else 32)
 
 
-def quantization_config(blocks: Mapping[str, Precision | None]) -> dict[str, Any] | None:
-    """config.json's ``quantization_config``; None when nothing is quantized."""
+def quantization_config(blocks: Mapping[str, Precision | None], matrices: Iterable[str]) -> dict[str, Any] | None:
+    """config.json's ``quantization_config``; None when nothing is quantized. ``matrices``: their stored names."""
     chosen = sorted({p for p in blocks.values() if p is not None}, key=lambda p: (p.bits, p.group))
     if not chosen:
         return None
+    modules: dict[str, set[str]] = {}
+    for name in matrices:
+        modules.setdefault(block_of(name), set()).add(name.rsplit(".", 2)[1])
+    patterns = {block: _pattern(block, sorted(modules[block])) for block in blocks}
     groups = {
         f"group_{index}": {
-            "targets": [_pattern(block) for block, p in blocks.items() if p == precision],
+            "targets": [patterns[block] for block, p in blocks.items() if p == precision],
             "weights": {
                 "num_bits": precision.bits,
                 "type": "int",
@@ -87,11 +91,11 @@ def quantization_config(blocks: Mapping[str, Precision | None]) -> dict[str, Any
         "format": "pack-quantized",
         "quantization_status": "compressed",
         "config_groups": groups,
-        "ignore": ["lm_head", r"re:.*\.mlp\.gate$", *(_pattern(block) for block, p in blocks.items() if p is None)],
+        "ignore": ["lm_head", r"re:.*\.mlp\.gate$", *(patterns[block] for block, p in blocks.items() if p is None)],
     }
 
 
-def _pattern(block: str) -> str:
+def _pattern(block: str, modules: Sequence[str]) -> str:
     """Matches the modules of a block: the matrices in it, or those of each of its experts."""
-    inner = r"\d+\.\w+" if block.endswith(".experts") else r"\w+"
-    return f"re:^{re.escape(block)}\\.{inner}$"
+    inner = r"\d+\." if block.endswith(".experts") else ""
+    return f"re:^{re.escape(block)}\\.{inner}({'|'.join(modules)})$"
