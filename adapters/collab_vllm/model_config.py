@@ -79,3 +79,20 @@ def right_rotation(vllm_config: VllmConfig, family: Family) -> bool:
     if f"-{_ROTARY}" not in ops:
         ops.append(f"-{_ROTARY}")
     return True
+
+
+def check_latent_attention(vllm_config: VllmConfig) -> None:
+    """CollabError where vLLM would fail at the first request: MLA of a size that it has no kernel for."""
+    from vllm.platforms import current_platform
+
+    config = vllm_config.model_config
+    if not (config.use_mla and current_platform.is_cpu()):
+        return
+    from vllm.v1.attention.backends.mla.cpu_mla import CPUMLABackend
+
+    sizes = CPUMLABackend.get_supported_head_sizes()
+    if config.get_head_size() not in sizes:
+        raise CollabError(
+            f"vLLM runs latent attention of size {sizes[0]} on processors, this model has {config.get_head_size()}; "
+            "set VLLM_MLA_DISABLE=1 in the environment"
+        )

@@ -13,7 +13,7 @@ from collab_vllm.errors import one_line
 from collab_vllm.families import Family, family_of
 from collab_vllm.files import Weights, weight_files
 from collab_vllm.model_check import check_model
-from collab_vllm.model_config import check_parallel, right_rotation, set_experts
+from collab_vllm.model_config import check_latent_attention, check_parallel, right_rotation, set_experts
 from collab_vllm.options import LOAD_FORMAT, LoaderOptions, parse_options
 from collab_vllm.pruning import Selection, selection_of
 
@@ -72,6 +72,7 @@ def prepare(vllm_config: VllmConfig) -> Prepared:
         if done != mark:
             raise CollabError(f"{options.plan} was changed while vLLM was starting; start it again")
         return prepared
+    check_latent_attention(vllm_config)
     if plan is not None and selection is not None:
         check_parallel(vllm_config, selection)
         weights = Weights(weight_files(vllm_config.load_config, model_config))
