@@ -11,10 +11,11 @@ from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
 from collab_plugin.errors import CollabError
-from collab_vllm.experts import replacing_experts
+from collab_vllm.artifact import Artifact
+from collab_vllm.experts import fill, replacing_experts
 from collab_vllm.files import Weights, weight_files
 from collab_vllm.options import LOAD_FORMAT, parse_options
-from collab_vllm.pruning import Part, layer_of, part_of
+from collab_vllm.pruning import Part, layer_of, part_of, within_block
 from collab_vllm.startup import Prepared, prepare
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class CollabModelLoader(BaseModelLoader):
         super().__init__(load_config)
         parse_options(load_config.model_loader_extra_config)
         self._prepared: Prepared | None = None
+        self._artifact: Artifact | None = None
 
     def download_model(self, model_config: ModelConfig) -> None:
         weight_files(self.load_config, model_config)
@@ -39,7 +41,7 @@ class CollabModelLoader(BaseModelLoader):
         if model_config is not vllm_config.model_config:
             return self._draft(vllm_config, model_config, prefix)
         self._prepared = prepare(vllm_config)
-        with replacing_experts(vllm_config, self._prepared):
+        with replacing_experts(vllm_config, self._prepared) as self._artifact:
             return super().load_model(vllm_config, model_config, prefix)
 
     def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
@@ -53,10 +55,15 @@ class CollabModelLoader(BaseModelLoader):
             layer = layer_of(name)
             if layer is not None and layer >= layers:
                 return None  # predicts more tokens, for speculative decoding; the model class would drop it
+            if self._artifact is not None and (within_block(name, family) or "").startswith("experts."):
+                return None
             return Part(name) if selection is None else part_of(name, family, selection)
 
         weights = Weights(weight_files(self.load_config, model_config))
         loaded = model.load_weights(weights.parts(choose))
+        if self._artifact is not None:
+            loaded = (loaded or set()) | fill(model, self._artifact)
+            logger.info("collab: read %.2f MB of experts from %s", self._artifact.read_bytes / 1e6, self._artifact.path)
         _check_complete(model, loaded)
         logger.info(
             "collab: read %.2f MB of %.2f MB in %.2f s, skipped %.2f MB%s",
