@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from collab_plugin.checkpoint.safetensors import INDEX
+from collab_plugin.checkpoint.tokenizer import load_json
 from collab_plugin.errors import CollabError
 from collab_vllm.pruning import Part
 
@@ -44,6 +46,16 @@ class Weights:
     def names(self) -> Iterator[str]:
         for _, opened in self._opened():
             yield from opened.keys()
+
+    def promised(self) -> set[str]:
+        """Names in the index beside the files, nothing where there is none."""
+        index = self._files[0].parent / INDEX
+        if not index.is_file():
+            return set()
+        table = load_json(index).get("weight_map")
+        if not isinstance(table, dict):
+            raise CollabError(f"{index} has no weight_map")
+        return set(table)
 
     def parts(self, choose: Callable[[str], Part | None]) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield what ``choose`` wants of each tensor, under the name it gives; None leaves it on the disk."""

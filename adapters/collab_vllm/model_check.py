@@ -12,7 +12,7 @@ from collab_plugin.errors import CollabError
 from collab_plugin.plan import Plan
 from collab_vllm.families import Family
 from collab_vllm.files import Weights
-from collab_vllm.pruning import Part, layer_of, within_block
+from collab_vllm.pruning import Part, expert_of, layer_of, within_block
 
 _GGUF_SUFFIXES = ("weight", "bias")
 
@@ -39,12 +39,29 @@ def model_id(routers: Iterable[tuple[str, np.ndarray]]) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
+def check_complete(weights: Weights, family: Family, layers: int, experts: int) -> None:
+    """CollabError when a shard or an expert is missing, which would be noticed when memory is taken."""
+    names = set(weights.names())
+    absent = sorted(weights.promised() - names)
+    if absent:
+        raise CollabError(f"the index promises {absent[0]!r}, no file holds it; download the model again")
+    held: dict[int, set[int]] = {}
+    for name in names:
+        layer, expert = layer_of(name), expert_of(name, family)
+        if layer is not None and expert is not None and layer < layers:
+            held.setdefault(layer, set()).add(expert)
+    for layer, found in sorted(held.items()):
+        if odd := sorted(found ^ set(range(experts))):
+            raise CollabError(f"expert {odd[0]} of layer {layer} is missing or too many: config.json says {experts}")
+
+
 def check_model(plan: Plan, weights: Weights, family: Family, layers: int, experts: int, *, strict: bool) -> None:
     """CollabError when ``plan`` does not fit a model of ``layers`` blocks with ``experts`` experts.
 
     With ``strict`` the router weights must be those of the plan's model, whatever its file format. Layers
     from ``layers`` on predict more tokens; a GGUF may or may not have been made with them.
     """
+    check_complete(weights, family, layers, experts)
     found = router_weights(weights, family)
     here = {int(name.split(".")[1]): values.shape[0] for name, values in found.items() if name.endswith("weight")}
     inside = {layer for layer in here if layer < layers}

@@ -71,13 +71,19 @@ def within_block(name: str, family: Family) -> str | None:
     return next((found[2][len(block) + 1 :] for block in family.blocks if found[2].startswith(f"{block}.")), None)
 
 
+def expert_of(name: str, family: Family) -> int | None:
+    """The expert whose tensor ``name`` is, None for everything else, fused experts included."""
+    found = _EXPERT.match(within_block(name, family) or "")
+    return int(found[1]) if found else None
+
+
 def part_of(name: str, family: Family, selection: Selection) -> Part | None:
     """What to read of the tensor called ``name``, None for a pruned expert's.
 
     Fused experts ([experts, ...] in one tensor) and router rows are read by row.
     """
-    kept = selection.kept.get(layer_of(name) or 0) if layer_of(name) is not None else None
-    rest = within_block(name, family)
+    layer, rest = layer_of(name), within_block(name, family)
+    kept = None if layer is None else selection.kept.get(layer)
     if kept is None or rest is None:
         return Part(name)
     if found := _EXPERT.match(rest):

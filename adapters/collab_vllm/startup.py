@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -73,11 +74,9 @@ def prepare(vllm_config: VllmConfig) -> Prepared:
     family = family_of(model_config.architectures, model_config.model)
     selection = None if plan is None else selection_of(plan, hf.num_hidden_layers)
     prepared = Prepared(options, family, plan, selection)
-    mark = {
+    mark = dataclasses.asdict(options) | {
         "plan": plan_fingerprint(plan) if plan else None,
         "artifact": options.artifact is not None,
-        "stats": options.stats,
-        "hot": options.hot,
     }
     done = vllm_config.additional_config.get(MARK)
     if done is not None:

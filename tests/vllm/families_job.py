@@ -49,7 +49,7 @@ def compare(folder: Path, name: str, how: str) -> dict[str, Any]:
     ours = prompt_logprobs(llm, PROMPTS)
     held = expert_rows(llm)
     close(llm)
-    expected = reference(pruned(model, name, kept, USED, disband=how == "disband"))
+    expected = reference(pruned(model, kept, USED, disband=how == "disband"))
     whole = reference(model)
     stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     experts = sum(t.nbytes for k, t in model.state_dict().items() if ".mlp.experts." in k and t.shape[0] == EXPERTS)

@@ -47,7 +47,8 @@ class Vllm:
         """Run this Python with ``command``."""
         return subprocess.run(
             [self.python, *command],
-            env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False,
+            env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout,
+            check=False,
         )  # fmt: skip
 
     def serve_command(self, model: Path, options: dict[str, Any], *more: str) -> list[str | Path]:
@@ -55,7 +56,7 @@ class Vllm:
         return [
             self.python.parent / "vllm", "serve", model, "--load-format", "collab",
             "--model-loader-extra-config", json.dumps(options), "--dtype", "float32", "--max-model-len", "512",
-            "--max-num-seqs", "8", "--max-logprobs", "-1", *more,
+            "--max-num-seqs", "8", "--max-logprobs", "-1", "--block-size", "32", *more,
         ]  # fmt: skip
 
     @contextmanager

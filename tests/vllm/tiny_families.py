@@ -33,7 +33,6 @@ class Tiny:
     """``config``: transformers' class; ``extra``: keys that vLLM reads and transformers does not save."""
 
     config: str
-    count: str
     keys: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     dense: int = 0
@@ -42,36 +41,39 @@ class Tiny:
 
 FAMILIES = {
     "qwen2-moe": Tiny(
-        "Qwen2MoeConfig", "num_experts",
-        {"num_experts": EXPERTS, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 48, "norm_topk_prob": True},
+        "Qwen2MoeConfig",
+        {"num_experts": EXPERTS, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 48,
+         "norm_topk_prob": True},
     ),
     "qwen3-moe": Tiny(
-        "Qwen3MoeConfig", "num_experts",
+        "Qwen3MoeConfig",
         {"num_experts": EXPERTS, "moe_intermediate_size": 32, "head_dim": 32, "norm_topk_prob": True},
     ),
-    "olmoe": Tiny("OlmoeConfig", "num_experts", {"num_experts": EXPERTS, "norm_topk_prob": False}),
-    "mixtral": Tiny("MixtralConfig", "num_local_experts", {"num_local_experts": EXPERTS, "head_dim": 32}),
+    "olmoe": Tiny("OlmoeConfig", {"num_experts": EXPERTS, "norm_topk_prob": False}),
+    "mixtral": Tiny("MixtralConfig", {"num_local_experts": EXPERTS, "head_dim": 32}),
     "deepseek-v2": Tiny(
-        "DeepseekV2Config", "n_routed_experts",
+        "DeepseekV2Config",
         {**_MLA, "n_group": 2, "topk_group": 1, "topk_method": "group_limited_greedy", "norm_topk_prob": False},
         {"topk_method": "group_limited_greedy", "scoring_func": "softmax"}, 1, 2,
     ),
     "deepseek-v3": Tiny(
-        "DeepseekV3Config", "n_routed_experts", {**_MLA, "n_group": 2, "topk_group": 1, "norm_topk_prob": True},
+        "DeepseekV3Config",
+        {**_MLA, "n_group": 2, "topk_group": 1, "norm_topk_prob": True},
         {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}, 1, 2,
     ),
     "kimi-k2": Tiny(
-        "DeepseekV3Config", "n_routed_experts", {**_MLA, "n_group": 1, "topk_group": 1, "norm_topk_prob": True},
+        "DeepseekV3Config",
+        {**_MLA, "n_group": 1, "topk_group": 1, "norm_topk_prob": True},
         {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}, 1, 1,
     ),
     "glm4-moe": Tiny(
-        "Glm4MoeConfig", "n_routed_experts",
+        "Glm4MoeConfig",
         {"n_routed_experts": EXPERTS, "n_shared_experts": 1, "moe_intermediate_size": 32, "head_dim": 32,
          "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1, "norm_topk_prob": True, "use_qk_norm": True,
          "routed_scaling_factor": 1.5}, {}, 1,
     ),
     "gpt-oss": Tiny(
-        "GptOssConfig", "num_local_experts",
+        "GptOssConfig",
         {"num_local_experts": EXPERTS, "head_dim": 32, "intermediate_size": 64, "sliding_window": 32,
          "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
          "rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "beta_fast": 32.0,
@@ -115,18 +117,20 @@ def save(model: PreTrainedModel, name: str, folder: Path, *, fused: bool = False
 
 
 def pruned(
-    model: PreTrainedModel, name: str, kept: dict[int, tuple[int, ...]], used: int, *, disband: bool
+    model: PreTrainedModel, kept: dict[int, tuple[int, ...]], used: int, *, disband: bool = False
 ) -> PreTrainedModel:
     """The same model with ``kept[layer]`` experts, of which a token uses ``used``; ``disband``: without groups."""
     config: PretrainedConfig = copy.deepcopy(model.config)
-    setattr(config, FAMILIES[name].count, len(next(iter(kept.values()))))
+    count = next(key for key in ("n_routed_experts", "num_local_experts", "num_experts") if hasattr(config, key))
+    experts = getattr(config, count)
+    setattr(config, count, len(next(iter(kept.values()))))
     config.num_experts_per_tok = used
     if disband:
         config.n_group = config.topk_group = 1
     state = model.state_dict()
     for key, tensor in state.items():
         found = re.match(r"model\.layers\.(\d+)\.mlp\.(experts|gate|router)\.", key)
-        if found and tensor.dim() and tensor.shape[0] == EXPERTS and int(found[1]) in kept:
+        if found and tensor.dim() and tensor.shape[0] == experts and int(found[1]) in kept:
             state[key] = tensor[list(kept[int(found[1])])]
     small = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
     small.load_state_dict(state)
