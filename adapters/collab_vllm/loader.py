@@ -13,10 +13,11 @@ from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
 from collab_plugin.errors import CollabError
-from collab_vllm.experts import replacing_experts
+from collab_vllm.artifact import Artifact
+from collab_vllm.experts import fill, replacing_experts
 from collab_vllm.files import Weights, weight_files
 from collab_vllm.options import LOAD_FORMAT, parse_options
-from collab_vllm.pruning import Part, expert_of, layer_of, part_of
+from collab_vllm.pruning import Part, expert_of, layer_of, part_of, within_block
 from collab_vllm.startup import Prepared, prepare
 
 if TYPE_CHECKING:
@@ -35,12 +36,14 @@ class CollabModelLoader(DefaultModelLoader):
         # The parent takes no options but its own.
         super().__init__(dataclasses.replace(load_config, load_format="safetensors", model_loader_extra_config={}))
         self._prepared: Prepared | None = None
+        self._artifact: Artifact | None = None
+        self._filled: set[str] = set()
 
     def load_model(self, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str = "") -> nn.Module:
         if model_config is not vllm_config.model_config:
             return self._draft(vllm_config, model_config, prefix)
         self._prepared = prepare(vllm_config)
-        with replacing_experts(vllm_config, self._prepared):
+        with replacing_experts(vllm_config, self._prepared) as self._artifact:
             return super().load_model(vllm_config, model_config, prefix)
 
     def get_all_weights(
@@ -60,6 +63,9 @@ class CollabModelLoader(DefaultModelLoader):
             (weights.total_bytes - weights.read_bytes) / 1e6,
             f" ({selection.count} experts a layer, {selection.used} a token)" if selection else "",
         )
+        if self._artifact is not None:
+            self._filled = fill(model, self._artifact)
+            logger.info("collab: read %.2f MB of experts from %s", self._artifact.read_bytes / 1e6, self._artifact.path)
 
     def _part(self, name: str, layers: int) -> Part | None:
         """What to read of a tensor on this rank; None leaves it on the disk."""
@@ -68,6 +74,8 @@ class CollabModelLoader(DefaultModelLoader):
         layer = layer_of(name)
         if layer is not None and layer >= layers:
             return None  # predicts more tokens, for speculative decoding; the model class would drop it
+        if self._artifact is not None and (within_block(name, family) or "").startswith("experts."):
+            return None  # comes from the artifact
         part = Part(name) if selection is None else part_of(name, family, selection)
         if part is None or self.local_expert_ids is None:
             return part
@@ -85,7 +93,7 @@ class CollabModelLoader(DefaultModelLoader):
             if isinstance(getattr(module, "quant_method", None), BaseKVCacheMethod)
             for parameter, _ in module.named_parameters()
         }
-        missing = sorted({name for name, _ in model.named_parameters()} - loaded_weights - optional)
+        missing = sorted({name for name, _ in model.named_parameters()} - loaded_weights - optional - self._filled)
         if missing:
             raise CollabError(f"the checkpoint has nothing for {missing[0]} ({len(missing)} parameters are missing)")
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
 
 _ROTARY = "rotary_embedding"
+_EXTENSION = "collab_vllm.worker.CollabWorker"
 
 
 def set_experts(model_config: ModelConfig, family: Family, selection: Selection) -> None:
@@ -103,3 +104,22 @@ def check_latent_attention(vllm_config: VllmConfig) -> None:
             f"vLLM runs latent attention of size {sizes[0]} on processors, this model has {config.get_head_size()}; "
             "set VLLM_MLA_DISABLE=1 in the environment"
         )
+
+
+def check_graphs(vllm_config: VllmConfig) -> None:
+    """CollabError where a CUDA graph would replay what has to be decided anew for each batch."""
+    from vllm.config import CUDAGraphMode
+
+    if vllm_config.compilation_config.cudagraph_mode not in (None, CUDAGraphMode.NONE):
+        raise CollabError(
+            'options "artifact", "stats" and "hot" decide for each batch anew, which CUDA graphs cannot: give '
+            """--enforce-eager, or --compilation-config '{"cudagraph_mode": "NONE"}'"""
+        )
+
+
+def extend_workers(vllm_config: VllmConfig) -> None:
+    """Let workers answer `collab_routing`."""
+    parallel = vllm_config.parallel_config
+    if parallel.worker_extension_cls not in ("", _EXTENSION):
+        raise CollabError(f'option "stats" extends vLLM\'s workers, and so does {parallel.worker_extension_cls}')
+    parallel.worker_extension_cls = _EXTENSION

@@ -17,14 +17,14 @@ _HOW = "--model-loader-extra-config"
 class LoaderOptions:
     """Documented in docs/vllm.md.
 
-    ``plan``: the plan file; None keeps every expert. ``quantize``: hold expert weights at the plan's
-    types. ``stats``: count what the router selects. ``hot``: experts a layer on the device, the others
-    in host memory; None: all on the device. ``strict``: refuse a model whose router weights are not those
-    of the plan.
+    ``plan``: the plan file; None keeps every expert. ``artifact``: the GGUF that `compress` made of the plan;
+    expert weights are its blocks, dequantized when they are used. ``stats``: count what the router selects.
+    ``hot``: experts a layer on the device, the others in host memory; None: all on the device. ``strict``:
+    refuse a model whose router weights are not those of the plan.
     """
 
     plan: Path | None = None
-    quantize: bool = False
+    artifact: Path | None = None
     stats: bool = False
     hot: int | None = None
     strict: bool = True
@@ -32,7 +32,7 @@ class LoaderOptions:
     @property
     def replaces_experts(self) -> bool:
         """True when something needs `collab_vllm.experts.CollabRoutedExperts` in place of vLLM's layer."""
-        return self.quantize or self.stats or self.hot is not None
+        return self.artifact is not None or self.stats or self.hot is not None
 
 
 KNOWN = tuple(field.name for field in dataclasses.fields(LoaderOptions))
@@ -50,22 +50,23 @@ def parse_options(given: object) -> LoaderOptions:
     if not given:
         raise CollabError(f'load format {LOAD_FORMAT} needs a plan: {_HOW} \'{{"plan": "plan.json"}}\'')
     options = LoaderOptions(
-        plan=_plan(given.get("plan")),
-        quantize=_flag(given, "quantize", False),
+        plan=_path(given, "plan"),
+        artifact=_path(given, "artifact"),
         stats=_flag(given, "stats", False),
         hot=_count(given.get("hot")),
         strict=_flag(given, "strict", True),
     )
-    if options.quantize and options.plan is None:
-        raise CollabError('option "quantize" takes the types from a plan; give "plan" too')
+    if options.artifact is not None and options.plan is None:
+        raise CollabError('option "artifact" needs the plan that it was made of; give "plan" too')
     return options
 
 
-def _plan(value: object) -> Path | None:
+def _path(given: Mapping[str, object], name: str) -> Path | None:
+    value = given.get(name)
     if value is None:
         return None
     if not isinstance(value, str) or not value:
-        raise CollabError(f'option "plan" is {value!r}, not the path of a plan file')
+        raise CollabError(f'option "{name}" is {value!r}, not the path of a file')
     return Path(value)
 
 

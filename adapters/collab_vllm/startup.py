@@ -14,7 +14,14 @@ from collab_vllm.errors import one_line
 from collab_vllm.families import Family, family_of
 from collab_vllm.files import Weights, weight_files
 from collab_vllm.model_check import check_model
-from collab_vllm.model_config import check_latent_attention, check_parallel, right_rotation, set_experts
+from collab_vllm.model_config import (
+    check_graphs,
+    check_latent_attention,
+    check_parallel,
+    extend_workers,
+    right_rotation,
+    set_experts,
+)
 from collab_vllm.options import LOAD_FORMAT, LoaderOptions, parse_options
 from collab_vllm.pruning import Selection, selection_of
 
@@ -67,7 +74,10 @@ def prepare(vllm_config: VllmConfig) -> Prepared:
     family = family_of(model_config.architectures, model_config.model)
     selection = None if plan is None else selection_of(plan, hf.num_hidden_layers)
     prepared = Prepared(options, family, plan, selection)
-    mark = dataclasses.asdict(options) | {"plan": plan_fingerprint(plan) if plan else None}
+    mark = dataclasses.asdict(options) | {
+        "plan": plan_fingerprint(plan) if plan else None,
+        "artifact": options.artifact is not None,
+    }
     done = vllm_config.additional_config.get(MARK)
     if done is not None:
         if done != mark:
@@ -80,6 +90,10 @@ def prepare(vllm_config: VllmConfig) -> Prepared:
         check_model(plan, weights, family, hf.num_hidden_layers, getattr(hf, family.count, 0), strict=options.strict)
         set_experts(model_config, family, selection)
     right_rotation(vllm_config, family)
+    if options.replaces_experts:
+        check_graphs(vllm_config)
+    if options.stats:
+        extend_workers(vllm_config)
     vllm_config.additional_config[MARK] = mark
     return prepared
 
