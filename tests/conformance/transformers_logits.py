@@ -16,7 +16,9 @@ from transformers import AutoModelForCausalLM
 
 def main(folder: str, gguf: str, out: str, *ids: str) -> None:
     tokens = [int(i) for i in ids]
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float64, attn_implementation="eager", experts_implementation="eager"
+    )
     with torch.inference_mode():
         original = model(torch.tensor([tokens])).logits[0].double().numpy()
     found = Reference(Path(gguf)).run(tokens)

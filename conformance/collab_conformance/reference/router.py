@@ -41,7 +41,7 @@ def route(router: Router, logits: torch.Tensor, bias: torch.Tensor | None) -> Ch
 
 def _best(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids [tokens, count] of the largest scores, equal ones by ascending id, and the margin to the next."""
-    ordered, ids = scores.sort(-1, descending=True, stable=True)
+    ordered, ids = scores.sort(dim=-1, descending=True, stable=True)
     if count == scores.shape[-1]:
         return ids, torch.full(scores.shape[:1], float("inf"), dtype=torch.float64)
     return ids[:, :count], ordered[:, count - 1] - ordered[:, count]
