@@ -60,7 +60,8 @@ def _prompt_claims(prompt: Prompt, vocabulary: int) -> Iterable[tuple[bool, str,
 
 def expected_arrays(document: PackDocument) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Name of each array, its numpy type and shape."""
-    a, found = document.artifact, {}
+    a = document.artifact
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for i, prompt in enumerate(document.prompts):
         tokens, layers = len(prompt.tokens), len(a.moe_layers)
         shapes = {"top": (tokens, min(TOP, a.vocabulary)), "logits": (len(prompt.positions), a.vocabulary)}

@@ -94,5 +94,5 @@ def _vocabulary(artifact: Path) -> _Vocabulary:
     ids = {str(t): i for i, (t, k) in enumerate(zip(tokens, types, strict=False)) if k == TokenType.NORMAL}
     start = metadata.get(f"{prefix}bos_token_id")
     # llama.cpp's default where the key is absent: SentencePiece starts with it, BPE does not.
-    begins = metadata.get(f"{prefix}add_bos_token", kind == "llama") and isinstance(start, int)
-    return _Vocabulary(str(kind), ids, (int(start),) if begins else ())
+    begins = metadata.get(f"{prefix}add_bos_token", kind == "llama")
+    return _Vocabulary(str(kind), ids, (start,) if begins and isinstance(start, int) else ())
