@@ -21,6 +21,7 @@ Kind = Literal["cpu", "gpu", "igpu", "accelerator"]
 
 # ggml's log of a Vulkan device: its number, driver, and whether memory is shared with the CPU.
 _VULKAN = re.compile(r"^ggml_vulkan: (\d+) = .* \(([^()]*)\) \| uma: (\d)", re.MULTILINE)
+_NOT_LOADED = re.compile(r"failed to load [^\n]*?: ([^\n]+)")
 _METAL_UNIFIED = re.compile(r"has unified memory\s*=\s*(true|false)")
 # Vulkan drivers that run on the CPU.
 _SOFTWARE = re.compile(r"llvmpipe|lavapipe|swiftshader|softpipe", re.IGNORECASE)
@@ -40,13 +41,13 @@ class Listed:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a child printed: ``kinds`` of backends, also those without a device; ``loaded`` False when the
-    backend refused this machine."""
+    """What a child printed: ``kinds`` of backends, also those without a device; ``refused``: why the backend
+    did not load, "" when it did."""
 
     version: str
     kinds: tuple[str, ...]
     devices: tuple[Listed, ...]
-    loaded: bool
+    refused: str
 
 
 def kind_of(backend: str) -> str:
@@ -68,7 +69,7 @@ def list_devices(build: Build, backend: Path | None = None) -> Listing:
         devices.append(Listed(kind, index, _device(told, kind, index, done.stderr), tuple(told["features"])))
     commit = f" ({answer['commit']})" if answer["commit"] != "unknown" else ""
     kinds = tuple(kind_of(name) for name in answer["backends"])
-    return Listing(answer["version"] + commit, kinds, tuple(devices), bool(answer["loaded"]))
+    return Listing(answer["version"] + commit, kinds, tuple(devices), "" if answer["loaded"] else _refusal(done.stderr))
 
 
 def _run(build: Build, backend: Path | None) -> subprocess.CompletedProcess[str]:
@@ -94,6 +95,12 @@ def _failure(done: subprocess.CompletedProcess[str], what: Path) -> str:
     if done.returncode < 0:
         return f"{what} was ended by {signal.Signals(-done.returncode).name} while it listed its devices: {last}"
     return last
+
+
+def _refusal(log: str) -> str:
+    """What ggml says of a backend that it does not load: the dynamic linker's message, or its own line."""
+    found = _NOT_LOADED.search(log)
+    return found[1].strip() if found else "it refuses this machine"
 
 
 def _device(told: dict[str, object], kind: str, index: int, log: str) -> Device:
