@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from collab_llamacpp.libraries import installed_folder
+from collab_llamacpp.libraries import OTHER_FOLDER, installed_folder
 from collab_llamacpp.targets.builds import VARIABLE, Build, backend_libraries
 from collab_llamacpp.targets.provider import LlamaCppTargets
 
@@ -36,7 +36,8 @@ def linked(tmp_path: Path, llama_libraries: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(VARIABLE, raising=False)
+    for variable in (VARIABLE, OTHER_FOLDER):
+        monkeypatch.delenv(variable, raising=False)
 
 
 def test_the_plugin_registers_them() -> None:
@@ -93,6 +94,13 @@ def test_a_named_folder_comes_before_the_installed_one(monkeypatch: pytest.Monke
     info = next(info for info in provider.find() if info.name == "llamacpp:cpu")
     assert info.build.endswith(f" in {installed_folder()}")
     assert provider.environment("llamacpp:cpu")["LLAMA_CPP_LIB_PATH"] == str(installed_folder())
+
+
+def test_the_folder_that_llama_cpp_itself_is_told(monkeypatch: pytest.MonkeyPatch, linked: Path) -> None:
+    monkeypatch.setenv(OTHER_FOLDER, str(linked))
+    present = {name: info for name, info in find().items() if not info.absent}
+    assert present and "llamacpp:cpu" not in present
+    assert all(info.build.endswith(f" in {linked}") for info in present.values())
 
 
 def test_the_environment_that_a_folder_asks_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def _device(told: dict[str, object], kind: str, index: int, log: str) -> Device:
     name = str(told["description"] or told["name"])
     driver, unified = _driver(kind, index, log)
     software = kind == "vulkan" and bool(_SOFTWARE.search(f"{name} {driver}"))
-    hardware: Kind = told["type"] if told["type"] in ("cpu", "gpu", "igpu") else "accelerator"  # type: ignore[assignment]  # literals
+    hardware: Kind = told["type"] if told["type"] in ("cpu", "gpu", "igpu") else "accelerator"
     # BLAS computes on the CPU; ggml calls it an accelerator.
     if software or kind == "blas":
         hardware = "cpu"
@@ -125,8 +125,8 @@ def _driver(kind: str, index: int, log: str) -> tuple[str, bool | None]:
             if int(match[1]) == index:
                 return match[2], match[3] == "1"
     if kind == "metal":
-        match = _METAL_UNIFIED.search(log)
-        return f"macOS {platform.mac_ver()[0]}", match[1] == "true" if match else None
+        told = _METAL_UNIFIED.search(log)
+        return f"macOS {platform.mac_ver()[0]}", told[1] == "true" if told else None
     modules = {"cuda": "/proc/driver/nvidia/version", "rocm": "/sys/module/amdgpu/version"}
     path = Path(modules.get(kind, ""))
     if kind in modules and path.is_file():
