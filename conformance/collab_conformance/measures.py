@@ -51,7 +51,7 @@ def kld(reference: Floats, measured: Floats) -> F64:
     Never negative (rounding aside, cut at 0); NaN where ``measured`` is not finite.
     """
     a, b = _pair(reference, measured)
-    sound = np.isfinite(b).all(-1)
+    sound = np.asarray(np.isfinite(b).all(-1))
     p, q = log_softmax(a), log_softmax(np.where(sound[..., None], b, 0.0))
     return np.where(sound, np.maximum((np.exp(p) * (p - q)).sum(-1), 0.0), np.nan)
 
