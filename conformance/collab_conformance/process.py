@@ -55,12 +55,16 @@ def run_child(
 def _start(command: list[str], environment: Mapping[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:
     # Else ggml runs gdb on an abort, which takes seconds.
     env = {**os.environ, "GGML_NO_BACKTRACE": "1", **environment}
-    windows = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)} if os.name == "nt" else {}
     return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=env,
-        start_new_session=True,  # Ctrl-C reaches us alone; we end the child
-        **windows,
-    )  # fmt: skip
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        env=env,
+        # Ctrl-C reaches us alone; we end the child. The flag is Windows', where it is not 0.
+        start_new_session=True,
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+    )
 
 
 def _listen(child: subprocess.Popen[bytes], on_line: Callable[[dict[str, Any]], None], deadline: float) -> bool:

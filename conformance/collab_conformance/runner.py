@@ -18,6 +18,7 @@ from collab_conformance.job import Begun, Job, Measured, Skip, Subject, title
 from collab_conformance.judge import judge
 from collab_conformance.levels import artifact
 from collab_conformance.limits import LimitRule
+from collab_conformance.pack.artifact import describe
 from collab_conformance.pack.read import read_pack
 from collab_conformance.process import run_child
 from collab_conformance.report.document import (
@@ -79,7 +80,7 @@ def verify(
                     xfails=xfails,
                     time_limit=time_limit,
                     progress=progress,
-                )  # fmt: skip
+                )
             )
     prints = {each.name: each.plan_fingerprint for each in ids}
     targets = tuple(r if r.verdict == "not-run" else replace(r, plan_fingerprint=prints) for r in reports)
@@ -174,13 +175,18 @@ def _report(info: TargetInfo, verdict: Verdict, reason: str, checks: Sequence[Ch
 
 def identify(subject: Subject) -> ArtifactId:
     """What the report says of an artifact and its pack; CollabError when either cannot be read."""
-    facts = artifact.facts(Path(subject.artifact))
+    facts = describe(Path(subject.artifact))
     document = read_pack(Path(subject.pack)).document
     recorder = " ".join(part for part in (document.recorder.name, document.recorder.device) if part)
     return ArtifactId(
-        subject.name, facts.sha256, facts.bytes, facts.architecture, facts.plan_fingerprint,
-        document.tensors_sha256, recorder,
-    )  # fmt: skip
+        subject.name,
+        facts.sha256,
+        facts.bytes,
+        facts.architecture,
+        facts.plan_fingerprint,
+        document.tensors_sha256,
+        recorder,
+    )
 
 
 def machine() -> str:

@@ -12,8 +12,10 @@ form leaves batches of 7 and 64 out.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from collab_conformance.levels.planned import Planned
 from collab_conformance.levels.running import Running
@@ -31,11 +33,11 @@ def checks(running: Running) -> list[Planned]:
     """See the module. Those that need the artifact loaded with other options come last."""
     figures: dict[str, Callable[[], float]] = {}
     for size in SHORT_BATCHES if running.short else BATCHES:
-        figures[f"behaviour.batch_{size}"] = lambda size=size: _batch(running, size)
-    figures["behaviour.repeat"] = lambda: _repeat(running)
+        figures[f"behaviour.batch_{size}"] = partial(_batch, running, size)
+    figures["behaviour.repeat"] = partial(_repeat, running)
     for kind in KV_TYPES:
-        figures[f"behaviour.kv_{kind}"] = lambda kind=kind: _kv(running, kind)
-    figures["behaviour.context_boundary"] = lambda: _boundary(running)
+        figures[f"behaviour.kv_{kind}"] = partial(_kv, running, kind)
+    figures["behaviour.context_boundary"] = partial(_boundary, running)
     return [Planned("behaviour", name, running.subject.name, measure) for name, measure in figures.items()]
 
 
@@ -59,7 +61,7 @@ def _repeat(running: Running) -> float:
     return float((_bits(first) != _bits(second)).sum())
 
 
-def _bits(values: F32) -> np.ndarray:
+def _bits(values: F32) -> NDArray[np.uint32]:
     return np.ascontiguousarray(values, np.float32).view(np.uint32)
 
 

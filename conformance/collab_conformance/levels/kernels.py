@@ -10,7 +10,7 @@ The short form takes one type of each family (`SHORT`) and fewer rows.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +50,7 @@ def _of_type(bench: KernelBench, type_name: str, job: Job) -> list[Planned]:
         return abs(float(expected @ result) / float(expected @ expected) - 1.0)
 
     by_product = [
-        Planned("kernels", f"kernels.{product}.{type_name}", "", lambda product=product: error(product))
-        for product in PRODUCTS
+        Planned("kernels", f"kernels.{product}.{type_name}", "", partial(error, product)) for product in PRODUCTS
     ]
     return [*by_product, Planned("kernels", f"kernels.scale.{type_name}", "", scale)]
 

@@ -89,9 +89,8 @@ def _quantize(values: F32, type_name: str) -> Bytes:
     try:
         kernels = first_kernels()
         # As an importance vector the values' own mean squares: IQ types refuse to go without one.
-        rows = kernels.quantize(
-            flat, type_name, np.square(flat).mean(0) if kernels.requires_imatrix(type_name) else None
-        )
+        imatrix = np.square(flat).mean(0) if kernels.requires_imatrix(type_name) else None
+        rows = kernels.quantize(flat, type_name, imatrix)
     except CollabError:
         rows = _by_gguf(flat, type_name)
     return rows.reshape(*values.shape[:2], -1)

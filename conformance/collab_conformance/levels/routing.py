@@ -6,6 +6,9 @@ and so is what follows it at that token (measures.routing_agreement). The short 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 
 from collab_conformance.levels.planned import Planned
@@ -22,18 +25,17 @@ with the router's bias. From `measure_limits.py`: see `routing.different` in lim
 def checks(running: Running) -> list[Planned]:
     """``routing.different``: share of decisions that differ and that no near-tie excuses. ``routing.near_ties``:
     share that differ at a near-tie; ``routing.downstream``: share that differ after one."""
-    parts = {
+    parts: dict[str, Callable[[RoutingAgreement], int]] = {
         "routing.different": lambda a: a.different,
         "routing.near_ties": lambda a: a.near_ties,
         "routing.downstream": lambda a: a.downstream,
     }
     return [
-        Planned("routing", name, running.subject.name, lambda part=part: _share(running, part))
-        for name, part in parts.items()
-    ]  # fmt: skip
+        Planned("routing", name, running.subject.name, partial(_share, running, part)) for name, part in parts.items()
+    ]
 
 
-def _share(running: Running, part) -> float:
+def _share(running: Running, part: Callable[[RoutingAgreement], int]) -> float:
     agreements = running.kept("agreements", lambda: [_agreement(running, *pair) for pair in running.prompts])
     return sum(map(part, agreements)) / sum(a.decisions for a in agreements)
 
