@@ -1,11 +1,13 @@
 """Logits level: next-token logits at the pack's positions, all tokens of a prompt in one batch.
 
-Engines that give logits: ``logits.nmse``, ``logits.mean_kld``, ``logits.kld_p99``, ``logits.same_top1``, over all
-positions of all prompts; ``logits.nmse_p50``, the median of the positions' own, which a few where a router chose
-otherwise do not move; ``logits.scale``: how far from 1 the factor is that fits the logits best to the reference's;
-``logits.tensor_scale``: the largest relative error of a tensor's scale (levels/scales.py), in the full form and of
-packs that the reference recorded. Others, of the tokens in both sides' top lists and the rest as one (a lower bound): ``logits.mean_kld``,
-``logits.kld_p99``, ``logits.same_top1``. The short form takes the first two prompts.
+Engines that give logits, over all positions of all prompts: ``logits.nmse``; ``logits.nmse_p50``, the median of the
+positions' own, which a few where a router chose otherwise do not move; ``logits.scale``: how far from 1 the factor is
+that fits the logits best to the reference's; ``logits.mean_kld``, ``logits.kld_p99``, ``logits.same_top1``. In the full
+form and of packs that the reference recorded ``logits.tensor_scale``: the largest relative error of a tensor's scale
+(levels/scales.py).
+
+Engines that give log-probabilities of the most probable tokens: ``logits.mean_kld``, ``logits.kld_p99`` (lower bounds:
+tokens in both sides' lists, the rest as one) and ``logits.same_top1``. The short form takes the first two prompts.
 """
 
 from __future__ import annotations
