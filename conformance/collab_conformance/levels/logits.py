@@ -7,7 +7,7 @@ form and of packs that the reference recorded ``logits.tensor_scale``: the large
 (levels/scales.py).
 
 Engines that give log-probabilities of the most probable tokens: ``logits.mean_kld``, ``logits.kld_p99`` (lower bounds:
-tokens in both sides' lists, the rest as one) and ``logits.same_top1``. The short form takes the first two prompts.
+tokens in both sides' lists, the rest as one) and ``logits.same_top1``. The short form leaves long prompts out.
 """
 
 from __future__ import annotations
