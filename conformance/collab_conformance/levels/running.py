@@ -20,7 +20,8 @@ SHORT_TOKENS = 256
 
 
 class Running:
-    """``pack`` is what the artifact is held to. ``prompts``: the pack's, in the short form those of at most `SHORT_TOKENS`."""
+    """``pack`` is what the artifact is held to. ``prompts``: the pack's, in the short form those of at most
+    `SHORT_TOKENS`."""
 
     def __init__(self, target: Target, subject: Subject, pack: Pack, job: Job) -> None:
         self.subject, self.pack, self.short, self.threads = subject, pack, job.short, job.threads

@@ -76,7 +76,8 @@ def write_scales(folder: Path, scales: Scales) -> None:
     """Write scales.safetensors into a pack's folder."""
     arrays: dict[str, NDArray[Any]] = {_DIRECTION + name: values for name, values in scales.directions.items()}
     arrays |= {"columns": scales.columns, "logits": scales.logits, "prompt": np.array([scales.prompt], np.int32)}
-    save_file(arrays, str(folder / FILE))
+    # safetensors writes memory as it lies; columns picked from a matrix lie column by column.
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, str(folder / FILE))
 
 
 def read_scales(folder: Path) -> Scales | None:
