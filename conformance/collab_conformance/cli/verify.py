@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from collab_conformance.cli import merge
+from collab_conformance.cli import merge, pack
 from collab_conformance.cli.group import ArtifactsOrCommand
 from collab_conformance.cli.outputs import Outputs
 from collab_plugin.cli.output import emit
@@ -21,7 +21,7 @@ from collab_plugin.errors import CollabError
 
 if TYPE_CHECKING:
     from collab_conformance.job import Subject
-    from collab_conformance.report.document import Level, Report
+    from collab_conformance.report.document import Fidelity, Report
     from collab_plugin.target import TargetInfo
 
 LEVEL_NAMES = ("artifact", "kernels", "routing", "logits", "text", "behaviour")
@@ -78,7 +78,7 @@ class Request:
 @click.option(
     "--time-limit",
     type=click.FloatRange(1, 1e6),
-    default=1800.0,
+    default=1800,
     show_default=True,
     help="Seconds for each target; one that takes longer is ended and fails.",
 )
@@ -140,6 +140,7 @@ def command(
     context.exit(exit_code(report))
 
 
+command.add_command(pack.command, "pack")
 command.add_command(merge.command, "merge")
 
 
@@ -166,12 +167,13 @@ def _check(request: Request) -> None:
 def _verify(request: Request, scratch: Path) -> Report:
     from collab_conformance.cli.progress import shown
     from collab_conformance.limits import read_limits
+    from collab_conformance.report.document import LEVELS
     from collab_conformance.runner import verify
     from collab_conformance.skips import read_rules
     from collab_conformance.targets import choose, find_targets
 
     infos = choose(find_targets(), request.targets)
-    levels: tuple[Level, ...] = tuple(level for level in LEVEL_NAMES if not request.levels or level in request.levels)
+    levels = tuple(level for level in LEVELS if not request.levels or level in request.levels)
     skips = read_rules(request.skips) if request.skips else ()
     xfails = read_rules(request.xfails) if request.xfails else ()
     subjects = _subjects(request, scratch)
@@ -183,7 +185,7 @@ def _verify(request: Request, scratch: Path) -> Report:
             short=request.short,
             threads=request.threads,
             seed=0,
-            limits=read_limits(None),
+            limits=read_limits(),
             skips=skips,
             xfails=xfails,
             time_limit=request.time_limit,
@@ -195,14 +197,16 @@ def _verify(request: Request, scratch: Path) -> Report:
 
 
 def _subjects(request: Request, scratch: Path) -> tuple[Subject, ...]:
-    from collab_conformance.subjects import artifact_subject, suite_subjects
-
     if request.suite:
+        from collab_conformance.suite.subjects import suite_subjects
+
         return suite_subjects(request.short)
+    from collab_conformance.subjects import artifact_subject
+
     return tuple(artifact_subject(path, request.against, scratch) for path in request.artifacts)
 
 
-def _fidelity(request: Request, original: Path, subjects: tuple[Subject, ...]) -> tuple[object, ...]:
+def _fidelity(request: Request, original: Path, subjects: tuple[Subject, ...]) -> tuple[Fidelity, ...]:
     from collab_conformance.fidelity import measure_fidelity
     from collab_plugin.manager import pick, registry
 

@@ -23,7 +23,7 @@ class Column:
 
 COLUMNS = (
     Column("kernels NMSE", "kernels", "kernels.mul_mat"),
-    Column("routing", "routing", "routing.agreement"),
+    Column("routing different", "routing", "routing.different"),
     Column("logits NMSE", "logits", "logits.nmse"),
     Column("mean KLD", "logits", "logits.mean_kld"),
     Column("same top-1", "logits", "logits.same_top1"),
