@@ -48,10 +48,9 @@ class LlamaServer:
             "ignore_eos": True,
         }
         reply = self._post("/completion", request)
-        if reply.get("tokens_evaluated") != len(tokens):
-            raise CollabError(
-                f"llama-server evaluated {reply.get('tokens_evaluated')} of {len(tokens)} tokens: the context is too short"
-            )
+        evaluated = reply.get("tokens_evaluated")
+        if evaluated != len(tokens):
+            raise CollabError(f"llama-server took {evaluated} of {len(tokens)} tokens: the context is too short")
         try:
             (step,) = reply["completion_probabilities"]
             pairs = [(int(entry["id"]), float(entry["logprob"])) for entry in step["top_logprobs"]]

@@ -30,13 +30,13 @@ def command(artifact: Path, output: Path, text: Path | None, target: str | None,
 
     Example: collab-plugin verify pack out.gguf -o pack/
     """
-    from collab_conformance.pack.prompts import default_prompts, text_prompts
-    from collab_conformance.recording import record_reference, record_target
-
     if output.exists():
         raise CollabError(f"{output} exists; give a folder that does not")
     if not output.parent.is_dir():
         raise CollabError(f"{output.parent} does not exist; make the folder first")
+    from collab_conformance.pack.prompts import default_prompts, text_prompts
+    from collab_conformance.recording import record_reference, record_target
+
     prompts = default_prompts(artifact) if text is None else text_prompts(artifact, text)
     if target is None:
         document = record_reference(artifact, prompts, output)
