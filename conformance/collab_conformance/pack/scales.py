@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
+from collab_plugin.atomic import write_bytes
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.errors import CollabError
 
@@ -77,7 +78,8 @@ def write_scales(folder: Path, scales: Scales) -> None:
     arrays: dict[str, NDArray[Any]] = {_DIRECTION + name: values for name, values in scales.directions.items()}
     arrays |= {"columns": scales.columns, "logits": scales.logits, "prompt": np.array([scales.prompt], np.int32)}
     # safetensors writes memory as it lies; columns picked from a matrix lie column by column.
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, str(folder / FILE))
+    plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    write_bytes(folder / FILE, save(plain))
 
 
 def read_scales(folder: Path) -> Scales | None:
