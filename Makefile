@@ -4,6 +4,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 LLAMA_CPP := $(shell sed -n 's/.*llama-cpp-python==\([0-9.]*\)".*/\1/p' pyproject.toml)
 NATIVE := tests/native
+# Workers of pytest, each on a core of its own.
+WORKERS ?= 2
 
 .PHONY: demo test lint native clean
 
@@ -12,7 +14,7 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready lint native
 	@echo "== pytest"
-	$(VENV)/bin/pytest -q
+	$(VENV)/bin/pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 lint: $(VENV)/ready
 	@echo "== ruff"
