@@ -33,6 +33,7 @@ if find_spec("collab_vllm") is None:
     raise SystemExit("collab-plugin is not installed in its environment")
 import torch
 found = {"vllm": version("vllm"), "torch": torch.__version__, "driver": "", "devices": []}
+driver = f"HIP {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
 if "cpu" not in found["vllm"]:
     for backend in ("cuda", "xpu", "mps"):
         module = getattr(torch, backend, None)
@@ -43,7 +44,7 @@ if "cpu" not in found["vllm"]:
                 "name": getattr(properties, "name", "Apple"),
                 "memory": getattr(properties, "total_memory", None),
                 "unified": bool(getattr(properties, "is_integrated", backend == "mps")),
-                "driver": f"{'HIP' if torch.version.hip else 'CUDA'} {torch.version.hip or torch.version.cuda}" if backend == "cuda" else "",
+                "driver": driver if backend == "cuda" else "",
             })
 print(json.dumps(found))
 """
@@ -78,6 +79,7 @@ class VllmTargets(TargetProvider):
         return (_python(),)
 
     def environment(self, name: str) -> Mapping[str, str]:
+        number = name.removeprefix(f"{ENGINE}:").partition(":")[2]
         return {
             "COLLAB_LOAD_PLUGINS": ENGINE,  # others may lack what they need in vLLM's environment
             "VLLM_LOGGING_LEVEL": "WARNING",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class VllmSession(Session):
         seen: dict[int, list[NDArray[np.int32]]] = {}
         routers = self._llm.apply_model(_routers)[0]
         for layer, router in routers.items():
-            router.set_capture_fn(lambda ids, to=seen.setdefault(layer, []): to.append(_as_numpy(ids)))
+            router.set_capture_fn(_recorder(seen.setdefault(layer, [])))
         try:
             self._generate(tokens, 1)
         finally:
@@ -76,8 +76,8 @@ class VllmSession(Session):
             yield row
 
 
-def _as_numpy(ids: Any) -> NDArray[np.int32]:
-    return np.asarray(ids.detach().cpu().numpy(), np.int32).copy()
+def _recorder(to: list[NDArray[np.int32]]) -> Callable[[Any], None]:
+    return lambda ids: to.append(np.asarray(ids.detach().cpu().numpy(), np.int32).copy())
 
 
 def _routers(model: Any) -> dict[int, Any]:
