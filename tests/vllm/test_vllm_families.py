@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 CASES = (
     *("qwen2-moe", "qwen3-moe", "olmoe", "mixtral", "deepseek-v2", "deepseek-v3", "kimi-k2", "glm4-moe", "gpt-oss"),
-    *("qwen3-moe-fused", "deepseek-v3-disband"),
+    *("qwen3-moe-fused", "deepseek-v3-disband", "glm4-moe-mtp"),
 )
 
 
