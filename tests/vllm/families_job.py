@@ -1,12 +1,11 @@
 """Prune tiny models of every family in vLLM and in transformers; print how far apart they are, as JSON lines.
 
-usage: families_job.py FOLDER. Runs in vLLM's environment.
+Runs in vLLM's environment, in shared_job.py.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ def main(folder: Path) -> None:
             found = compare(folder / label, name, how)
         except Exception:
             found = {"error": traceback.format_exc()[-3000:]}
-        print("RESULT " + json.dumps({"case": label, **found}), flush=True)
+        print("FAMILY " + json.dumps({"case": label, **found}), flush=True)
 
 
 def compare(folder: Path, name: str, how: str) -> dict[str, Any]:
@@ -103,7 +102,3 @@ def expert_rows(llm: Any) -> list[int]:
         return sorted({int(p.shape[0]) for n, p in model.named_parameters() if "routed_experts" in n and p.dim() > 1})
 
     return rows(llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner.get_model())
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
