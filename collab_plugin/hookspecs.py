@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # at run time this page costs nothing: `collab-plugin --help`
     from collab_plugin.importance.criterion import ImportanceCriterion
     from collab_plugin.loader import Loader
     from collab_plugin.quant.kernels import Kernels
+    from collab_plugin.target import TargetProvider
 
 PROJECT = "collab_plugin"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -55,6 +56,11 @@ def collab_register_engines(register: Callable[[Engine], None]) -> None:
 @hookspec
 def collab_register_loaders(register: Callable[[Loader], None]) -> None:
     """Add programs for ``plan --for NAME``: the plan then has only types that the program loads."""
+
+
+@hookspec
+def collab_register_targets(register: Callable[[TargetProvider], None]) -> None:
+    """Add targets for ``verify --target NAME``: an engine and the devices that it has on this machine."""
 
 
 @hookspec

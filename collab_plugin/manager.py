@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # help asks this module for commands alone; numpy and the res
     from collab_plugin.importance.criterion import ImportanceCriterion
     from collab_plugin.loader import Loader
     from collab_plugin.quant.kernels import Kernels
+    from collab_plugin.target import TargetProvider
 
 
 class Named(Protocol):
@@ -33,7 +34,7 @@ class Named(Protocol):
 
 T = TypeVar("T", bound=Any)
 BUILTINS = "builtins"
-KINDS = ("checkpoint_formats", "criteria", "allocators", "kernels", "engines", "loaders", "commands")
+KINDS = ("checkpoint_formats", "criteria", "allocators", "kernels", "engines", "loaders", "targets", "commands")
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Registry:
     kernels: dict[str, Kernels] = field(default_factory=dict)
     engines: dict[str, Engine] = field(default_factory=dict)
     loaders: dict[str, Loader] = field(default_factory=dict)
+    targets: dict[str, TargetProvider] = field(default_factory=dict)
     commands: dict[str, PluginCommand] = field(default_factory=dict)
     providers: dict[tuple[str, str], str] = field(default_factory=dict)
     """(kind, name) -> plugin name."""

@@ -28,6 +28,7 @@ from collab_plugin.loader import Loader, allowed_types, refuse_types
 from collab_plugin.manager import Registry, build_registry, plugin_manager
 from collab_plugin.quant.kernels import Kernels
 from collab_plugin.stats import LayerRouting
+from collab_plugin.target import Target, TargetInfo, TargetProvider
 
 HOOKS = sorted(name for name, _ in inspect.getmembers(hookspecs, inspect.isfunction) if name.startswith("collab_"))
 
@@ -159,6 +160,29 @@ def test_hook_collab_register_loaders() -> None:
         allowed_types(old, ("Q2_K", "Q4_K"), given=True)
     with pytest.raises(CollabError, match=r"b has type IQ1_S, which old does not load \(2 tensors\)"):
         refuse_types(old, {"a": "Q8_0", "b": "IQ1_S", "c": "IQ1_S"}, "the plan")
+
+
+class NoSuchChip:
+    """Knows one target, whose hardware is absent."""
+
+    @hookimpl
+    def collab_register_targets(self, register: Callable[[TargetProvider], None]) -> None:
+        class Provider(TargetProvider):
+            name = "chip"
+
+            def find(self) -> Sequence[TargetInfo]:
+                return [TargetInfo("chip:0", "chip", "1", None, absent="no chip is plugged in")]
+
+            def open(self, name: str) -> Target:
+                raise CollabError(f"{name} cannot be opened")
+
+        register(Provider())
+
+
+def test_hook_collab_register_targets() -> None:
+    targets = registered(NoSuchChip()).targets
+    assert [(info.name, info.absent) for info in targets["chip"].find()] == [("chip:0", "no chip is plugged in")]
+    assert not targets["chip"].command("chip:0"), "the child runs this Python unless told otherwise"
 
 
 GREET = click.Command("greet", callback=lambda: click.echo("hello"), help="Say hello.")

@@ -40,6 +40,8 @@ def _configs(model_config: ModelConfig) -> list[Any]:
 
 def check_parallel(vllm_config: VllmConfig, selection: Selection) -> None:
     """CollabError when the experts that stay cannot be spread over the ranks."""
+    from vllm.platforms import current_platform
+
     parallel = vllm_config.parallel_config
     tensor, data = parallel.tensor_parallel_size, parallel.data_parallel_size
     if parallel.enable_expert_parallel:
@@ -49,6 +51,11 @@ def check_parallel(vllm_config: VllmConfig, selection: Selection) -> None:
             raise CollabError(
                 f"{held} experts a layer do not divide among {ranks} expert-parallel ranks; "
                 "keep a multiple of them, or choose other --tensor-parallel-size and --data-parallel-size"
+            )
+        if current_platform.is_cpu():
+            # CPUUnquantizedExperts drops the expert map and reads past its weights: the worker dies.
+            raise CollabError(
+                "vLLM's kernels for processors know no expert parallelism; leave out --enable-expert-parallel"
             )
         return
     if tensor > selection.count:

@@ -9,6 +9,7 @@ from collab_plugin import hookimpl
 
 if TYPE_CHECKING:
     from collab_plugin.engine import Engine
+    from collab_plugin.target import TargetProvider
 
 
 @hookimpl
@@ -16,3 +17,10 @@ def collab_register_engines(register: Callable[[Engine], None]) -> None:
     from collab_vllm.engine import VllmEngine
 
     register(VllmEngine())
+
+
+@hookimpl
+def collab_register_targets(register: Callable[[TargetProvider], None]) -> None:
+    from collab_vllm.targets.provider import VllmTargets
+
+    register(VllmTargets())

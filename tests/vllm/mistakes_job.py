@@ -25,7 +25,7 @@ def main(folder: Path, models: Path, other: Path) -> None:
     LlamaForCausalLM(small).save_pretrained(dense)
     plan, theirs = {"plan": str(folder / "qwen.json")}, {"plan": str(folder / "deepseek.json")}
     (folder / "edited.json").write_text((folder / "qwen.json").read_text().replace('"used": 3', '"used": 4'))
-    parallel = {"data_parallel_size": 5, "enable_expert_parallel": True}
+    ranks: dict[str, Any] = {"enable_expert_parallel": True}
     cases: dict[str, tuple[Path, Any, dict[str, Any]]] = {
         "fits": (qwen, plan, {}),
         "unknown option": (qwen, plan | {"keep": 4}, {}),
@@ -39,7 +39,8 @@ def main(folder: Path, models: Path, other: Path) -> None:
         "another seed": (other, plan, {}),
         "another seed, not strict": (other, plan | {"strict": False}, {}),
         "dense model": (dense, plan, {}),
-        "experts over ranks": (qwen, plan, parallel),
+        "experts over ranks": (qwen, plan, ranks | {"data_parallel_size": 5}),
+        "expert parallel on a processor": (qwen, plan, ranks | {"data_parallel_size": 4}),
         "wrong rotation": (deepseek, theirs, {"compilation_config": {"custom_ops": ["+rotary_embedding"]}}),
     }
     for name, (model, options, more) in cases.items():

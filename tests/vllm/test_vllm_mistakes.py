@@ -12,17 +12,18 @@ pytestmark = pytest.mark.slow
 
 OTHER = ROOT / "benchmarks" / "models" / "tiny-qwen3moe-seed1"
 SAID = {
-    "unknown option": ("'keep'", "plan, quantize, stats, hot, strict"),
+    "unknown option": ("'keep'", "known: plan, artifact, stats, hot, strict"),
     "no options": ("needs a plan", "--model-loader-extra-config"),
     "missing file": ("cannot read the plan", "nowhere.json"),
     "edited plan": ("was changed after it was made",),
-    "no path": ("not the path of a plan file",),
+    "no path": ("not the path of a file",),
     "no flag": ("neither true nor false",),
     "no count": ("not a number of experts",),
     "another family's plan": ("for another model", "tiny-deepseek-v3"),
     "another seed": ("for another model", "router weights differ", '"strict": false'),
     "dense model": ("LlamaForCausalLM", "cannot prune"),
     "experts over ranks": ("24 experts", "5 expert-parallel ranks"),
+    "expert parallel on a processor": ("know no expert parallelism",),
     "wrong rotation": ("+rotary_embedding", "custom_ops"),
 }
 

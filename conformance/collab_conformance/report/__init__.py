@@ -1,0 +1,1 @@
+"""The report of `verify`: its document, and the ways to show it."""
