@@ -102,6 +102,11 @@ def make(folder: Path, tokenizer: Path, layers: int, width: int, experts: int, e
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     Qwen3MoeForCausalLM(config).save_pretrained(folder)
+    # transformers 5 saves the count as num_local_experts, published checkpoints have num_experts.
+    path = folder / "config.json"
+    settings = json.loads(path.read_text())
+    settings.pop("num_local_experts", None)
+    path.write_text(json.dumps(settings | {"num_experts": experts}))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tokenizer / name, folder / name)
 
