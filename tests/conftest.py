@@ -56,3 +56,14 @@ def llama_tools() -> Path:
     if done.returncode:
         pytest.skip(done.stderr.strip())
     return Path(done.stdout.strip())
+
+
+@pytest.fixture(scope="session")
+def llama_libraries() -> Path:
+    """The folder of llama.cpp's other code paths, and Vulkan where it could be had, for COLLAB_LLAMA_LIBRARIES."""
+    script = Path(__file__).parent / "native" / "llama_variants.sh"
+    command = [script, sys.executable, version("llama-cpp-python"), "--no-build"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(done.stderr.strip())
+    return Path(done.stdout.strip())

@@ -3,61 +3,21 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import llama_cpp as llama
 import numpy as np
+from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
-from collab_llamacpp.kernels import library_folder
+from collab_llamacpp.ggml import GgmlTensor, ggml
 from collab_plugin.errors import CollabError
 
-
-class GgmlTensor(ctypes.Structure):
-    """ggml_tensor (ggml.h:685); the layout is checked against the library's own size on import."""
-
-    _fields_ = (
-        ("type", ctypes.c_int),
-        ("buffer", ctypes.c_void_p),
-        ("ne", ctypes.c_int64 * 4),
-        ("nb", ctypes.c_size_t * 4),
-        ("op", ctypes.c_int),
-        ("op_params", ctypes.c_int32 * 16),
-        ("flags", ctypes.c_int32),
-        ("src", ctypes.c_void_p * 10),
-        ("view_src", ctypes.c_void_p),
-        ("view_offs", ctypes.c_size_t),
-        ("data", ctypes.c_void_p),
-        ("name", ctypes.c_char * 64),
-        ("extra", ctypes.c_void_p),
-        ("padding", ctypes.c_char * 8),
-    )
-
-
-def _load_base() -> ctypes.CDLL:
-    path = next(p for p in sorted(library_folder().glob("*ggml-base*")) if ".so" in p.name or ".d" in p.suffix)
-    lib = ctypes.CDLL(str(path))
-    lib.ggml_tensor_overhead.restype = ctypes.c_size_t
-    lib.ggml_nbytes.restype = ctypes.c_size_t
-    lib.ggml_nbytes.argtypes = [ctypes.c_void_p]
-    lib.ggml_backend_tensor_get.restype = None
-    lib.ggml_backend_tensor_get.argtypes = [
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        ctypes.c_size_t,
-        ctypes.c_size_t,
-    ]
-    lib.ggml_op_name.restype = ctypes.c_char_p
-    lib.ggml_op_name.argtypes = [ctypes.c_int]
-    # A tensor object is a 32-byte ggml_object followed by the struct.
-    if lib.ggml_tensor_overhead() != 32 + ctypes.sizeof(GgmlTensor):
-        raise CollabError("this llama.cpp has another ggml_tensor; install llama-cpp-python==0.3.36")
-    return lib
-
-
-BASE = _load_base()
+BASE = ggml()
 _DTYPES = {0: np.float32, 1: np.float16, 26: np.int32}
 _OPS = {BASE.ggml_op_name(i).decode(): i for i in range(64)}
 MUL_MAT, MUL_MAT_ID = _OPS["MUL_MAT"], _OPS["MUL_MAT_ID"]
@@ -78,30 +38,90 @@ def read_tensor(address: int) -> NDArray[Any]:
     return np.lib.stride_tricks.as_strided(raw[: dtype.itemsize].view(dtype), shape, strides)
 
 
-class Session:
-    """One loaded model with a context; freed by `close` or the with statement."""
+class ContextError(CollabError):
+    """The model was loaded, but has no context with these options."""
 
-    def __init__(self, path: Path, *, ctx: int, threads: int, callback: Any = None, model_only: bool = False) -> None:
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a model runs: ``devices`` (ggml_backend_dev_t) hold every layer, none meaning the CPU; without
+    ``extra_buffers`` weights stay as they are in the file (no repacking, no AMX)."""
+
+    devices: tuple[int, ...] = ()
+    extra_buffers: bool = True
+
+    def apply(self, params: Any) -> Any:
+        """Set it in llama_model_params; what is returned must live as long as the load."""
+        listed = (ctypes.c_void_p * (len(self.devices) + 1))(*self.devices, None)
+        params.devices = ctypes.addressof(listed)
+        params.n_gpu_layers = -1 if self.devices else 0
+        params.use_extra_bufts = self.extra_buffers
+        return listed
+
+
+class Session:
+    """One loaded model with a context; freed by `close` or the with statement.
+
+    ``placement`` None: where llama.cpp puts it by itself. ``kv_type``: ggml type of the key and value cache.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        ctx: int,
+        threads: int,
+        callback: Any = None,
+        model_only: bool = False,
+        placement: Placement | None = None,
+        kv_type: str = "f16",
+    ) -> None:
         llama.llama_backend_init()
         params = llama.llama_model_default_params()
+        kept = placement.apply(params) if placement else None
         self.model = llama.llama_model_load_from_file(str(path).encode(), params)
+        del kept
         if not self.model:
             raise CollabError(f"llama.cpp cannot load {path}")
+        self.path, self.size, self.threads, self.kv_type = path, ctx, threads, kv_type
         self.vocab = llama.llama_model_get_vocab(self.model)
         self.n_vocab = llama.llama_vocab_n_tokens(self.vocab)
         self.ctx = None
         if model_only:
             return
+        try:
+            self.ctx = self._context(callback)
+        except ContextError:
+            llama.llama_model_free(self.model)
+            raise
+        self.batch = llama.llama_batch_init(ctx, 0, 1)
+
+    def _context(self, callback: Any) -> Any:
         options = llama.llama_context_default_params()
-        options.n_ctx = options.n_batch = ctx
-        options.n_ubatch = min(512, ctx)
-        options.n_threads = options.n_threads_batch = threads
+        options.n_ctx = options.n_batch = self.size
+        options.n_ubatch = min(512, self.size)
+        options.n_threads = options.n_threads_batch = self.threads
+        options.type_k = options.type_v = GGMLQuantizationType[self.kv_type.upper()].value
+        if self.kv_type.upper() == "F32":
+            # Flash attention casts an F32 cache to F16 (llama-graph.cpp, build_attn_mha).
+            options.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
         if callback is not None:
             options.cb_eval = callback
-        self.ctx = llama.llama_init_from_model(self.model, options)
-        if not self.ctx:
-            raise CollabError(f"llama.cpp cannot make a context of {ctx} tokens for {path}; lower --ctx")
-        self.batch = llama.llama_batch_init(ctx, 0, 1)
+        made = llama.llama_init_from_model(self.model, options)
+        if not made:
+            raise ContextError(f"llama.cpp cannot make a context of {self.size} tokens for {self.path}; lower --ctx")
+        return made
+
+    @contextmanager
+    def observed(self, callback: Any) -> Iterator[None]:
+        """Decode with ``callback`` as cb_eval in a context of its own: backends do not fuse operations that
+        a callback may ask for, so the other context must not have one."""
+        plain, self.ctx = self.ctx, self._context(callback)
+        try:
+            yield
+        finally:
+            llama.llama_free(self.ctx)
+            self.ctx = plain
 
     def __enter__(self) -> Session:
         return self

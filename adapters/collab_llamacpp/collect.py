@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import ctypes
-import re
 from typing import Any
 
-import llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
-from collab_llamacpp.bindings import MUL_MAT, MUL_MAT_ID, GgmlTensor, read_tensor, tensor_at
+from collab_llamacpp.bindings import MUL_MAT, MUL_MAT_ID, read_tensor, tensor_at
+from collab_llamacpp.ggml import GgmlTensor
+from collab_llamacpp.observe import Observer
 from collab_plugin.errors import CollabError
 
 F64 = NDArray[np.float64]
-_NODE = re.compile(rb"^(ffn_moe_(?:topk|weights|weights_softmax|weights_norm|weights_scaled|weighted|down))-(\d+)$")
-_NAME, _OP = GgmlTensor.name.offset, GgmlTensor.op.offset
+_OP = GgmlTensor.op.offset
 _MIN_ROWS = 16  # llama-imatrix passes over smaller batches (tools/imatrix/imatrix.cpp:237)
 
 
-class Collector:
-    """Accumulates over ubatches. Node names: src/llama-graph.cpp build_moe_ffn (0c1e57098).
+class Collector(Observer):
+    """Accumulates over ubatches.
 
     ``counts[layer]`` i64[E], ``weights[layer]``, ``reap[layer]`` f64[E], ``tokens[layer]``;
     ``sums[tensor]`` f64[C, m] and ``seen[tensor]`` i64[C] as in ImatrixEntry.
@@ -29,6 +28,7 @@ class Collector:
     """
 
     def __init__(self, experts: int, weight_before_ffn: bool = False) -> None:
+        super().__init__()
         self.experts = experts
         # Llama-4 multiplies before the FFN: there the output of `down` carries the weight already.
         self.reap_node = b"ffn_moe_down" if weight_before_ffn else b"ffn_moe_weighted"
@@ -38,35 +38,16 @@ class Collector:
         self.tokens: dict[int, int] = {}
         self.sums: dict[str, F64] = {}
         self.seen: dict[str, NDArray[np.int64]] = {}
-        self.error: BaseException | None = None
         self._ids: dict[int, NDArray[np.int32]] = {}
         self._pending: dict[int, NDArray[np.float32]] = {}
-        self._nodes: dict[bytes, tuple[bytes, int] | None] = {}
-        self.callback = llama.llama_cpp.ggml_backend_sched_eval_callback(self._call)
 
     def finish(self) -> None:
         """Book the weights of the last ubatch; raise what went wrong in a callback."""
         for layer in list(self._pending):
             self._book_weights(layer)
-        if self.error is not None:
-            raise self.error
+        super().finish()
 
-    def _call(self, address: int, ask: bool, _: Any) -> bool:
-        # An exception must not escape into C: it is kept and raised in finish().
-        try:
-            return self._wanted(address) if ask else self._take(address)
-        except BaseException as error:
-            self.error = self.error or error
-            return not ask
-
-    def _node(self, address: int) -> tuple[bytes, int] | None:
-        name = ctypes.string_at(address + _NAME)
-        if name not in self._nodes:
-            found = _NODE.match(name)
-            self._nodes[name] = (found[1], int(found[2])) if found else None
-        return self._nodes[name]
-
-    def _wanted(self, address: int) -> bool:
+    def wanted(self, address: int) -> bool:
         op = ctypes.c_int.from_address(address + _OP).value
         if op == MUL_MAT_ID:
             return True
@@ -74,11 +55,11 @@ class Collector:
             t = tensor_at(address)
             weight, x = tensor_at(t.src[0]), tensor_at(t.src[1])
             return bool(weight.name.startswith(b"blk.") and x.ne[1] >= _MIN_ROWS and x.type == 0)
-        node = self._node(address)
+        node = self.node(address)
         return node is not None and (node[0] != b"ffn_moe_down" or self.reap_node == b"ffn_moe_down")
 
-    def _take(self, address: int) -> bool:
-        node = self._node(address)
+    def take(self, address: int) -> bool:
+        node = self.node(address)
         if node is not None:
             self._take_router(*node, read_tensor(address))
         op = ctypes.c_int.from_address(address + _OP).value

@@ -6,14 +6,12 @@ import ctypes
 import threading
 from functools import cached_property
 from importlib.metadata import version
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
-from collab_plugin.errors import CollabError
+from collab_llamacpp.libraries import library, library_folder
 from collab_plugin.quant.kernels import Bytes, Kernels
 from collab_plugin.quant.types import TYPES, row_bytes, type_info
 
@@ -34,14 +32,6 @@ class _Traits(ctypes.Structure):
     )
 
 
-def library_folder() -> Path:
-    """Return llama-cpp-python's folder of shared libraries without importing it."""
-    spec = find_spec("llama_cpp")
-    if spec is None or spec.origin is None:
-        raise CollabError("llama-cpp-python is not installed: pip install 'collab-plugin[llamacpp]'")
-    return Path(spec.origin).parent / "lib"
-
-
 class GgmlKernels(Kernels):
     """`Kernels` of libggml-base. ctypes releases the GIL during each call."""
 
@@ -53,11 +43,7 @@ class GgmlKernels(Kernels):
 
     @cached_property
     def _lib(self) -> ctypes.CDLL:
-        folder = library_folder()
-        found = [p for p in sorted(folder.glob("*ggml-base*")) if ".so" in p.name or p.suffix in (".dylib", ".dll")]
-        if not found:
-            raise CollabError(f"no ggml-base library in {folder}: reinstall llama-cpp-python")
-        lib = ctypes.CDLL(str(found[0]))
+        lib = ctypes.CDLL(str(library("ggml-base", library_folder())))
         lib.ggml_quantize_chunk.restype = ctypes.c_size_t
         lib.ggml_quantize_chunk.argtypes = [
             ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p,

@@ -10,6 +10,7 @@ from collab_plugin import hookimpl
 if TYPE_CHECKING:
     from collab_plugin.engine import Engine
     from collab_plugin.quant.kernels import Kernels
+    from collab_plugin.target import TargetProvider
 
 
 @hookimpl
@@ -24,3 +25,10 @@ def collab_register_engines(register: Callable[[Engine], None]) -> None:
     from collab_llamacpp.engine import LlamaCppEngine
 
     register(LlamaCppEngine())
+
+
+@hookimpl
+def collab_register_targets(register: Callable[[TargetProvider], None]) -> None:
+    from collab_llamacpp.targets.provider import LlamaCppTargets
+
+    register(LlamaCppTargets())

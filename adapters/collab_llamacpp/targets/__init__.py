@@ -1,0 +1,1 @@
+"""llama.cpp's targets for `verify`: devices, code paths, sessions and single operations."""
