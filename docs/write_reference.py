@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from collab_conformance.report.report_file import report_schema
 
 from collab_plugin.cli import main
 from collab_plugin.placement.placement_file import placement_schema
@@ -22,6 +23,8 @@ ARGUMENTS = {
     "artifact": "a GGUF file, or any shard of a split one",
     "name": "a model of the server",
     "plan_path": "the plan, a file",
+    "artifacts": "GGUF files, of split ones any shard",
+    "reports": "reports of `verify --json`, files",
 }
 
 
@@ -48,15 +51,18 @@ def _default(option: click.Option, shown: object) -> str:
 
 
 def commands(group: click.Group, context: click.Context) -> Iterator[tuple[click.Command, click.Context]]:
-    """Every command below ``group`` with its context, groups themselves left out."""
+    """Every command below ``group`` with its context; groups themselves only when they also run alone."""
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         assert command is not None
         inner = click.Context(command, info_name=name, parent=context)
-        if isinstance(command, click.Group):
-            yield from commands(command, inner)
-        else:
+        if not isinstance(command, click.Group):
             yield command, inner
+            continue
+        if command.invoke_without_command:
+            yield command, inner
+        # Without its parameters, which would be in the paths of the commands below.
+        yield from commands(command, click.Context(click.Command(name), info_name=name, parent=context))
 
 
 def cli_page() -> str:
@@ -79,3 +85,4 @@ if __name__ == "__main__":
     (HERE / "cli.md").write_text(cli_page())
     (HERE / "formats" / "plan.schema.json").write_text(schema_text(plan_schema()))
     (HERE / "formats" / "placement.schema.json").write_text(schema_text(placement_schema()))
+    (HERE / "formats" / "report.schema.json").write_text(schema_text(report_schema()))

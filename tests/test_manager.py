@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from collab_plugin.errors import CollabError
-from collab_plugin.manager import build_registry, pick, plugin_manager
+from collab_plugin.manager import KINDS, build_registry, pick, plugin_manager
 
 
 def test_installed_adapter_and_builtins_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,5 +43,5 @@ def test_trace_prints_every_hook_call(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setenv("COLLAB_TRACE_PLUGINS", "1")
     build_registry(plugin_manager())
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 7
+    assert len(lines) == len(KINDS)
     assert "hook collab_register_criteria: builtins" in lines

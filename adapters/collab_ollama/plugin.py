@@ -10,6 +10,7 @@ from collab_plugin import hookimpl
 if TYPE_CHECKING:
     from collab_plugin.command import PluginCommand
     from collab_plugin.loader import Loader
+    from collab_plugin.target import TargetProvider
 
 
 @hookimpl
@@ -17,6 +18,13 @@ def collab_register_loaders(register: Callable[[Loader], None]) -> None:
     from collab_ollama.types import OLLAMA
 
     register(OLLAMA)
+
+
+@hookimpl
+def collab_register_targets(register: Callable[[TargetProvider], None]) -> None:
+    from collab_ollama.target import OllamaTargets
+
+    register(OllamaTargets())
 
 
 @hookimpl

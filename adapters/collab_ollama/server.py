@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -40,6 +41,13 @@ def find_ollama(given: str | None) -> Path:
     if found is None:
         raise CollabError(f"no Ollama program {name!r}: install it (https://ollama.com/download), or give --ollama")
     return Path(found).resolve()
+
+
+def free_url() -> str:
+    """An address on loopback with a port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
 
 
 @contextmanager

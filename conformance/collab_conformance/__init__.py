@@ -1,1 +1,4 @@
-"""The conformance suite. Nothing is registered yet: this package is the place where it will be."""
+"""The conformance suite: holds compressed models on every engine and device to a reference.
+
+Page: docs/conformance.md.
+"""

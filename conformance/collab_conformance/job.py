@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from collab_conformance.report.document import Level
 
@@ -17,9 +18,18 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class Skip:
+    """Checks not to run on this target, a glob as `named` has it, and why."""
+
+    check: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Job:
     """``target`` as a provider's `find` names it; ``levels`` in their order; ``short`` as `Report.short`;
-    ``threads`` of the engine; ``seed`` of the kernels' random operands."""
+    ``threads`` of the engine; ``seed`` of the kernels' random operands, which are kept in the folder
+    ``scratch`` for the next target."""
 
     target: str
     subjects: tuple[Subject, ...]
@@ -27,15 +37,20 @@ class Job:
     short: bool
     threads: int
     seed: int
+    scratch: str
+    skips: tuple[Skip, ...]
 
 
 @dataclass(frozen=True)
 class Begun:
-    """The child started a check: when it dies, this is what it died in."""
+    """The child started a check: when it dies, this is what it died in. ``done`` checks of ``total``, which
+    grows when the kernels' types become known."""
 
     level: Level
     name: str
     artifact: str
+    done: int
+    total: int
 
 
 @dataclass(frozen=True)
@@ -49,3 +64,14 @@ class Measured:
     value: float | None
     reason: str
     skipped: bool
+
+
+def title(artifact: str, name: str) -> str:
+    """How reports name a check: "artifact/name", "name" without an artifact."""
+    return f"{artifact}/{name}" if artifact else name
+
+
+def named(glob: str, artifact: str, name: str) -> bool:
+    """Whether ``glob`` of a limits or skips file means this check: by name for every artifact ("logits.*"), or
+    by title ("tiny-q4/logits.*")."""
+    return fnmatchcase(name, glob) or fnmatchcase(title(artifact, name), glob)

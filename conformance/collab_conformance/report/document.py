@@ -119,6 +119,6 @@ def verdict_of(checks: Iterable[Check]) -> Verdict:
 
 
 def exit_code(report: Report) -> int:
-    """0 only when a target was run and every one that was run passed, else 1."""
-    run = [target.verdict for target in report.targets if target.verdict != "not-run"]
+    """0 only when a target was run and every one that was run passed, else 1. Skipped targets were not run."""
+    run = [target.verdict for target in report.targets if target.verdict in ("pass", "fail")]
     return 0 if run and all(verdict == "pass" for verdict in run) else 1

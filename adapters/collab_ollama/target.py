@@ -1,0 +1,206 @@
+"""Ollama as a target of `verify`: a server of our own with a models folder of its own, and the runner below it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from collab_ollama.devices import devices_of, runner_port
+from collab_plugin.errors import CollabError
+from collab_plugin.native_builds import native_builds
+from collab_plugin.target import (
+    Device,
+    LoadOptions,
+    LogProbabilities,
+    NotOfferedError,
+    Session,
+    Target,
+    TargetInfo,
+    TargetProvider,
+)
+
+if TYPE_CHECKING:
+    from collab_ollama.client import Client
+    from collab_ollama.llama_server import LlamaServer
+    from collab_ollama.server import Server
+
+NAME = "ollama"
+MODEL = "collab-verify:latest"
+GREEDY_TOP = 5
+FIND_SECONDS = 20.0
+"""Ollama asks every GPU library in a process of its own."""
+_PROBE = "In the beginning"
+_AGREE = 1e-3
+"""Nats between the API's and the runner's log-probability of one token: the cache of a prompt moves the last bits."""
+_CACHES = {"f32": "", "f16": "f16", "q8_0": "q8_0"}
+
+
+class OllamaTargets(TargetProvider):
+    """One target: Ollama chooses among devices itself."""
+
+    name = NAME
+
+    def find(self) -> Sequence[TargetInfo]:
+        try:
+            return [_look()]
+        except CollabError as error:
+            return [TargetInfo(NAME, NAME, "", None, absent=str(error))]
+
+    def open(self, name: str) -> Target:
+        return OllamaTarget()
+
+
+def _look() -> TargetInfo:
+    with tempfile.TemporaryDirectory(prefix="collab-ollama-") as folder, _server(Path(folder), "") as (server, client):
+        devices = _wait_for_devices(server)
+        return TargetInfo(NAME, NAME, client.version(), devices[0] if devices else None)
+
+
+def _wait_for_devices(server: Server) -> list[Device]:
+    end = time.monotonic() + FIND_SECONDS
+    while not (found := devices_of(server.log.read_text(errors="replace"))) and time.monotonic() < end:
+        time.sleep(0.1)
+    return found
+
+
+def _program() -> Path:
+    """The user's Ollama, or the one that `make native` built."""
+    from collab_ollama.server import find_ollama
+
+    try:
+        return find_ollama(None)
+    except CollabError:
+        built = [program for folder in native_builds("ollama") if (program := folder / "bin" / "ollama").exists()]
+        if not built:
+            raise CollabError(
+                "no Ollama: install it (https://ollama.com/download), or name its program in COLLAB_OLLAMA"
+            ) from None
+        return built[0]
+
+
+@contextmanager
+def _server(folder: Path, kv_type: str) -> Iterator[tuple[Server, Client]]:
+    """`ollama serve` with models in ``folder``, which is kept; other settings of the user's stay as they are."""
+    from collab_ollama.client import Client
+    from collab_ollama.server import free_url, serving
+
+    models, log = folder / "models", folder / "ollama.log"
+    models.mkdir(exist_ok=True)
+    log.unlink(missing_ok=True)
+    variables = {
+        "OLLAMA_NUM_PARALLEL": "1",
+        "OLLAMA_KEEP_ALIVE": "-1",
+        "OLLAMA_KV_CACHE_TYPE": kv_type,
+        "OLLAMA_NO_CLOUD": "1",
+    }
+    url = free_url()
+    with serving(_program(), url, models, variables, log) as server, closing(Client(url)) as client:
+        yield server, client
+
+
+class OllamaTarget(Target):
+    """The models folder stays until this process ends: an artifact is created once, however often it is loaded."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="collab-ollama-")
+        self._created: Path | None = None
+
+    @contextmanager
+    def load(self, artifact: Path, options: LoadOptions) -> Iterator[Session]:
+        from collab_ollama.llama_server import LlamaServer
+
+        if options.kv_type not in _CACHES:
+            raise NotOfferedError(f"Ollama has no cache of type {options.kv_type}")
+        with ExitStack() as stack:
+            server, client = stack.enter_context(_server(Path(self._folder.name), _CACHES[options.kv_type]))
+            if self._created != artifact:
+                _create(artifact, client, Path(self._folder.name) / "models")
+                self._created = artifact
+            settings = {"num_ctx": options.ctx, "num_thread": options.threads, "temperature": 0, "seed": 0}
+            client.generate({"model": MODEL, "keep_alive": -1, "options": settings})
+            _refuse_elsewhere(client, _wait_for_devices(server))
+            port = runner_port(server.log.read_text(errors="replace"))
+            if port is None:
+                raise CollabError(f"Ollama's log tells of no llama-server: {server.last_words()}")
+            runner = stack.enter_context(closing(LlamaServer(port)))
+            _refuse_other_answers(client, runner, settings)
+            yield OllamaSession(runner)
+
+
+def _create(artifact: Path, client: Client, models: Path) -> None:
+    """As `collab-plugin ollama create` with its defaults, in the place of the one before."""
+    from collab_ollama.artifact import open_artifact
+    from collab_ollama.create import create
+    from collab_ollama.model_name import parse_name
+    from collab_ollama.modelfile import Modelfile
+    from collab_ollama.settings import PLAIN_TEMPLATE, default_parameters
+    from collab_ollama.store import Store
+
+    opened = open_artifact(artifact)
+    template = PLAIN_TEMPLATE if opened.chat_template is None else None
+    parameters = default_parameters(opened, None, None, {})
+    modelfile = Modelfile(tuple(path.resolve() for path in opened.files), parameters, template)
+    create(opened, modelfile, parse_name(MODEL), client, Store(models), replace=True)
+
+
+def _refuse_elsewhere(client: Client, devices: Sequence[Device]) -> None:
+    """The report names the device that Ollama found; CollabError when the model is not on it."""
+    loaded = next((entry for entry in client.running() if entry.get("name") == MODEL), None)
+    if loaded is None:
+        raise CollabError("Ollama did not keep the model loaded")
+    if devices and devices[0].kind != "cpu" and not loaded.get("size_vram"):
+        raise CollabError(f"Ollama found {devices[0].name}, but put the model into the CPU's memory")
+
+
+def _refuse_other_answers(client: Client, runner: LlamaServer, settings: Mapping[str, Any]) -> None:
+    """CollabError unless Ollama's own API gives what the runner gives: one text, its tokens and the next one's top."""
+    request = {"model": MODEL, "prompt": _PROBE, "raw": True, "logprobs": True, "top_logprobs": GREEDY_TOP}
+    reply = client.generate({**request, "options": {**settings, "num_predict": 1}})
+    tokens = runner.tokenize(_PROBE)
+    if reply.get("prompt_eval_count") != len(tokens):
+        raise CollabError(
+            f"Ollama makes {reply.get('prompt_eval_count')} tokens of {_PROBE!r}, and its llama-server {len(tokens)}"
+        )
+    steps = reply.get("logprobs") or []
+    if steps:  # the model may end the text, or begin with half a character: Ollama then tells nothing
+        top = [float(entry["logprob"]) for entry in steps[0]["top_logprobs"]]
+        other = runner.next_tokens(tokens, GREEDY_TOP).values[0]
+        if not np.allclose(top, other, rtol=0, atol=_AGREE):
+            raise CollabError(f"Ollama's API gives log-probabilities {top}, and its llama-server {other.tolist()}")
+
+
+class OllamaSession(Session):
+    """Gives the most probable tokens; neither whole logits nor the routing."""
+
+    def __init__(self, runner: LlamaServer) -> None:
+        self._runner = runner
+
+    def logits(self, tokens: Sequence[int], *, batch: int | None = None) -> np.ndarray[Any, np.dtype[np.float32]]:
+        raise NotOfferedError("Ollama gives log-probabilities of the most probable tokens, no logits")
+
+    def routing(self, tokens: Sequence[int]) -> Any:
+        raise NotOfferedError("Ollama does not show its routing")
+
+    def top(self, tokens: Sequence[int], n: int) -> LogProbabilities:
+        """From the whole sequence down to its first token: the first request evaluates all in batches, and the
+        others take its cache and evaluate their last token again."""
+        found = [self._runner.next_tokens(tokens[:end], n) for end in range(len(tokens), 0, -1)]
+        return _joined(found[::-1])
+
+    def greedy(self, tokens: Sequence[int], n: int) -> LogProbabilities:
+        """Token by token, so that an end of the text does not end it."""
+        whole, found = list(tokens), []
+        for _ in range(n):
+            found.append(self._runner.next_tokens(whole, GREEDY_TOP))
+            whole.append(int(found[-1].ids[0, 0]))
+        return _joined(found)
+
+
+def _joined(steps: Sequence[LogProbabilities]) -> LogProbabilities:
+    return LogProbabilities(np.concatenate([s.ids for s in steps]), np.concatenate([s.values for s in steps]))

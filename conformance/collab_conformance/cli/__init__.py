@@ -1,0 +1,1 @@
+"""The commands: `verify`, `verify pack` and `verify merge`, one file each."""

@@ -1,0 +1,62 @@
+"""`collab-plugin verify pack`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from collab_plugin.cli.output import emit, json_option
+from collab_plugin.cli.threads import threads_option
+from collab_plugin.errors import CollabError
+
+
+@click.command()
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder to write, not there yet.")
+@click.option(
+    "--text", type=click.Path(path_type=Path), help="UTF-8 text to take the prompts of, instead of the suite's."
+)
+@click.option(
+    "--target", metavar="NAME", help="Record what this target computes (see `verify --list`), not the reference."
+)
+@threads_option
+@json_option
+def command(artifact: Path, output: Path, text: Path | None, target: str | None, threads: int, as_json: bool) -> None:
+    """Record a reference that this artifact can be held to on any machine.
+
+    The reference is computed in float64 where there is one for the architecture. Otherwise take a target
+    that you trust, and the pack says so.
+
+    Example: collab-plugin verify pack out.gguf -o pack/
+    """
+    if output.exists():
+        raise CollabError(f"{output} exists; give a folder that does not")
+    if not output.parent.is_dir():
+        raise CollabError(f"{output.parent} does not exist; make the folder first")
+    from collab_conformance.pack.prompts import default_prompts, text_prompts
+    from collab_conformance.recording import record_reference, record_target
+
+    prompts = default_prompts(artifact) if text is None else text_prompts(artifact, text)
+    if target is None:
+        document = record_reference(artifact, prompts, output)
+    else:
+        document = record_target(target, artifact, prompts, output, threads)
+    result = {
+        "output": str(output),
+        "artifact": document.artifact.name,
+        "recorder": document.recorder,
+        "prompts": {prompt.name: len(prompt.tokens) for prompt in document.prompts},
+        "routing": document.routing,
+        "tensors_sha256": document.tensors_sha256,
+    }
+    emit(
+        result,
+        as_json,
+        lambda console: console.print(
+            f"{output}: {len(document.prompts)} prompts, {sum(len(p.tokens) for p in document.prompts):,} tokens, "
+            f"recorded by {document.recorder.name}",
+            markup=False,
+            highlight=False,
+        ),
+    )

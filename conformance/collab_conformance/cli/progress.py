@@ -1,0 +1,31 @@
+"""Progress of a verification: one bar or line a target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from collab_plugin.progress import Report, track
+
+
+class Shown:
+    """Called with the target's name, what is being checked, and checks done and in all."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._target: str | None = None
+        self._report: Report | None = None
+
+    def __call__(self, target: str, check: str, done: int, total: int) -> None:
+        if target != self._target or self._report is None:
+            self._stack.close()
+            self._target = target
+            self._report = self._stack.enter_context(track(f"verifying {target}", total, "checks"))
+        self._report(done, total)
+
+
+@contextmanager
+def shown() -> Iterator[Shown]:
+    """Yield the function to call; ends the last bar."""
+    with ExitStack() as stack:
+        yield Shown(stack)

@@ -1,0 +1,1 @@
+"""Packs: recorded references that a target is held to."""

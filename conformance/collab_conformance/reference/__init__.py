@@ -1,0 +1,1 @@
+"""An independent reference: a plain float64 decoder of the trained families, read from the GGUF alone."""

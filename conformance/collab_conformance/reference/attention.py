@@ -1,0 +1,68 @@
+"""Causal attention of one whole sequence, scores and all."""
+
+from __future__ import annotations
+
+import torch
+
+from collab_conformance.reference.hyperparameters import Hyperparameters
+from collab_conformance.reference.rope import rotate
+from collab_conformance.reference.weights import Weights
+
+Angles = tuple[torch.Tensor, torch.Tensor]
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """``x`` divided by the root mean square of its last axis, times ``weight``."""
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon) * weight
+
+
+def grouped_query(w: Weights, h: Hyperparameters, layer: int, x: torch.Tensor, angles: Angles) -> torch.Tensor:
+    """Qwen3's attention: heads normalised before rotation, keys and values shared. x and result [tokens, width]."""
+    block, (tokens, width) = f"blk.{layer}", x.shape
+
+    def heads(part: str, count: int, length: int) -> torch.Tensor:
+        return (x @ w(f"{block}.attn_{part}.weight", (count * length, width)).T).view(tokens, count, length)
+
+    def turned(part: str, count: int) -> torch.Tensor:
+        norm = w(f"{block}.attn_{part}_norm.weight", (h.key_length,))
+        return rotate(rms_norm(heads(part, count, h.key_length), norm, h.epsilon), angles, h.rope.interleaved)
+
+    queries, keys = turned("q", h.heads), turned("k", h.kv_heads)
+    values = heads("v", h.kv_heads, h.value_length)
+    share = h.heads // h.kv_heads
+    mixed = _attend(queries, keys.repeat_interleave(share, 1), values.repeat_interleave(share, 1), h.scale)
+    return mixed @ w(f"{block}.attn_output.weight", (width, h.heads * h.value_length)).T
+
+
+def latent(w: Weights, h: Hyperparameters, layer: int, x: torch.Tensor, angles: Angles) -> torch.Tensor:
+    """DeepSeek's MLA with keys and values unfolded from the latent. x and result [tokens, width]."""
+    assert h.latent is not None
+    block, (tokens, width), rotary = f"blk.{layer}", x.shape, h.rope.dimensions
+    plain = h.key_length - rotary
+    queries = _latent_queries(w, h, block, x).view(tokens, h.heads, h.key_length)
+    queries = torch.cat((queries[..., :plain], rotate(queries[..., plain:], angles, h.rope.interleaved)), -1)
+    both = x @ w(f"{block}.attn_kv_a_mqa.weight", (h.latent + rotary, width)).T
+    compressed = rms_norm(both[:, : h.latent], w(f"{block}.attn_kv_a_norm.weight", (h.latent,)), h.epsilon)
+    shared = rotate(both[:, None, h.latent :], angles, h.rope.interleaved).expand(-1, h.heads, -1)
+    keys = torch.einsum("tr,hrd->thd", compressed, w(f"{block}.attn_k_b.weight", (h.heads, h.latent, plain)))
+    values = torch.einsum("tr,hvr->thv", compressed, w(f"{block}.attn_v_b.weight", (h.heads, h.value_length, h.latent)))
+    mixed = _attend(queries, torch.cat((keys, shared), -1), values, h.scale)
+    return mixed @ w(f"{block}.attn_output.weight", (width, h.heads * h.value_length)).T
+
+
+def _latent_queries(w: Weights, h: Hyperparameters, block: str, x: torch.Tensor) -> torch.Tensor:
+    """Queries [tokens, heads * key_length], through a latent of their own where the file has one."""
+    size, width = h.heads * h.key_length, x.shape[-1]
+    if f"{block}.attn_q.weight" in w.file.tensors:
+        return x @ w(f"{block}.attn_q.weight", (size, width)).T
+    small = x @ w(f"{block}.attn_q_a.weight", (-1, width)).T
+    small = rms_norm(small, w(f"{block}.attn_q_a_norm.weight", (small.shape[-1],)), h.epsilon)
+    return small @ w(f"{block}.attn_q_b.weight", (size, small.shape[-1])).T
+
+
+def _attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float) -> torch.Tensor:
+    """Softmax attention of [tokens, heads, length] each: [tokens, heads * value length]."""
+    scores = torch.einsum("qhd,khd->hqk", queries, keys) * scale
+    future = torch.ones(scores.shape[1:], dtype=torch.bool).triu(1)
+    weights = scores.masked_fill(future, float("-inf")).softmax(-1)
+    return torch.einsum("hqk,khd->qhd", weights, values).flatten(1)

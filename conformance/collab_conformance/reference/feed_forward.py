@@ -1,0 +1,38 @@
+"""The feed-forward half of a block: dense, or experts one by one."""
+
+from __future__ import annotations
+
+import torch
+
+from collab_conformance.reference.hyperparameters import Hyperparameters
+from collab_conformance.reference.router import Choice, route
+from collab_conformance.reference.weights import Weights
+
+
+def dense(w: Weights, layer: int, x: torch.Tensor, suffix: str = "") -> torch.Tensor:
+    """SwiGLU: [tokens, width] to the same; ``suffix`` "_shexp" for the shared experts."""
+    return _swiglu(w, f"blk.{layer}", suffix, x, None)
+
+
+def experts(w: Weights, h: Hyperparameters, layer: int, x: torch.Tensor) -> tuple[torch.Tensor, Choice]:
+    """Routed experts and, where the file has them, shared ones: [tokens, width], and what the router chose."""
+    block, width = f"blk.{layer}", x.shape[-1]
+    router = w(f"{block}.ffn_gate_inp.weight", (h.router.experts, width))
+    bias = f"{block}.exp_probs_b.bias"
+    swayed = w(bias, (h.router.experts,)) if bias in w.file.tensors else None
+    choice = route(h.router, x @ router.T, swayed)
+    out = torch.zeros_like(x)
+    for expert in sorted(set(choice.ids.flatten().tolist())):
+        token, slot = (choice.ids == expert).nonzero(as_tuple=True)
+        out[token] += choice.weights[token, slot, None] * _swiglu(w, block, "_exps", x[token], expert)
+    if f"{block}.ffn_gate_shexp.weight" in w.file.tensors:
+        out = out + dense(w, layer, x, "_shexp")
+    return out, choice
+
+
+def _swiglu(w: Weights, block: str, suffix: str, x: torch.Tensor, expert: int | None) -> torch.Tensor:
+    width = x.shape[-1]
+    gate = w(f"{block}.ffn_gate{suffix}.weight", (-1, width), expert)
+    up = w(f"{block}.ffn_up{suffix}.weight", gate.shape, expert)
+    down = w(f"{block}.ffn_down{suffix}.weight", (width, len(gate)), expert)
+    return (torch.nn.functional.silu(x @ gate.T) * (x @ up.T)) @ down.T

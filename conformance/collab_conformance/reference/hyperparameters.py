@@ -1,0 +1,230 @@
+"""What a GGUF's keys say about the computation; a key that is not known here is refused, never ignored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from collab_plugin.errors import CollabError
+
+ARCHITECTURES = ("qwen3moe", "deepseek2")
+
+# They size tensors, which say so themselves, or tell a reader something that is not computed with.
+_SAID_BY_TENSORS = {
+    "vocab_size",
+    "embedding_length",
+    "feed_forward_length",
+    "expert_feed_forward_length",
+    "expert_shared_count",
+    "attention.q_lora_rank",
+    "rope.scaling.finetuned",
+}
+
+
+@dataclass(frozen=True)
+class Yarn:
+    """YaRN (arXiv 2309.00071). ``magnitude`` multiplies cosines and sines."""
+
+    factor: float
+    original_context: int
+    beta_fast: float
+    beta_slow: float
+    magnitude: float
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary embedding of ``dimensions`` channels. ``interleaved``: pairs are neighbours, else halves.
+    ``linear``: positions are divided by it."""
+
+    dimensions: int
+    base: float
+    interleaved: bool
+    linear: float = 1.0
+    yarn: Yarn | None = None
+
+
+@dataclass(frozen=True)
+class Router:
+    """``groups`` 1: none. ``normalise``: weights of the chosen sum to 1 before ``scale``."""
+
+    experts: int
+    used: int
+    gating: Literal["softmax", "sigmoid"]
+    normalise: bool
+    scale: float
+    groups: int = 1
+    groups_used: int = 1
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """``key_length`` and ``value_length`` of a head, as attention computes them (MLA: not absorbed);
+    ``latent``: width of MLA's latent, None without MLA; ``scale`` multiplies attention's scores."""
+
+    architecture: str
+    layers: int
+    dense_layers: int
+    heads: int
+    kv_heads: int
+    key_length: int
+    value_length: int
+    latent: int | None
+    scale: float
+    epsilon: float
+    rope: Rope
+    router: Router
+
+
+class _Keys:
+    """Checked access that remembers what was asked for."""
+
+    def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
+        self.path, self.values, self.seen = path, values, set(_SAID_BY_TENSORS)
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        value = self._get(key, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+            raise CollabError(f"{self.path} has {key} = {str(value)[:40]!r}, not one whole number for all layers")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self._get(key, default)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+            raise CollabError(f"{self.path} has {key} = {str(value)[:40]!r}, not a number")
+        return float(value)
+
+    def flag(self, key: str, default: bool) -> bool:
+        return bool(self._get(key, default))
+
+    def text(self, key: str, default: str) -> str:
+        return str(self._get(key, default))
+
+    def _get(self, key: str, default: Any) -> Any:
+        self.seen.add(key)
+        value = self.values.get(key, default)
+        if value is None:
+            raise CollabError(f"{self.path} has no key {key}")
+        return value
+
+
+def read_hyperparameters(path: Path, architecture: str, values: Mapping[str, Any]) -> Hyperparameters:
+    """Read the keys of ``architecture`` (prefix removed). CollabError for another architecture and for a key
+    that is missing, ill-typed, impossible or unknown."""
+    if architecture not in ARCHITECTURES:
+        raise CollabError(
+            f"no reference for architecture {architecture}: record a pack with `verify pack` on a machine you "
+            "trust, and use --against"
+        )
+    keys = _Keys(path, values)
+    found = _qwen3moe(keys) if architecture == "qwen3moe" else _deepseek2(keys)
+    unknown = sorted(set(values) - keys.seen)
+    if unknown:
+        raise CollabError(f"{path} has the key {architecture}.{unknown[0]}, which the reference does not compute with")
+    _check(path, found)
+    return found
+
+
+def _qwen3moe(keys: _Keys) -> Hyperparameters:
+    heads = keys.integer("attention.head_count")
+    length = keys.integer("attention.key_length")
+    yarn = _yarn(keys, 0.0)
+    return Hyperparameters(
+        architecture="qwen3moe",
+        layers=keys.integer("block_count"),
+        dense_layers=0,
+        heads=heads,
+        kv_heads=keys.integer("attention.head_count_kv", heads),
+        key_length=length,
+        value_length=keys.integer("attention.value_length", length),
+        latent=None,
+        scale=1 / math.sqrt(max(length, 1)),
+        epsilon=keys.number("attention.layer_norm_rms_epsilon"),
+        rope=_rope(keys, length, False, yarn),
+        router=_router(keys, "softmax", True),
+    )
+
+
+def _deepseek2(keys: _Keys) -> Hyperparameters:
+    for key in ("attention.key_length", "attention.value_length", "attention.head_count_kv"):
+        keys.integer(key, 0)  # of the absorbed form, which computes the same
+    length = keys.integer("attention.key_length_mla")
+    # GGUF holds a tenth of the checkpoint's mscale_all_dim.
+    log_multiplier = 10 * keys.number("rope.scaling.yarn_log_multiplier", 0.0)
+    yarn = _yarn(keys, log_multiplier)
+    magnitude = 1 + 0.1 * log_multiplier * math.log(yarn.factor) if yarn else 1.0
+    return Hyperparameters(
+        architecture="deepseek2",
+        # MTP blocks come last, and no logit depends on them.
+        layers=keys.integer("block_count") - keys.integer("nextn_predict_layers", 0),
+        dense_layers=keys.integer("leading_dense_block_count", 0),
+        heads=keys.integer("attention.head_count"),
+        kv_heads=keys.integer("attention.head_count"),
+        key_length=length,
+        value_length=keys.integer("attention.value_length_mla"),
+        latent=keys.integer("attention.kv_lora_rank"),
+        scale=magnitude**2 / math.sqrt(max(length, 1)),
+        epsilon=keys.number("attention.layer_norm_rms_epsilon"),
+        rope=_rope(keys, keys.integer("rope.dimension_count"), True, yarn),
+        router=_router(keys, "softmax", False),
+    )
+
+
+def _router(keys: _Keys, gating: Literal["softmax", "sigmoid"], normalise: bool) -> Router:
+    names: dict[int, Literal["softmax", "sigmoid"]] = {0: gating, 1: "softmax", 2: "sigmoid"}
+    number = keys.integer("expert_gating_func", 0)
+    if number not in names:
+        raise CollabError(f"{keys.path} has expert_gating_func {number}; softmax (1) and sigmoid (2) are known")
+    return Router(
+        experts=keys.integer("expert_count"),
+        used=keys.integer("expert_used_count"),
+        gating=names[number],
+        normalise=keys.flag("expert_weights_norm", normalise),
+        scale=keys.number("expert_weights_scale", 1.0) or 1.0,  # engines take 0 for "not set"
+        groups=max(keys.integer("expert_group_count", 1), 1),
+        groups_used=max(keys.integer("expert_group_used_count", 1), 1),
+    )
+
+
+def _rope(keys: _Keys, length: int, interleaved: bool, yarn: Yarn | None) -> Rope:
+    kind = keys.text("rope.scaling.type", "none")
+    if kind not in ("none", "linear", "yarn"):
+        raise CollabError(f"{keys.path} scales rope by {kind!r}; none, linear and yarn are known")
+    linear = keys.number("rope.scaling.factor", 1.0) if kind == "linear" else 1.0
+    return Rope(keys.integer("rope.dimension_count", length), keys.number("rope.freq_base"), interleaved, linear, yarn)
+
+
+def _yarn(keys: _Keys, log_multiplier: float) -> Yarn | None:
+    context = keys.integer("context_length", 0)
+    original = keys.integer("rope.scaling.original_context_length", context)
+    fast, slow = keys.number("rope.scaling.yarn_beta_fast", 32.0), keys.number("rope.scaling.yarn_beta_slow", 1.0)
+    if keys.text("rope.scaling.type", "none") != "yarn":
+        return None
+    factor = keys.number("rope.scaling.factor")
+    if factor < 1 or original < 1:
+        raise CollabError(f"{keys.path} has a YaRN factor of {factor} from a context of {original}")
+    # With a multiplier of its own DeepSeek corrects attention's scale instead (mscale = mscale_all_dim).
+    magnitude = 1.0 if log_multiplier else 1 + 0.1 * math.log(factor)
+    return Yarn(factor, original, fast, slow, magnitude)
+
+
+def _check(path: Path, h: Hyperparameters) -> None:
+    """Numbers that contradict each other."""
+    r = h.router
+    wrong = (
+        (not 1 <= r.used <= r.experts, f"{r.used} experts used of {r.experts}"),
+        (r.experts % r.groups != 0, f"{r.groups} groups for {r.experts} experts"),
+        (r.groups > 1 and r.experts // r.groups < 2, f"{r.groups} groups for {r.experts} experts"),
+        (not r.groups_used <= r.groups, f"{r.groups_used} groups used of {r.groups}"),
+        (r.used > r.experts // r.groups * r.groups_used, f"{r.used} experts used of {r.groups_used} groups"),
+        (h.heads < 1 or h.kv_heads < 1 or h.heads % h.kv_heads != 0, f"{h.kv_heads} key heads for {h.heads} heads"),
+        (h.rope.dimensions % 2 != 0 or h.rope.dimensions > h.key_length, f"{h.rope.dimensions} rotary channels"),
+        (not 0 <= h.dense_layers <= h.layers or h.layers < 1, f"{h.layers} layers, {h.dense_layers} dense"),
+        (h.rope.base <= 1 or h.rope.linear <= 0, f"a rotary base of {h.rope.base}, scaled by {h.rope.linear}"),
+    )
+    for is_wrong, what in wrong:
+        if is_wrong:
+            raise CollabError(f"{path} cannot be computed: {what}")
