@@ -122,7 +122,8 @@ def rounded_up(value: float) -> float:
 def renewed(rule: LimitRule, worst: Worst | None) -> LimitRule:
     if worst is None or not rule.source.startswith(MEASURED):
         return rule
-    source = f"{MEASURED} {datetime.date.today():%Y-%m-%d}: twice the worst correct figure, {worst.value:.2g} of {worst.where}"
+    what = f"twice the worst correct figure, {worst.value:.2g} of {worst.where}"
+    source = f"{MEASURED} {datetime.date.today():%Y-%m-%d}: {what}"
     return replace(rule, value=proposed(rule, worst), source=source)
 
 

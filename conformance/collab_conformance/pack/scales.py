@@ -70,7 +70,7 @@ def record_scales(artifact: Path, prompts: Sequence[Sequence[int]]) -> Scales:
 def centred(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Each position's values less their mean, which no probability depends on: f64 of the same shape."""
     x = np.asarray(values, np.float64)
-    return x - x.mean(-1, keepdims=True)
+    return np.asarray(x - x.mean(-1, keepdims=True))
 
 
 def write_scales(folder: Path, scales: Scales) -> None:
