@@ -165,7 +165,7 @@ def main() -> None:
         gguf = place / f"{recipe.name}.gguf"
         build(recipe, place, kernels)
         with track(f"recording {recipe.name}", unit="tokens") as report:
-            document = make_pack(gguf, default_prompts(gguf), place / "pack", report=report)
+            document = make_pack(gguf, default_prompts(gguf), place / "pack", report=report).document
         made.append(
             SuiteArtifact(
                 recipe.name, recipe.about, recipe.model, document.artifact.bytes, document.artifact.sha256,

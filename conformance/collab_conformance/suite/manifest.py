@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from collab_conformance.job import Subject
 from collab_plugin.document import from_plain
 from collab_plugin.errors import CollabError
 
@@ -45,13 +44,3 @@ def read_suite(folder: Path = HERE) -> Suite:
         raise CollabError(f"cannot read {path}: {error.strerror}; make it with conformance/make_suite.py") from None
     except ValueError as error:
         raise CollabError(f"{path} is not JSON: {error}") from None
-
-
-def suite_subjects(short: bool = False, folder: Path = HERE) -> tuple[Subject, ...]:
-    """The suite's artifacts with their packs, those of the short form only when ``short``."""
-    artifacts = read_suite(folder).artifacts
-    return tuple(
-        Subject(a.name, str(folder / a.name / f"{a.name}.gguf"), str(folder / a.name / "pack"))
-        for a in artifacts
-        if a.short or not short
-    )
