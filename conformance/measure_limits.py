@@ -64,7 +64,7 @@ def run(names: Sequence[str] | None, threads: int) -> list[TargetReport]:
 
     infos = [info for provider in registry().targets.values() for info in provider.find() if info.absent is None]
     report = verify(
-        suite_subjects(False),
+        suite_subjects(),
         [info for info in infos if not names or info.name in names],
         levels=LEVELS,
         short=False,
