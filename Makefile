@@ -4,6 +4,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 LLAMA_CPP := $(shell sed -n 's/.*llama-cpp-python==\([0-9.]*\)".*/\1/p' pyproject.toml)
 NATIVE := tests/native
+# Workers of pytest, each on a core of its own.
+WORKERS ?= 2
 
 .PHONY: demo test lint native clean
 
@@ -12,7 +14,7 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready lint native
 	@echo "== pytest"
-	$(VENV)/bin/pytest -q
+	$(VENV)/bin/pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 lint: $(VENV)/ready
 	@echo "== ruff"
@@ -21,11 +23,16 @@ lint: $(VENV)/ready
 	@echo "== mypy"
 	$(VENV)/bin/mypy
 
-# llama.cpp's own tools, which tests compare with, and a real Ollama; tests say so and skip where they cannot be built.
+# What tests compare with or run: llama.cpp's own tools and its other code paths, a real Ollama, a real vLLM. Tests
+# say so and skip where one cannot be built.
 native: $(VENV)/ready
 	@if [ -x $(NATIVE)/llama_tools.sh ]; then echo "== llama.cpp tools"; $(NATIVE)/llama_tools.sh $(VENV)/bin/python $(LLAMA_CPP) || true; fi
 	@if [ -x $(NATIVE)/ollama.sh ] && [ -z "$$COLLAB_OLLAMA" ]; then \
 		echo "== Ollama"; $(NATIVE)/ollama.sh $(VENV)/bin/python $(LLAMA_CPP) || true; fi
+	@if [ -x $(NATIVE)/vllm_env.sh ] && [ -z "$$COLLAB_VLLM" ]; then \
+		echo "== vLLM"; $(NATIVE)/vllm_env.sh $(VENV)/bin/python || true; fi
+	@if [ -x $(NATIVE)/llama_variants.sh ]; then \
+		echo "== llama.cpp's other code paths"; $(NATIVE)/llama_variants.sh $(VENV)/bin/python $(LLAMA_CPP) || true; fi
 
 $(VENV)/ready: pyproject.toml $(NATIVE)/llama_cpp_wheel.sh
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed"; exit 2; }

@@ -70,15 +70,19 @@ class Served:
 
 
 class Engine(ABC):
-    """Runs GGUF files. Native code runs in a child process: its abort is a CollabError here."""
+    """Runs models. Native code runs in a child process: its abort is a CollabError here.
+
+    ``reads``: formats of models that it runs, as `Checkpoint.format` names them; all get a GGUF where that
+    is among them. An engine need not have every method: one that it lacks is a CollabError.
+    """
 
     name: str
+    reads: tuple[str, ...] = ("gguf",)
 
     @abstractmethod
     def version(self) -> str:
         """Return name and version of the engine, as recorded in documents."""
 
-    @abstractmethod
     def calibrate(
         self,
         model: Path,
@@ -93,8 +97,8 @@ class Engine(ABC):
 
         ``chunks``: at most so many windows of each text, None for all.
         """
+        raise CollabError(f"engine {self.name!r} cannot calibrate on text")
 
-    @abstractmethod
     def reference(
         self,
         original: Path,
@@ -110,8 +114,8 @@ class Engine(ABC):
 
         Logits as float32: 4 bytes × half of the tokens × vocabulary.
         """
+        raise CollabError(f"engine {self.name!r} cannot compare models")
 
-    @abstractmethod
     def evaluate(
         self,
         model: Path,
@@ -127,8 +131,8 @@ class Engine(ABC):
 
         ``original`` is a model, or what `reference` wrote of one on the same texts, ctx and chunks.
         """
+        raise CollabError(f"engine {self.name!r} cannot compare models")
 
-    @abstractmethod
     def generate(
         self,
         model: Path,
@@ -142,6 +146,7 @@ class Engine(ABC):
         write: Callable[[str], None],
     ) -> Generation:
         """Continue ``prompt``, passing each piece of text to ``write`` as it comes."""
+        raise CollabError(f"engine {self.name!r} cannot generate text")
 
     def serve(
         self, model: Path, *, ctx: int | None, threads: int, start_limit: float = 3600.0

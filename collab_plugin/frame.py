@@ -65,6 +65,11 @@ class Frames:
             raise CollabError(f"--groups {self.policy}: this model's router has no groups")
         self.policy_notes: list[str] = []
         self.criterion = self._criterion()
+        if source is not None and not source.stats.imatrix:
+            self.policy_notes.append(
+                f"NO IMPORTANCE MATRIX: the stats lack it ({self._engine}), so all columns count alike and types "
+                "that need it are not used"
+            )
         self._choices: dict[int, Choice] = {}
 
     def _criterion(self) -> ImportanceCriterion:
@@ -78,14 +83,18 @@ class Frames:
             return wanted
         if wanted.name != "freq-score":
             raise CollabError(
-                f"criterion {wanted.name} needs {missing[0]}, which an imatrix of another tool lacks; "
-                "calibrate with collab-plugin, or --criterion freq"
+                f"criterion {wanted.name} needs {missing[0]}, which the stats lack ({self._engine}); "
+                "calibrate with --engine llamacpp, or take another --criterion"
             )
         self.policy_notes.append(
             "FREQUENCY ONLY: the stats are an imatrix of another tool without router weights, so experts "
             "are chosen by how often they were used"
         )
         return registry().criteria["freq"]
+
+    @property
+    def _engine(self) -> str:
+        return self.source.stats.engine if self.source else ""
 
     @property
     def rule(self) -> str:

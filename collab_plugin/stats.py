@@ -32,7 +32,7 @@ class LayerRouting:
     ``weight_sum`` f64[E]: sum of the router weights with which it was selected, as applied to its
     output (after renormalisation and scaling).
     ``reap_sum`` f64[E]: sum of weight × L2 norm of the expert's output (REAP, arXiv 2510.13999 eq. 9).
-    The two sums are None when the source has counts only (a published imatrix).
+    The two sums are None where they were not measured: a published imatrix has counts only.
     """
 
     tokens: int
@@ -86,7 +86,8 @@ class ImatrixEntry:
 class Stats:
     """Routing statistics by layer, importance matrix by GGUF tensor name, and where they came from.
 
-    ``model_id``: checkpoint.identity.model_id of the calibrated model, None for foreign files.
+    ``imatrix`` is empty when the engine measures routing only. ``model_id``: checkpoint.identity.model_id of
+    the calibrated model, None for foreign files.
     ``text_sketch``: u64[<=1024], bottom-k sketch of the calibration text's token n-grams (overlap.py).
     ``probes``: what `plan --probe` measured, if it ran. ``borrow``: see `ImatrixEntry.vector`; not in the
     file, the plan says it.

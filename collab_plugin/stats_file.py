@@ -32,6 +32,8 @@ MOST_NATS = 1e6
 LEAST_ERROR = 1e-12
 """No probe measures more nats or less error: beyond it a weight, their ratio, overflows in sums."""
 PROBES = "collab.stats.probes"
+UNMEASURED = "collab.stats.unmeasured"
+"""Sums of LayerRouting that the engine does not measure, and "imatrix"; absent when it measures all."""
 _GATE = re.compile(r"^blk\.(\d+)\.ffn_(?:gate|up|gate_up)_exps\.weight$")
 _SUMS = re.compile(r"^blk\.(\d+)\.collab_router$")
 T = TypeVar("T")
@@ -118,9 +120,21 @@ def _keys(stats: Stats) -> dict[str, MetaValue]:
     }
     for layer, routing in sorted(stats.routing.items()):
         keys[f"collab.stats.layer_tokens.{layer}"] = MetaValue(routing.tokens, GGUFValueType.UINT64)
+    if without := unmeasured(stats):
+        keys[UNMEASURED] = MetaValue(list(without), array, text)
     if stats.probes is not None:
         keys[PROBES] = MetaValue(json.dumps(to_plain(stats.probes)), text)
     return keys
+
+
+def unmeasured(stats: Stats) -> tuple[str, ...]:
+    """What the engine of ``stats`` did not measure: "weight_sum", "reap_sum", "imatrix"."""
+    sums = [
+        name
+        for name in ("weight_sum", "reap_sum")
+        if stats.routing and all(getattr(routing, name) is None for routing in stats.routing.values())
+    ]
+    return tuple(sums) if stats.imatrix else (*sums, "imatrix")
 
 
 def read_stats(path: Path) -> Stats:
@@ -140,12 +154,15 @@ def read_stats(path: Path) -> Stats:
     for name, array in arrays.items():
         if not np.isfinite(array).all() or (array.min(initial=0) < 0 and not _SUMS.match(name)):
             raise CollabError(f"{path}: {name} holds values that are not finite or negative; calibrate again")
+    without = _value(meta, UNMEASURED, list, [])
     imatrix = _imatrix(path, arrays)
+    if not imatrix and "imatrix" not in without:
+        raise CollabError(f"{path} holds no importance matrix")
     chunk = _value(meta, "imatrix.chunk_size", int, 512) or 512
     ours = "collab.stats.version" in meta
     if ours and meta["collab.stats.version"].value != VERSION:
         raise CollabError(f"{path} has stats version {meta['collab.stats.version'].value}, not {VERSION}")
-    routing = _our_routing(path, meta, arrays) if ours else _counted_routing(imatrix)
+    routing = _our_routing(path, meta, arrays, without) if ours else _counted_routing(imatrix)
     tokens = _value(meta, "collab.stats.tokens", int, 0) or _value(meta, "imatrix.chunk_count", int, 0) * chunk
     if tokens < 0 or chunk < 1:
         raise CollabError(f"{path} claims {tokens} tokens in windows of {chunk}; calibrate again")
@@ -212,8 +229,6 @@ def _imatrix(path: Path, arrays: dict[str, NDArray[np.float32]]) -> dict[str, Im
         if counts is None or sums.size % counts.size:
             raise CollabError(f"{path}: {weight} has sums without matching counts; calibrate again")
         entries[weight] = ImatrixEntry(sums.reshape(counts.size, -1), counts.reshape(-1))
-    if not entries:
-        raise CollabError(f"{path} holds no importance matrix")
     return entries
 
 
@@ -227,7 +242,7 @@ def _counted_routing(imatrix: dict[str, ImatrixEntry]) -> dict[int, LayerRouting
 
 
 def _our_routing(
-    path: Path, meta: dict[str, MetaValue], arrays: dict[str, NDArray[np.float32]]
+    path: Path, meta: dict[str, MetaValue], arrays: dict[str, NDArray[np.float32]], without: list[object]
 ) -> dict[int, LayerRouting]:
     routing = {}
     for name, array in arrays.items():
@@ -241,5 +256,10 @@ def _our_routing(
         tokens = _value(meta, f"collab.stats.layer_tokens.{layer}", int, -1)
         if tokens < 0 or count.min() < 0 or count.max() > 2**53:
             raise CollabError(f"{path}: the routing of layer {layer} is damaged; calibrate again")
-        routing[layer] = LayerRouting(tokens, np.rint(count).astype(np.int64), weights, reap)
+        routing[layer] = LayerRouting(
+            tokens,
+            np.rint(count).astype(np.int64),
+            None if "weight_sum" in without else weights,
+            None if "reap_sum" in without else reap,
+        )
     return routing

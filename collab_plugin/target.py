@@ -68,7 +68,7 @@ class LogProbabilities:
     values: F32
 
 
-class Session(ABC):
+class Session:
     """A loaded artifact. What an engine cannot give raises NotOfferedError (the default)."""
 
     def logits(self, tokens: Sequence[int], *, batch: int | None = None) -> F32:
@@ -149,4 +149,3 @@ class TargetProvider(ABC):
     def environment(self, name: str) -> Mapping[str, str]:
         """Environment variables to set for the child: library paths, chosen devices."""
         return {}
-

@@ -38,6 +38,10 @@ def read_tensor(address: int) -> NDArray[Any]:
     return np.lib.stride_tricks.as_strided(raw[: dtype.itemsize].view(dtype), shape, strides)
 
 
+class ContextError(CollabError):
+    """The model was loaded, but has no context with these options."""
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where a model runs: ``devices`` (ggml_backend_dev_t) hold every layer, none meaning the CPU; without
@@ -85,7 +89,11 @@ class Session:
         self.ctx = None
         if model_only:
             return
-        self.ctx = self._context(callback)
+        try:
+            self.ctx = self._context(callback)
+        except ContextError:
+            llama.llama_model_free(self.model)
+            raise
         self.batch = llama.llama_batch_init(ctx, 0, 1)
 
     def _context(self, callback: Any) -> Any:
@@ -94,11 +102,14 @@ class Session:
         options.n_ubatch = min(512, self.size)
         options.n_threads = options.n_threads_batch = self.threads
         options.type_k = options.type_v = GGMLQuantizationType[self.kv_type.upper()].value
+        if self.kv_type.upper() == "F32":
+            # Flash attention casts an F32 cache to F16 (llama-graph.cpp, build_attn_mha).
+            options.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
         if callback is not None:
             options.cb_eval = callback
         made = llama.llama_init_from_model(self.model, options)
         if not made:
-            raise CollabError(f"llama.cpp cannot make a context of {self.size} tokens for {self.path}; lower --ctx")
+            raise ContextError(f"llama.cpp cannot make a context of {self.size} tokens for {self.path}; lower --ctx")
         return made
 
     @contextmanager

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from collab_llamacpp.bindings import MUL_MAT, MUL_MAT_ID, GgmlTensor, read_tensor, tensor_at
+from collab_llamacpp.bindings import MUL_MAT, MUL_MAT_ID, read_tensor, tensor_at
+from collab_llamacpp.ggml import GgmlTensor
 from collab_llamacpp.observe import Observer
 from collab_plugin.errors import CollabError
 

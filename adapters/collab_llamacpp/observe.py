@@ -11,7 +11,8 @@ import llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
-from collab_llamacpp.bindings import GgmlTensor, read_tensor
+from collab_llamacpp.bindings import read_tensor
+from collab_llamacpp.ggml import GgmlTensor
 
 # Node names: src/llama-graph.cpp build_moe_ffn (0c1e57098).
 _NODE = re.compile(rb"^(ffn_moe_(?:topk|weights|weights_softmax|weights_norm|weights_scaled|weighted|down))-(\d+)$")

@@ -1,1 +1,15 @@
-"""The vllm adapter. Nothing is registered yet: this package is the place where it will be."""
+"""vLLM: a load format that applies a plan to the original safetensors checkpoint."""
+
+from __future__ import annotations
+
+
+def register() -> None:
+    """Add the load format ``collab``; entry point of ``vllm.general_plugins``.
+
+    vLLM calls it in every process it starts, and perhaps more than once in each.
+    """
+    from collab_vllm.loader import register_load_format
+    from collab_vllm.startup import check_at_startup
+
+    register_load_format()
+    check_at_startup()

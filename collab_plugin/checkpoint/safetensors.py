@@ -39,12 +39,17 @@ class SafetensorsCheckpoint(Checkpoint):
         metadata: dict[str, MetaValue],
         sources: dict[str, TensorSource],
         notes: tuple[str, ...],
+        family: Family,
     ) -> None:
-        self.path, self.metadata, self.notes, self._sources = path, metadata, notes, sources
+        self.path, self.metadata, self.notes, self.family, self._sources = path, metadata, notes, family, sources
         self.tensors = {
             name: TensorInfo(name, s.shape, s.type, tensor_bytes(s.type.name, s.shape), role_of(name), layer_of(name))
             for name, s in sources.items()
         }
+
+    def stored(self, name: str) -> list[Matrix]:
+        """What the folder stores of the GGUF tensor ``name``: one tensor, or one for each expert."""
+        return self._sources[name].matrices
 
     def read(self, name: str, *, expert: int | None = None, rows: slice | None = None) -> F32:
         return check_finite(self._sources[name].values(expert, rows), name, expert)
@@ -95,7 +100,7 @@ def open_safetensors(folder: Path) -> SafetensorsCheckpoint:
         stored = {n: s for n, s in stored.items() if not ((m := _LAYER.match(n)) and int(m[1]) >= layers)}
     sources = dict(sorted(_sources(stored, family, config, layers), key=lambda item: _order(item[0])))
     _check_complete(folder, sources, layers, config, family)
-    return SafetensorsCheckpoint(folder, metadata, sources, tuple(notes))
+    return SafetensorsCheckpoint(folder, metadata, sources, tuple(notes), family)
 
 
 def _check_counts(config: Config, family: Family) -> None:

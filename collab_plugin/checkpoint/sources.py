@@ -83,10 +83,14 @@ class Matrix:
 
 
 class TensorSource(ABC):
-    """``shape`` and ``type`` as the GGUF tensor has them; ``values`` as in `Checkpoint.read`."""
+    """``shape`` and ``type`` as the GGUF tensor has them; ``values`` as in `Checkpoint.read`.
+
+    ``matrices``: what is stored: one tensor, or one for each expert.
+    """
 
     shape: tuple[int, ...]
     type: Type
+    matrices: list[Matrix]
 
     @abstractmethod
     def values(self, expert: int | None, rows: slice | None) -> F32: ...
@@ -96,7 +100,7 @@ class Single(TensorSource):
     """A tensor as it is; ``float32`` widens it (norms, routers, biases: what llama.cpp expects)."""
 
     def __init__(self, matrix: Matrix, float32: bool) -> None:
-        self.matrix, self.shape = matrix, matrix.stored.shape
+        self.matrix, self.matrices, self.shape = matrix, [matrix], matrix.stored.shape
         self.type = Type.F32 if float32 else matrix.type
 
     def values(self, expert: int | None, rows: slice | None) -> F32:
@@ -134,6 +138,7 @@ class KeyValueHeads(TensorSource):
         total, rank = matrix.stored.shape
         if total != heads * (nope + value):
             raise CollabError(f"{matrix.stored.name} has {total} rows, {heads} heads of {nope} + {value} are needed")
+        self.matrices = [matrix]
         self.matrix, self.part, self.nope, self.height, self.type = (
             matrix,
             part,

@@ -56,7 +56,7 @@ def command(
     from collab_plugin.compress.materialise import as_gguf
     from collab_plugin.manager import pick, registry
     from collab_plugin.progress import track
-    from collab_plugin.stats_file import write_stats
+    from collab_plugin.stats_file import unmeasured, write_stats
     from collab_plugin.topology import topology_of
 
     chosen = pick(registry().engines, engine, "engine")
@@ -64,13 +64,26 @@ def command(
     topology_of(checkpoint)
     if not output.parent.is_dir():
         raise CollabError(f"{output.parent} does not exist; make the folder first")
-    gguf = as_gguf(model, threads)
+    if checkpoint.format in chosen.reads:
+        runs = checkpoint.path
+    elif "gguf" in chosen.reads:
+        runs = as_gguf(model, threads)
+    else:
+        raise CollabError(
+            f"engine {engine!r} runs {' and '.join(chosen.reads)} checkpoints, {model} is {checkpoint.format}"
+        )
     with track("calibrating", unit="tokens") as report:
-        stats = chosen.calibrate(gguf, texts, ctx=ctx, chunks=chunks, threads=threads, progress=report)
+        stats = chosen.calibrate(runs, texts, ctx=ctx, chunks=chunks, threads=threads, progress=report)
     stats = dataclasses.replace(stats, model_id=model_id(checkpoint))
     write_stats(output, stats)
     layers = [summary(layer, routing) for layer, routing in sorted(stats.routing.items())]
-    result = {"output": str(output), "tokens": stats.tokens, "ctx": ctx, "layers": layers}
+    result = {
+        "output": str(output),
+        "tokens": stats.tokens,
+        "ctx": ctx,
+        "unmeasured": list(unmeasured(stats)),
+        "layers": layers,
+    }
     emit(result, as_json, lambda console: _render(console, stats, layers, output))
 
 
@@ -100,4 +113,5 @@ def _render(console: Console, stats: Stats, layers: list[dict[str, float | int]]
             f"{row['most_used']:.1%}",
         )
     console.print(table)
-    console.print(f"{output}: {stats.tokens:,} tokens, {len(stats.imatrix)} tensors in the importance matrix")
+    matrix = f"{len(stats.imatrix)} tensors in the" if stats.imatrix else "routing only, no"
+    console.print(f"{output}: {stats.tokens:,} tokens, {matrix} importance matrix")

@@ -97,7 +97,7 @@ def _provenance(plan: Plan) -> dict[str, MetaValue]:
 
 def artifact_tensors(checkpoint: Checkpoint, plan: Plan) -> list[TensorSpec]:
     """The tensors of the artifact in llama-quantize's order; CollabError when the plan names others."""
-    _check_names(checkpoint.tensors, plan)
+    check_names(checkpoint.tensors, plan)
     _, names = copy_order((), checkpoint.tensors)
     return [
         TensorSpec(name, new_shape(checkpoint.tensors[name], plan), GGMLQuantizationType[plan.tensors[name].type])
@@ -105,7 +105,7 @@ def artifact_tensors(checkpoint: Checkpoint, plan: Plan) -> list[TensorSpec]:
     ]
 
 
-def _check_names(tensors: Mapping[str, TensorInfo], plan: Plan) -> None:
+def check_names(tensors: Mapping[str, TensorInfo], plan: Plan) -> None:
     other = sorted(set(tensors) ^ set(plan.tensors))
     if other:
         raise CollabError(

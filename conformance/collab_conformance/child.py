@@ -19,7 +19,7 @@ from collab_conformance.job import Begun, Job, Measured, Skip, named
 from collab_conformance.levels import behaviour, kernels, logits, routing, text
 from collab_conformance.levels.planned import Planned
 from collab_conformance.levels.running import Running
-from collab_conformance.pack.read import read_pack
+from collab_conformance.pack.pack_file import read_pack
 from collab_plugin.document import from_plain, to_plain
 from collab_plugin.errors import CollabError
 from collab_plugin.manager import pick, registry

@@ -58,9 +58,15 @@ def read_limits(path: Path | None = None) -> tuple[LimitRule, ...]:
     return rules
 
 
+def first_rule(rules: Sequence[LimitRule], target: str, artifact: str, name: str) -> int | None:
+    """Index of the first rule that is about a check on a target, None when none is."""
+    for index, rule in enumerate(rules):
+        if named(rule.check, artifact, name) and fnmatchcase(target, rule.target):
+            return index
+    return None
+
+
 def limit_of(rules: Sequence[LimitRule], target: str, artifact: str, name: str) -> Limit | None:
     """The limit of a check on a target: the first rule that matches, None when none does."""
-    for rule in rules:
-        if named(rule.check, artifact, name) and fnmatchcase(target, rule.target):
-            return Limit(rule.bound, rule.value, rule.source)
-    return None
+    index = first_rule(rules, target, artifact, name)
+    return None if index is None else Limit(rules[index].bound, rules[index].value, rules[index].source)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from collab_conformance.pack.document import PackDocument, Prompt, Recorder
 from collab_conformance.pack.make import make_pack
-from collab_conformance.pack.read import read_pack
+from collab_conformance.pack.pack_file import read_pack
 from collab_conformance.targets import choose, find_targets
 from collab_plugin.document import from_plain, to_plain
 from collab_plugin.errors import CollabError

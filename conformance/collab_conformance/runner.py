@@ -19,7 +19,7 @@ from collab_conformance.judge import judge
 from collab_conformance.levels import artifact
 from collab_conformance.limits import LimitRule
 from collab_conformance.pack.artifact import describe
-from collab_conformance.pack.read import read_pack
+from collab_conformance.pack.pack_file import read_pack
 from collab_conformance.process import run_child
 from collab_conformance.report.document import (
     REPORT_VERSION,

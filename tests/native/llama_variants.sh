@@ -47,23 +47,40 @@ build_cpu() {
     mv "$part/prefix" "$folder"
 }
 
-unpack_packages() {
-    local apt=(-o "Dir::State::Lists=$part/apt/lists" -o "Dir::Cache=$part/apt/cache" -o Debug::NoLocking=1) list deb
-    mkdir -p "$part"/apt/{lists,cache,debs}/partial "$part/packages"
+# Unpack packages, by names in `list`, into the folder. The lists of packages are our own, so no root is needed.
+fetch() {
+    local deb
+    mkdir -p "$part"/apt/{lists,cache,debs}/partial
     apt-get "${apt[@]}" update
-    # What the machine lacks, and what of its own is too old to go with it.
-    list=$(apt-get "${apt[@]}" install -s --no-install-recommends "${packages[@]}" | awk '/^Inst/ { print $2 }')
+    list=$("$@")
     [ -n "$list" ] || return 0
     # shellcheck disable=SC2086  # words of a list
     (cd "$part/apt/debs" && apt-get "${apt[@]}" download $list)
-    for deb in "$part"/apt/debs/*.deb; do dpkg -x "$deb" "$part/packages"; done
-    find "$part/packages" -name '*.a' -delete
+    for deb in "$part"/apt/debs/*.deb; do dpkg -x "$deb" "$folder/packages"; done
+    rm -rf "$part/apt"
+}
+
+# What the machine lacks, and what of its own is too old to go with it.
+lacking() { apt-get "${apt[@]}" install -s --no-install-recommends "${packages[@]}" | awk '/^Inst/ { print $2 }'; }
+
+unpack_packages() {
+    local apt=(-o "Dir::State::Lists=$part/apt/lists" -o "Dir::Cache=$part/apt/cache" -o Debug::NoLocking=1) list
+    rm -rf "$folder/packages"
+    mkdir "$folder/packages"
+    fetch lacking
+    # Debian 12's Vulkan headers are older than llama.cpp wants; headers of Debian 13 go with its loader.
+    if ! grep -q VK_EXT_layer_settings "$(found include/vulkan/vulkan_core.h)"; then
+        echo "deb http://deb.debian.org/debian trixie main" >"$part/newer.list"
+        apt+=(-o "Dir::Etc::SourceList=$part/newer.list" -o Dir::Etc::SourceParts=/dev/null)
+        fetch echo libvulkan-dev spirv-headers
+    fi
+    find "$folder/packages" -name '*.a' -delete
 }
 
 # Where a package's file lies: unpacked here, or installed.
 found() { # shellcheck disable=SC2086  # a pattern
     local path
-    for path in "$part"/packages/usr/$1 /usr/$1; do
+    for path in "$folder"/packages/usr/$1 /usr/$1; do
         if [ -e "$path" ]; then echo "$path"; return; fi
     done
     echo "no $1 in the packages" >&2
@@ -71,34 +88,27 @@ found() { # shellcheck disable=SC2086  # a pattern
 }
 
 build_with_packages() {
-    local vulkan blas header icd libraries
+    local vulkan blas header icd
     [ -d "$source" ] || unpack_sources
     unpack_packages
-    vulkan=$(found 'lib/*/libvulkan.so')
-    libraries=$(dirname "$vulkan")
+    vulkan=$(found 'lib/*/libvulkan.so.1')
     blas=$(found 'lib/*/openblas-pthread/libopenblas.so')
     header=$(found 'include/*/openblas-pthread/cblas.h')
     icd=$(found 'share/vulkan/icd.d/lvp_icd*.json')
-    # glslc needs a library of the same packages.
-    export LD_LIBRARY_PATH=$libraries
+    # glslc and the driver need libraries of the same packages.
+    export LD_LIBRARY_PATH=${vulkan%/*}:${blas%/*}
+    # The driver's description holds the path that it would be installed at.
+    sed "s|\"/usr/lib/[^\"]*/|\"${vulkan%/*}/|" "$icd" >"$folder/lvp.json"
+    printf '%s\n' "LD_LIBRARY_PATH=$LD_LIBRARY_PATH" "VK_ICD_FILENAMES=$folder/lvp.json" GGML_VK_VISIBLE_DEVICES=0 \
+        >"$folder/environment"
     configure -DGGML_BLAS=ON -DGGML_BLAS_VENDOR=OpenBLAS "-DBLAS_LIBRARIES=$blas" "-DBLAS_INCLUDE_DIRS=${header%/*}"
     build ggml-blas
+    take ggml-blas "$folder"
     configure -DGGML_BLAS=OFF -DGGML_VULKAN=ON "-DVulkan_LIBRARY=$vulkan" \
         "-DVulkan_INCLUDE_DIR=$(dirname "$(dirname "$(found include/vulkan/vulkan.h)")")" \
         "-DVulkan_GLSLC_EXECUTABLE=$(found bin/glslc)" \
         "-DSPIRV-Headers_DIR=$(dirname "$(found share/cmake/SPIRV-Headers/SPIRV-HeadersConfig.cmake)")"
     build ggml-vulkan
-    rm -rf "$folder/packages"
-    mv "$part/packages" "$folder/packages"
-    # The driver's description holds the path that it would be installed at.
-    [ "${icd#"$part"}" = "$icd" ] || icd=$folder${icd#"$part"}
-    sed "s|\"/usr/lib|\"${libraries/"$part"/"$folder"}/..|" "$icd" >"$folder/lvp.json"
-    cat >"$folder/environment" <<ENVIRONMENT
-LD_LIBRARY_PATH=${libraries/"$part"/"$folder"}:$(dirname "${blas/"$part"/"$folder"}")
-VK_ICD_FILENAMES=$folder/lvp.json
-GGML_VK_VISIBLE_DEVICES=0
-ENVIRONMENT
-    take ggml-blas "$folder"
     take ggml-vulkan "$folder"
     touch "$folder/with-packages"
 }

@@ -1,4 +1,4 @@
-"""The llama.cpp builds that targets come from: the installed one, and those that the user names."""
+"""The llama.cpp builds that targets come from: the one that llama_cpp loads, and those that the user names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from collab_llamacpp.libraries import OTHER_FOLDER, SUFFIXES, installed_folder, library
+from collab_llamacpp.libraries import OTHER_FOLDER, SUFFIXES, installed_folder, library, library_folder
 from collab_plugin.errors import CollabError
 
 # Folders of libraries to verify beside the installed ones, separated as PATH is.
@@ -18,7 +18,7 @@ _BACKEND = re.compile(rf"(?:lib)?ggml-(.+?)(?:{'|'.join(map(re.escape, SUFFIXES)
 
 @dataclass(frozen=True)
 class Build:
-    """A folder with libllama; ``installed`` when it is llama-cpp-python's own."""
+    """A folder with libllama; ``installed`` when it came with llama-cpp-python."""
 
     folder: Path
     installed: bool
@@ -44,14 +44,15 @@ class Build:
 
 
 def builds() -> list[Build]:
-    """Named folders first, so that a target which both have is the named one."""
+    """Named folders first, so that a target which two have is the named one; last the one of `import llama_cpp`."""
     named = [Path(part).absolute() for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
     for folder in named:
         try:
             library("llama", folder)
         except CollabError:
             raise CollabError(f"{VARIABLE} names {folder}, which holds no libllama; give a folder that does") from None
-    return [*(Build(folder, False) for folder in named), Build(installed_folder(), True)]
+    own = library_folder()
+    return [*(Build(folder, False) for folder in named), Build(own, own == installed_folder())]
 
 
 def backend_libraries(folder: Path) -> dict[str, Path]:

@@ -21,6 +21,7 @@ Kind = Literal["cpu", "gpu", "igpu", "accelerator"]
 
 # ggml's log of a Vulkan device: its number, driver, and whether memory is shared with the CPU.
 _VULKAN = re.compile(r"^ggml_vulkan: (\d+) = .* \(([^()]*)\) \| uma: (\d)", re.MULTILINE)
+_NOT_LOADED = re.compile(r"failed to load [^\n]*?: ([^\n]+)")
 _METAL_UNIFIED = re.compile(r"has unified memory\s*=\s*(true|false)")
 # Vulkan drivers that run on the CPU.
 _SOFTWARE = re.compile(r"llvmpipe|lavapipe|swiftshader|softpipe", re.IGNORECASE)
@@ -40,13 +41,13 @@ class Listed:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a child printed: ``kinds`` of backends, also those without a device; ``loaded`` False when the
-    backend refused this machine."""
+    """What a child printed: ``kinds`` of backends, also those without a device; ``refused``: why the backend
+    did not load, "" when it did."""
 
     version: str
     kinds: tuple[str, ...]
     devices: tuple[Listed, ...]
-    loaded: bool
+    refused: str
 
 
 def kind_of(backend: str) -> str:
@@ -68,7 +69,7 @@ def list_devices(build: Build, backend: Path | None = None) -> Listing:
         devices.append(Listed(kind, index, _device(told, kind, index, done.stderr), tuple(told["features"])))
     commit = f" ({answer['commit']})" if answer["commit"] != "unknown" else ""
     kinds = tuple(kind_of(name) for name in answer["backends"])
-    return Listing(answer["version"] + commit, kinds, tuple(devices), bool(answer["loaded"]))
+    return Listing(answer["version"] + commit, kinds, tuple(devices), "" if answer["loaded"] else _refusal(done.stderr))
 
 
 def _run(build: Build, backend: Path | None) -> subprocess.CompletedProcess[str]:
@@ -96,11 +97,17 @@ def _failure(done: subprocess.CompletedProcess[str], what: Path) -> str:
     return last
 
 
+def _refusal(log: str) -> str:
+    """What ggml says of a backend that it does not load: the dynamic linker's message, or its own line."""
+    found = _NOT_LOADED.search(log)
+    return found[1].strip() if found else "it refuses this machine"
+
+
 def _device(told: dict[str, object], kind: str, index: int, log: str) -> Device:
     name = str(told["description"] or told["name"])
     driver, unified = _driver(kind, index, log)
     software = kind == "vulkan" and bool(_SOFTWARE.search(f"{name} {driver}"))
-    hardware: Kind = told["type"] if told["type"] in ("cpu", "gpu", "igpu") else "accelerator"  # type: ignore[assignment]  # literals
+    hardware: Kind = told["type"] if told["type"] in ("cpu", "gpu", "igpu") else "accelerator"
     # BLAS computes on the CPU; ggml calls it an accelerator.
     if software or kind == "blas":
         hardware = "cpu"
@@ -118,8 +125,8 @@ def _driver(kind: str, index: int, log: str) -> tuple[str, bool | None]:
             if int(match[1]) == index:
                 return match[2], match[3] == "1"
     if kind == "metal":
-        match = _METAL_UNIFIED.search(log)
-        return f"macOS {platform.mac_ver()[0]}", match[1] == "true" if match else None
+        told = _METAL_UNIFIED.search(log)
+        return f"macOS {platform.mac_ver()[0]}", told[1] == "true" if told else None
     modules = {"cuda": "/proc/driver/nvidia/version", "rocm": "/sys/module/amdgpu/version"}
     path = Path(modules.get(kind, ""))
     if kind in modules and path.is_file():

@@ -59,8 +59,10 @@ class LlamaCppTarget(Target):
         self._device = device
 
     def load(self, artifact: Path, options: LoadOptions) -> AbstractContextManager[Session]:
-        from collab_llamacpp.targets.session import load
-
+        try:
+            from collab_llamacpp.targets.session import load
+        except (AttributeError, RuntimeError) as error:  # a function or library that the binding misses
+            raise CollabError(f"{library_folder()} holds no llama.cpp that llama-cpp-python binds: {error}") from None
         return load(self._select(), artifact, options)
 
     def kernels(self) -> AbstractContextManager[KernelBench]:
@@ -110,14 +112,12 @@ def _of_build(build: Build) -> Iterator[_Found]:
         except CollabError as error:
             yield _absent(kind, str(error), str(build.folder))
             continue
-        if listing.loaded:
+        if not listing.refused:
             yield from _of_listing(build, listing, stem)
         elif kind.startswith("cpu"):
             yield _absent(kind, f"this processor lacks instructions that {path.name} was built for", str(build.folder))
         else:
-            yield _absent(
-                kind, f"{path.name} does not load: a driver or library that it needs is missing", str(build.folder)
-            )
+            yield _absent(kind, f"{path.name} does not load: {listing.refused}", str(build.folder))
 
 
 def _of_listing(build: Build, listing: Listing, code_path: str) -> Iterator[_Found]:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import llama_cpp as llama
 import numpy as np
 
 from collab_llamacpp import bindings
-from collab_llamacpp.bindings import Placement
+from collab_llamacpp.bindings import ContextError, Placement
 from collab_llamacpp.jobs import log_softmax
+from collab_llamacpp.libraries import library_folder
 from collab_llamacpp.observe import RoutingObserver
 from collab_llamacpp.targets.selection import Selection
 from collab_plugin.errors import CollabError
-from collab_plugin.target import F32, I32, LoadOptions, LogProbabilities, Routing, Session
+from collab_plugin.target import F32, I32, LoadOptions, LogProbabilities, NotOfferedError, Routing, Session
 
 # What a step of `greedy` tells.
 _ALTERNATIVES = 5
+# A quantized cache needs rows of whole blocks and an attention kernel for it.
+_PLAIN_CACHES = ("f32", "f16")
 
 
 class LlamaCppSession(Session):
@@ -86,9 +89,32 @@ def _best(logits: F32, n: int) -> LogProbabilities:
 @contextmanager
 def load(selection: Selection, artifact: Path, options: LoadOptions) -> Iterator[LlamaCppSession]:
     """Load with every layer on the selected device, or on the CPU alone."""
+    _check_layout()
     placement = Placement((selection.device,) if selection.offloads else (), selection.extra_buffers)
-    with bindings.Session(
-        artifact, ctx=options.ctx, threads=options.threads, placement=placement, kv_type=options.kv_type
-    ) as session:
+    with ExitStack() as stack:
+        try:
+            made = bindings.Session(
+                artifact, ctx=options.ctx, threads=options.threads, placement=placement, kv_type=options.kv_type
+            )
+        except ContextError as error:
+            if options.kv_type in _PLAIN_CACHES:
+                raise
+            raise NotOfferedError(f"llama.cpp makes no {options.kv_type} cache for this model here") from error
+        session = stack.enter_context(made)
         yield LlamaCppSession(session)
         llama.llama_synchronize(session.ctx)
+
+
+def _check_layout() -> None:
+    """A library of another version would take options from the wrong places, silently."""
+    model, context = llama.llama_model_default_params(), llama.llama_context_default_params()
+    found = (
+        model.n_gpu_layers,
+        model.use_extra_bufts,
+        context.n_batch,
+        context.n_ubatch,
+        context.type_k,
+        context.type_v,
+    )
+    if found != (-1, True, 2048, 512, 1, 1):
+        raise CollabError(f"{library_folder()} holds another llama.cpp than llama-cpp-python {llama.__version__} binds")

@@ -12,7 +12,7 @@ from typing import Any
 from collab_conformance.job import Measured, Subject
 from collab_conformance.pack.artifact import describe
 from collab_conformance.pack.document import Artifact
-from collab_conformance.pack.read import read_pack
+from collab_conformance.pack.pack_file import read_pack
 
 # Figure -> what is compared; the hash alone would do, the others say what is wrong.
 FIGURES: Mapping[str, Callable[[Artifact], Any]] = {

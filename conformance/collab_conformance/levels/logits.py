@@ -1,22 +1,29 @@
 """Logits level: next-token logits at the pack's positions, all tokens of a prompt in one batch.
 
-Engines that give logits: ``logits.nmse``, ``logits.mean_kld``, ``logits.kld_p99``, ``logits.same_top1``, over all
-positions of all prompts; ``logits.scale``: how far from 1 the factor is that fits the logits best to the
-reference's. Others, of the tokens in both sides' top lists and the rest as one (a lower bound): ``logits.mean_kld``,
-``logits.kld_p99``, ``logits.same_top1``. The short form takes the first two prompts.
+Engines that give logits, over all positions of all prompts: ``logits.nmse``; ``logits.nmse_p50``, the median of the
+positions' own, which a few where a router chose otherwise do not move; ``logits.scale``: how far from 1 the factor is
+that fits the logits best to the reference's; ``logits.mean_kld``, ``logits.kld_p99``, ``logits.same_top1``. In the full
+form and of packs that the reference recorded ``logits.tensor_scale``: the largest relative error of a tensor's scale
+(levels/scales.py).
+
+Engines that give log-probabilities of the most probable tokens: ``logits.mean_kld``, ``logits.kld_p99`` (lower bounds:
+tokens in both sides' lists, the rest as one) and ``logits.same_top1``. The short form leaves long prompts out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from collab_conformance.levels.planned import Planned
 from collab_conformance.levels.running import Running
+from collab_conformance.levels.scales import scale_errors, worst
 from collab_conformance.measures import F64, kld, kld_of_top, nmse, same_top1
 from collab_conformance.pack.document import TOP
+from collab_conformance.pack.scales import centred, read_scales
 from collab_plugin.target import F32, NotOfferedError
 
 
@@ -32,11 +39,14 @@ def checks(running: Running) -> list[Planned]:
     """See the module."""
     figures: dict[str, Callable[[], float]] = {
         "logits.nmse": lambda: nmse(*_both(running)),
+        "logits.nmse_p50": lambda: _median(running),
         "logits.scale": lambda: _scale(running),
         "logits.mean_kld": lambda: float(_divergences(running).kld.mean()),
         "logits.kld_p99": lambda: float(np.quantile(_divergences(running).kld, 0.99)),
         "logits.same_top1": lambda: _divergences(running).same,
     }
+    if not running.short:
+        figures["logits.tensor_scale"] = lambda: _tensor_scale(running)
     return [Planned("logits", name, running.subject.name, measure) for name, measure in figures.items()]
 
 
@@ -51,9 +61,21 @@ def _both(running: Running) -> tuple[F32, F32]:
 
 
 def _scale(running: Running) -> float:
-    """Each position's logits less their mean, which no probability depends on."""
-    expected, found = (x - x.mean(-1, keepdims=True, dtype=np.float64) for x in _both(running))
+    expected, found = (centred(x) for x in _both(running))
     return abs(float((expected * found).sum() / np.square(expected).sum()) - 1.0)
+
+
+def _median(running: Running) -> float:
+    expected, found = (centred(x) for x in _both(running))
+    return float(np.median(np.square(found - expected).sum(-1) / np.square(expected).sum(-1)))
+
+
+def _tensor_scale(running: Running) -> float:
+    scales = read_scales(Path(running.subject.pack))
+    if scales is None:
+        raise NotOfferedError("the pack has no scale directions: an engine recorded it")
+    tokens = running.pack.document.prompts[scales.prompt].tokens
+    return worst(scale_errors(scales, running.session().logits(tokens)))
 
 
 def _divergences(running: Running) -> Divergences:

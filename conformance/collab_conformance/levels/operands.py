@@ -53,11 +53,11 @@ def matrices(rng: np.random.Generator, rows: int, columns: int) -> F32:
 
 
 def activations(rng: np.random.Generator, columns: int) -> F32:
-    """f32[tokens, columns] as they enter a layer: Gaussian after the norm, 1 channel in 128 about ten times
+    """f32[tokens, columns] as they enter a layer: Gaussian after the norm, 1 channel in 128 some times
     larger."""
     x = rng.standard_normal((TOKENS, columns))
     loud = rng.choice(columns, columns // 128, replace=False)
-    x[:, loud] *= rng.uniform(5, 15, len(loud))
+    x[:, loud] *= rng.uniform(3, 6, len(loud))
     return x.astype(np.float32)
 
 

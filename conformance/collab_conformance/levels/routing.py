@@ -1,7 +1,7 @@
 """Routing level: experts chosen by every router for every token, equal to the pack's.
 
 A choice whose margin in the reference is below `NEAR_TIE` is a near-tie: another choice there is counted apart,
-and so is what follows it at that token (measures.routing_agreement). The short form takes the first two prompts.
+and so is what follows it at that token (measures.routing_agreement). The short form leaves long prompts out.
 """
 
 from __future__ import annotations

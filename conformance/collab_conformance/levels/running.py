@@ -15,16 +15,20 @@ from collab_plugin.target import F32, LoadOptions, LogProbabilities, Routing, Se
 
 T = TypeVar("T")
 CTX = 1024
-SHORT_PROMPTS = 2
+SHORT_TOKENS = 256
+"""The short form leaves longer prompts out."""
 
 
 class Running:
-    """``pack`` is what the artifact is held to. ``prompts``: the pack's, in the short form the first two."""
+    """``pack`` is what the artifact is held to. ``prompts``: the pack's, in the short form those of at most
+    `SHORT_TOKENS`."""
 
     def __init__(self, target: Target, subject: Subject, pack: Pack, job: Job) -> None:
         self.subject, self.pack, self.short, self.threads = subject, pack, job.short, job.threads
         pairs = tuple(zip(pack.document.prompts, pack.recordings, strict=True))
-        self.prompts: tuple[tuple[Prompt, Recording], ...] = pairs[:SHORT_PROMPTS] if job.short else pairs
+        self.prompts: tuple[tuple[Prompt, Recording], ...] = (
+            tuple(pair for pair in pairs if len(pair[0].tokens) <= SHORT_TOKENS) if job.short else pairs
+        )
         self._target = target
         self._kept: dict[object, object] = {}
         self._loaded: tuple[LoadOptions, AbstractContextManager[Session], Session] | None = None

@@ -1,14 +1,14 @@
 """Text level: greedy continuations equal to the pack's, or parting where either side's token was in the other's
 top 5 (vLLM's rule for its own models).
 
-``text.broken``: prompts that break the rule; ``text.parted``: prompts that part at all. The short form takes the
-first two prompts with a recorded continuation.
+``text.broken``: prompts that break the rule; ``text.parted``: prompts that part at all. The short form leaves
+long prompts out.
 """
 
 from __future__ import annotations
 
 from collab_conformance.levels.planned import Planned
-from collab_conformance.levels.running import SHORT_PROMPTS, Running
+from collab_conformance.levels.running import Running
 from collab_conformance.measures import FirstDifference, first_difference
 from collab_plugin.target import NotOfferedError
 
@@ -27,12 +27,11 @@ def _differences(running: Running) -> list[FirstDifference]:
 
 
 def _measure(running: Running) -> list[FirstDifference]:
-    pairs = zip(running.pack.document.prompts, running.pack.recordings, strict=True)
-    recorded = [(prompt, recording.greedy) for prompt, recording in pairs if recording.greedy is not None]
+    recorded = [(prompt, recording.greedy) for prompt, recording in running.prompts if recording.greedy is not None]
     if not recorded:
         raise NotOfferedError("the pack has no greedy texts")
     session = running.session()
-    found = []
-    for prompt, greedy in recorded[: SHORT_PROMPTS if running.short else None]:
-        found.append(first_difference(greedy.ids, session.greedy(prompt.tokens, prompt.greedy_steps).ids))
-    return found
+    return [
+        first_difference(greedy.ids, session.greedy(prompt.tokens, prompt.greedy_steps).ids)
+        for prompt, greedy in recorded
+    ]

@@ -19,8 +19,9 @@ GREEDY_TOP = 5
 class Artifact:
     """The GGUF that a pack was recorded from. ``sha256`` (hex) and ``bytes`` are of the file, of a split one
     of its shards one after the other. ``plan_fingerprint``: of the plan that made it, None where it tells
-    none. ``tokenizer``: sha256 (hex) of its tokenizer.ggml keys (tokenizer_hash.py). ``moe_layers``: layers
-    with a router, ascending; ``expert_count`` and ``experts_used`` a layer and a token."""
+    none. ``tokenizer``: sha256 (hex) of its tokenizer.ggml keys (artifact.py). ``moe_layers``: layers with a
+    router, ascending; ``expert_count`` and ``experts_used`` a layer and a token. ``types``: ggml type of each
+    tensor. ``kept``: original ids of the experts kept, by layer; empty where the file tells none."""
 
     name: str
     sha256: str
@@ -32,6 +33,8 @@ class Artifact:
     moe_layers: tuple[int, ...]
     expert_count: int
     experts_used: int
+    types: Mapping[str, str]
+    kept: Mapping[int, tuple[int, ...]]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 
@@ -20,8 +20,8 @@ class Decoder:
     """``file`` computed as ``h`` says. CollabError when it has tensors that this computation does not use, for
     then it is another computation."""
 
-    def __init__(self, file: ModelFile, h: Hyperparameters) -> None:
-        self.h, self.weights = h, Weights(file)
+    def __init__(self, file: ModelFile, h: Hyperparameters, scales: Mapping[str, float]) -> None:
+        self.h, self.weights = h, Weights(file, scales)
         unused = sorted(set(file.tensors) - set(self._names()))
         if unused:
             raise CollabError(f"{file.path} has the tensor {unused[0]}, which the reference does not compute with")

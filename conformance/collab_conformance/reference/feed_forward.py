@@ -22,7 +22,7 @@ def experts(w: Weights, h: Hyperparameters, layer: int, x: torch.Tensor) -> tupl
     swayed = w(bias, (h.router.experts,)) if bias in w.file.tensors else None
     choice = route(h.router, x @ router.T, swayed)
     out = torch.zeros_like(x)
-    for expert in choice.ids.unique().tolist():
+    for expert in sorted(set(choice.ids.flatten().tolist())):
         token, slot = (choice.ids == expert).nonzero(as_tuple=True)
         out[token] += choice.weights[token, slot, None] * _swiglu(w, block, "_exps", x[token], expert)
     if f"{block}.ffn_gate_shexp.weight" in w.file.tensors:

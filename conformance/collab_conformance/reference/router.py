@@ -27,7 +27,7 @@ def route(router: Router, logits: torch.Tensor, bias: torch.Tensor | None) -> Ch
     scores = probabilities if bias is None else probabilities + bias
     margins = torch.full(scores.shape[:1], float("inf"), dtype=torch.float64)
     if router.groups > 1:
-        grouped = scores.unflatten(-1, (router.groups, -1))
+        grouped = scores.reshape(len(scores), router.groups, -1)
         sums = grouped.topk(2, -1).values.sum(-1)
         groups, margins = _best(sums, router.groups_used)
         stays = torch.zeros_like(sums, dtype=torch.bool).scatter(-1, groups, True)

@@ -38,11 +38,14 @@ class Reference:
     """A GGUF of a family that the reference knows, single or split; in float64 and without haste.
 
     CollabError without torch, for another architecture (`read_hyperparameters`), and for files that hold
-    keys or tensors it does not compute with. Weights are dequantized when first needed.
+    keys or tensors it does not compute with. Weights are dequantized when first needed. ``scales``: tensors by
+    name to multiply, which tells what a scale that is off does to the logits; ValueError for one the file lacks.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, scales: Mapping[str, float] | None = None) -> None:
         file = open_model(path)
+        if missing := set(scales or ()) - set(file.tensors):
+            raise ValueError(f"{path} has no tensor {min(missing)}")
         self.hyperparameters = read_hyperparameters(path, file.architecture, file.keys)
         if find_spec("torch") is None:
             raise CollabError(
@@ -50,7 +53,7 @@ class Reference:
             )
         from collab_conformance.reference.decoder import Decoder
 
-        self._decoder = Decoder(file, self.hyperparameters)
+        self._decoder = Decoder(file, self.hyperparameters, scales or {})
         self.vocabulary = len(self._decoder.embedding)
 
     def run(self, tokens: Sequence[int]) -> ReferenceRun:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -11,10 +11,11 @@ from collab_plugin.errors import CollabError
 
 
 class Weights:
-    """Keeps up to ``most_bytes`` of what it made; beyond that weights are made anew each time."""
+    """Keeps up to ``most_bytes`` of what it made; beyond that weights are made anew each time. ``scales``: tensors
+    by name, multiplied."""
 
-    def __init__(self, file: ModelFile, most_bytes: int = 4 * 2**30) -> None:
-        self.file, self._left = file, most_bytes
+    def __init__(self, file: ModelFile, scales: Mapping[str, float], most_bytes: int = 4 * 2**30) -> None:
+        self.file, self._scales, self._left = file, scales, most_bytes
         self._made: dict[tuple[str, int | None], torch.Tensor] = {}
 
     def __call__(self, name: str, shape: Sequence[int], expert: int | None = None) -> torch.Tensor:
@@ -32,7 +33,7 @@ class Weights:
     def _make(self, name: str, expert: int | None) -> torch.Tensor:
         if name not in self.file.tensors:
             raise CollabError(f"{self.file.path} has no tensor {name}")
-        return torch.from_numpy(self.file.values(name, expert).astype("float64"))
+        return torch.from_numpy(self.file.values(name, expert).astype("float64")) * self._scales.get(name, 1.0)
 
 
 def _checked(tensor: torch.Tensor, name: str, shape: Sequence[int]) -> torch.Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MODELS = Path(__file__).parents[1] / "models"
+MODELS = Path(__file__).parent / "models"
 HIDDEN = 192
 WIDTH = 160  # of an expert; neither is a multiple of the FP8 block of 128
 

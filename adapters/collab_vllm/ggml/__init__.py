@@ -1,0 +1,1 @@
+"""ggml's block formats in PyTorch, on any device."""

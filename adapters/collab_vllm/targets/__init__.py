@@ -1,0 +1,1 @@
+"""vLLM as a target of `verify`."""

@@ -1,0 +1,113 @@
+"""Start vLLM once and measure; a child of vllm.py. Runs in vLLM's environment, with -P: `vllm` is not vllm.py.
+
+usage: vllm_measure.py MODEL [PLAN]: prints one JSON line. vllm_measure.py --make FOLDER TOKENIZER LAYERS WIDTH
+EXPERTS EXPERT_WIDTH: writes a Qwen3-MoE checkpoint with random bfloat16 weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+
+PROMPTS, PROMPT, NEW = 8, 32, 64
+
+
+def main(model: Path, plan: Path | None) -> None:
+    from vllm import LLM, SamplingParams
+
+    evict(model)
+    load: dict[str, float] = {}
+    watch_loaders(load)
+    how: dict[str, Any] = {}
+    if plan is not None:
+        how = {"load_format": "collab", "model_loader_extra_config": {"plan": str(plan)}}
+    begun = time.perf_counter()
+    # One short request at a time is no measure of serving; eight at once are.
+    llm = LLM(str(model), enforce_eager=True, max_model_len=256, max_num_seqs=PROMPTS, **how)
+    start = time.perf_counter() - begun
+    prompts = [{"prompt_token_ids": [3 + (7 * i + j) % 2048 for j in range(PROMPT)]} for i in range(PROMPTS)]
+    wanted = SamplingParams(max_tokens=NEW, temperature=0, ignore_eos=True, detokenize=False)
+    llm.generate(prompts, wanted, use_tqdm=False)
+    begun = time.perf_counter()
+    made = sum(len(o.outputs[0].token_ids) for o in llm.generate(prompts, wanted, use_tqdm=False))
+    seconds = time.perf_counter() - begun
+    print("MEASURED " + json.dumps({**load, "start_s": start, "tokens_s": made / seconds}), flush=True)
+
+
+def watch_loaders(load: dict[str, float]) -> None:
+    """Fill ``load`` when a loader has run: seconds, bytes from the disk, peak resident memory on top of before."""
+    from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
+    from vllm.plugins import load_general_plugins
+
+    load_general_plugins()
+    from vllm.model_executor.model_loader import _LOAD_FORMAT_TO_MODEL_LOADER
+
+    for loader in (DefaultModelLoader, _LOAD_FORMAT_TO_MODEL_LOADER["collab"]):
+        loader.load_model = watched(loader.load_model, load)  # type: ignore[method-assign]
+
+
+def watched(original: Callable[..., Any], load: dict[str, float]) -> Callable[..., Any]:
+    def load_model(*args: Any, **kwargs: Any) -> Any:
+        Path("/proc/self/clear_refs").write_text("5")  # peak resident memory counts from here
+        before, disk, begun = status("VmRSS"), disk_bytes(), time.perf_counter()
+        model = original(*args, **kwargs)
+        load["load_s"] = time.perf_counter() - begun
+        load["disk_mb"] = (disk_bytes() - disk) / 1e6
+        load["peak_mb"] = (status("VmHWM") - before) / 1e6
+        return model
+
+    return load_model
+
+
+def evict(model: Path) -> None:
+    """Drop the model's files from the page cache, so that reading them is reading the disk."""
+    for path in model.glob("*.safetensors"):
+        handle = os.open(path, os.O_RDONLY)
+        os.fdatasync(handle)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(handle)
+
+
+def status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+
+
+def disk_bytes() -> int:
+    """What storage was asked to fetch for this process, page faults of memory maps included (proc_pid_io(5))."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes:"))
+
+
+def make(folder: Path, tokenizer: Path, layers: int, width: int, experts: int, expert_width: int) -> None:
+    import torch
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    config = Qwen3MoeConfig(
+        vocab_size=3072, hidden_size=width, intermediate_size=width, num_hidden_layers=layers,
+        num_attention_heads=width // 64, num_key_value_heads=max(1, width // 256), head_dim=64,
+        num_experts=experts, num_experts_per_tok=8, moe_intermediate_size=expert_width, norm_topk_prob=True,
+        decoder_sparse_step=1, mlp_only_layers=[], max_position_embeddings=2048, tie_word_embeddings=False,
+        bos_token_id=None, eos_token_id=3071, pad_token_id=3069,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    Qwen3MoeForCausalLM(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tokenizer / name, folder / name)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--make":
+        make(Path(sys.argv[2]), Path(sys.argv[3]), *map(int, sys.argv[4:]))
+    else:
+        main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)

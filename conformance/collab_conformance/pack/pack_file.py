@@ -1,0 +1,131 @@
+"""Packs on disk: pack.json and pack.safetensors in a folder, read strictly, written whole. A pack may come from
+anyone, so nothing in it is trusted before it was checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from collab_conformance.pack.check import check_arrays, check_document
+from collab_conformance.pack.document import PACK_VERSION, Pack, PackDocument, Recording, Routes
+from collab_conformance.pack.scales import FILE as SCALES
+from collab_plugin.atomic import write_bytes
+from collab_plugin.document import from_plain, schema_of, to_plain
+from collab_plugin.errors import CollabError
+from collab_plugin.target import LogProbabilities
+
+FORMAT = "collab-plugin pack"
+DOCUMENT, TENSORS = "pack.json", "pack.safetensors"
+MOST_DOCUMENT_BYTES = 64 * 2**20
+MOST_TENSOR_BYTES = 4 * 2**30
+_NUMBERS = re.compile(r"\[[\d,\s]+\]")  # lists of token ids, which would take a line a token
+Arrays = dict[str, NDArray[Any]]
+
+
+def pack_schema() -> dict[str, Any]:
+    """The JSON Schema of pack.json, published as docs/formats/pack.schema.json."""
+    schema = schema_of(PackDocument)
+    head = {"format": {"const": FORMAT}, "version": {"const": PACK_VERSION}}
+    schema["properties"] = {**head, **schema["properties"]}
+    schema["required"] = list(schema["properties"])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": FORMAT, **schema}
+
+
+def write_pack(folder: Path, pack: Pack) -> PackDocument:
+    """Write ``pack`` into ``folder`` (made when missing); the document comes last, so a pack that has one is whole.
+    The same pack gives the same bytes. Returns the document with the tensors' hash filled in."""
+    arrays = _arrays(pack)
+    check_arrays(str(folder), pack.document, arrays)
+    data = save(arrays)
+    document = PackDocument(**{**vars(pack.document), "tensors_sha256": hashlib.sha256(data).hexdigest()})
+    check_document(str(folder), document)
+    try:
+        folder.mkdir(exist_ok=True)
+        for old in (DOCUMENT, SCALES):  # scale directions are written afterwards, if at all
+            (folder / old).unlink(missing_ok=True)
+    except OSError as error:
+        raise CollabError(f"cannot write the pack {folder}: {error.strerror}") from None
+    write_bytes(folder / TENSORS, data)
+    head = {"format": FORMAT, "version": PACK_VERSION}
+    text = json.dumps({**head, **to_plain(document)}, indent=1, ensure_ascii=False)
+    write_bytes(folder / DOCUMENT, (_NUMBERS.sub(lambda m: " ".join(m[0].split()), text) + "\n").encode())
+    return document
+
+
+def read_document(folder: Path) -> PackDocument:
+    """Read and check pack.json alone."""
+    path = folder / DOCUMENT
+    try:
+        data = json.loads(_bytes(path, MOST_DOCUMENT_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise CollabError(f"{path} is not JSON: {error}") from None
+    if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
+        raise CollabError(f"{path} is not a pack of collab-plugin")
+    if (version := data.pop("version", None)) != PACK_VERSION or version is True:
+        raise CollabError(f"{path} has pack version {str(version)[:40]}; this collab-plugin reads {PACK_VERSION}")
+    try:
+        document = from_plain(PackDocument, data)
+    except CollabError as error:
+        raise CollabError(f"{path}: {error}") from None
+    check_document(str(path), document)
+    return document
+
+
+def read_pack(folder: Path) -> Pack:
+    """Read a pack. CollabError naming the file and what is wrong: unlike hash, shape, type or range."""
+    document = read_document(folder)
+    path = folder / TENSORS
+    data = _bytes(path, MOST_TENSOR_BYTES)
+    if hashlib.sha256(data).hexdigest() != document.tensors_sha256:
+        raise CollabError(f"{path} is not the file that {DOCUMENT} is of (its sha256 differs); record the pack again")
+    try:
+        arrays = load(data)
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise CollabError(f"{path} is no safetensors file: {' '.join(str(error).split())}") from None
+    check_arrays(str(path), document, arrays)
+    return Pack(document, tuple(_recording(document, arrays, i) for i in range(len(document.prompts))))
+
+
+def _bytes(path: Path, most: int) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > most:
+            raise CollabError(f"{path} has {size:,} bytes, more than any pack")
+        return path.read_bytes()
+    except OSError as error:
+        raise CollabError(f"cannot read {path}: {error.strerror}; is its folder a pack?") from None
+
+
+def _arrays(pack: Pack) -> Arrays:
+    arrays: Arrays = {}
+    for i, recording in enumerate(pack.recordings):
+        parts: dict[str, NDArray[Any] | None] = {
+            "top.ids": recording.top.ids,
+            "top.values": recording.top.values,
+            "logits": recording.logits,
+            "routing.ids": recording.routes.ids if recording.routes else None,
+            "routing.margins": recording.routes.margins if recording.routes else None,
+            "greedy.ids": recording.greedy.ids if recording.greedy else None,
+            "greedy.values": recording.greedy.values if recording.greedy else None,
+        }
+        arrays |= {f"{i}.{name}": np.ascontiguousarray(part) for name, part in parts.items() if part is not None}
+    return arrays
+
+
+def _recording(document: PackDocument, arrays: Arrays, i: int) -> Recording:
+    routes = Routes(arrays[f"{i}.routing.ids"], arrays[f"{i}.routing.margins"]) if document.routing else None
+    greedy = document.prompts[i].greedy_steps > 0
+    return Recording(
+        LogProbabilities(arrays[f"{i}.top.ids"], arrays[f"{i}.top.values"]),
+        arrays[f"{i}.logits"],
+        routes,
+        LogProbabilities(arrays[f"{i}.greedy.ids"], arrays[f"{i}.greedy.values"]) if greedy else None,
+    )

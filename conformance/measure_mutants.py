@@ -1,0 +1,144 @@
+"""Hold the mutants of artifacts to the right artifacts' packs on every target here: the table of what caught them.
+
+    python conformance/measure_mutants.py [--target llamacpp:cpu] [--artifact out.gguf --pack pack/] [-o FILE.md]
+
+Without --artifact the suite's own. The artifact level is left out, as its hash would catch every one. Exit code 1
+when one was not caught.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from collab_conformance.job import Job, Subject
+from collab_conformance.limits import read_limits
+from collab_conformance.mutants.make import Made, make_mutants
+from collab_conformance.report.document import Check, Level, TargetReport
+from collab_conformance.runner import machine, run_target
+
+from collab_plugin.manager import registry
+from collab_plugin.target import TargetInfo
+
+LEVELS: tuple[Level, ...] = ("routing", "logits", "text")
+TIME_LIMIT = 3 * 3600.0
+MISSED = "**not caught**"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One mutant of one artifact and, by target, what caught it."""
+
+    artifact: str
+    made: Made
+    cells: dict[str, str]
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--target", action="append", help="only these (default: all that run here)")
+    p.add_argument("--artifact", type=Path, action="append", default=[])
+    p.add_argument("--pack", type=Path, action="append", default=[])
+    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("-o", "--output", type=Path)
+    a = p.parse_args()
+    subjects = [Subject(g.stem, str(g), str(k)) for g, k in zip(a.artifact, a.pack, strict=True)] or suite()
+    infos = [i for i in targets() if i.absent is None and (not a.target or i.name in a.target)]
+    with tempfile.TemporaryDirectory(prefix="collab-mutants-") as folder:
+        made = {s.name: make_mutants(s, Path(folder)) for s in subjects}
+        found = {info.name: caught(info, [m.subject for all_ in made.values() for m in all_ if m.subject], a.threads)
+                 for info in infos}  # fmt: skip
+    rows = [Row(name, m, {t: cells.get(m.subject.name, "") for t, cells in found.items()} if m.subject else {})
+            for name, all_ in made.items() for m in all_]  # fmt: skip
+    text = page(rows, [i.name for i in infos])
+    print(text)
+    if a.output:
+        a.output.write_text(text)
+    return int(any(MISSED in row.cells.values() for row in rows))
+
+
+def suite() -> list[Subject]:
+    from collab_conformance.suite.subjects import suite_subjects
+
+    return list(suite_subjects(False))
+
+
+def targets() -> list[TargetInfo]:
+    return [info for provider in registry().targets.values() for info in provider.find()]
+
+
+def caught(info: TargetInfo, subjects: Sequence[Subject], threads: int) -> dict[str, str]:
+    """What failed for each subject. A child that dies in one is caught in it; the others are run again."""
+    left, cells = list(subjects), {}
+    while left:
+        report = run(info, left, threads)
+        died = report.reason.startswith("in ") and report.verdict == "fail"
+        for subject in left:
+            checks = [check for check in report.checks if check.artifact == subject.name]
+            if checks:
+                cells[subject.name] = cell(checks)
+        left = [s for s in left if s.name not in cells] if died else []
+        print(f"{info.name}: {len(cells)} of {len(subjects)} mutants, {report.seconds:.0f} s", file=sys.stderr)
+    return cells
+
+
+def run(info: TargetInfo, subjects: Sequence[Subject], threads: int) -> TargetReport:
+    def show(target: str, check: str, done: int, total: int) -> None:
+        print(f"\r{target} {done}/{total} {check:70}", end="", file=sys.stderr)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        job = Job(info.name, tuple(subjects), LEVELS, False, threads, 0, scratch, ())
+        provider = registry().targets[info.engine]
+        return run_target(info, provider, job, limits=read_limits(), time_limit=TIME_LIMIT, progress=show)
+
+
+def cell(checks: Sequence[Check]) -> str:
+    """The checks that failed, the clearest first: by how many times the limit the figure is."""
+    failed = [check for check in checks if check.verdict == "fail"]
+    if not failed:
+        return MISSED
+    first = max(failed, key=clearness)
+    more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+    if first.value is None or first.limit is None:
+        return f"{first.name}: {first.reason[:80]}{more}"
+    return f"{first.name} {first.value:.2g} ({clearness(first):.3g} × limit){more}"
+
+
+def clearness(check: Check) -> float:
+    if check.value is None or check.limit is None:
+        return float("inf")
+    if check.limit.bound == "at-least":
+        return (1 - check.value) / max(1 - check.limit.value, 1e-9)
+    return check.value / check.limit.value if check.limit.value else 1e3 * check.value
+
+
+def page(rows: Sequence[Row], names: Sequence[str]) -> str:
+    bugs = dict.fromkeys((row.made.mutant.name, row.made.mutant.bug) for row in rows)
+    lines = [
+        "<!-- Written by conformance/measure_mutants.py; do not edit. -->",
+        f"Measured {datetime.date.today():%Y-%m-%d} on {machine()}: levels {', '.join(LEVELS)} against the right "
+        "file's pack, the artifact level left out. A cell names the check that caught the mutant most clearly.",
+        "",
+        *(f"- **{name}**: {bug}." for name, bug in bugs),
+        "",
+        f"| artifact | mutant | {' | '.join(names)} |",
+        f"|---|---|{'---|' * len(names)}",
+        *(line(row, names) for row in rows if row.made.subject),
+        "",
+        "Not applicable:",
+        *(f"- {row.artifact}, {row.made.mutant.name}: {row.made.reason}." for row in rows if not row.made.subject),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def line(row: Row, names: Sequence[str]) -> str:
+    return f"| {row.artifact} | {row.made.mutant.name} | {' | '.join(row.cells.get(n, '') for n in names)} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

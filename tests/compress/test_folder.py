@@ -1,0 +1,146 @@
+"""A pruned Hugging Face folder holds the values of the GGUF of the same plan, complete or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hf_folder import MODELS, deepseek, write_folder
+from plans import pruned, typed_plan
+
+from collab_plugin.checkpoint.base import Checkpoint
+from collab_plugin.checkpoint.gguf import open_gguf
+from collab_plugin.checkpoint.safetensors import open_safetensors
+from collab_plugin.compress.copy_plan import copy_plan
+from collab_plugin.compress.executor import compress
+from collab_plugin.compress.folder import compress_folder
+from collab_plugin.errors import CollabError
+from collab_plugin.plan import Plan
+
+KEPT = (30, 2, 3, 11, 9, 8, 16, 17)  # two of each of DeepSeek's four groups when sorted by 8
+BALANCED = (2, 3, 8, 11, 16, 17, 25, 30)
+
+
+def _quiet(done: float, total: float | None = None) -> None: ...
+
+
+def _write(checkpoint: Checkpoint, plan: Plan, out: Path, precision: str = "original", **options: int) -> Path:
+    options.setdefault("threads", 2)
+    compress_folder(checkpoint, plan, out, precision=precision, report=_quiet, **options)  # type: ignore[arg-type]
+    return out
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize(("model", "kept"), [("tiny-qwen3moe", KEPT), ("tiny-deepseek-v3", BALANCED)])
+def test_values_are_those_of_the_gguf(model: str, kept: tuple[int, ...], tmp_path: Path) -> None:
+    checkpoint = open_safetensors(MODELS / model)
+    plan = pruned(checkpoint, copy_plan(checkpoint), kept)
+    before = _sums(MODELS / model)
+    folder = _write(checkpoint, plan, tmp_path / "pruned")
+    compress(checkpoint, plan, None, tmp_path / "out.gguf", kernels=None, threads=1, report=_quiet)
+    ours, gguf = open_safetensors(folder), open_gguf(tmp_path / "out.gguf")
+    assert set(ours.tensors) == set(gguf.tensors)
+    for name, info in ours.tensors.items():
+        assert info.type == gguf.tensors[name].type
+        np.testing.assert_array_equal(ours.read(name), gguf.read(name))
+    assert {p.name for p in folder.iterdir()} >= {"tokenizer.json", "tokenizer_config.json", "generation_config.json"}
+    assert _sums(MODELS / model) == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.gguf", "pruned"]
+
+
+def test_config_follows_the_plan(tmp_path: Path) -> None:
+    checkpoint = open_safetensors(MODELS / "tiny-deepseek-v3")
+    plan = pruned(checkpoint, copy_plan(checkpoint), KEPT)
+    groups: dict[str, int | None] = {"deepseek2.expert_group_count": None, "deepseek2.expert_group_used_count": None}
+    plan = dataclasses.replace(plan, metadata={**plan.metadata, "deepseek2.expert_used_count": 3, **groups})
+    folder = _write(checkpoint, plan, tmp_path / "pruned")
+    config = json.loads((folder / "config.json").read_text())
+    original = json.loads((MODELS / "tiny-deepseek-v3" / "config.json").read_text())
+    new = {"n_routed_experts": 8, "num_experts_per_tok": 3, "n_group": 1, "topk_group": 1}
+    assert config == original | new
+    assert open_safetensors(folder).metadata["deepseek2.expert_count"].value == 8
+
+
+def test_bytes_do_not_depend_on_threads_and_are_in_shards(tmp_path: Path) -> None:
+    checkpoint = open_safetensors(MODELS / "tiny-qwen3moe")
+    plan = pruned(checkpoint, typed_plan(checkpoint, lambda info: "Q4_K"), KEPT)
+    outs = [
+        _write(checkpoint, plan, tmp_path / f"{threads}", "plan", threads=threads, shard_bytes=1_000_000)
+        for threads in (1, 3)
+    ]
+    assert _sums(outs[0]) == _sums(outs[1])
+    index = json.loads((outs[0] / "model.safetensors.index.json").read_text())
+    files = sorted(p.name for p in outs[0].glob("*.safetensors"))
+    assert len(files) > 1
+    assert sorted(set(index["weight_map"].values())) == files
+    for name, file in index["weight_map"].items():
+        assert name.encode() in (outs[0] / file).read_bytes()[:200_000]
+
+
+def test_shards_read_as_one_file(tmp_path: Path) -> None:
+    checkpoint = open_safetensors(MODELS / "tiny-qwen3moe")
+    plan = pruned(checkpoint, copy_plan(checkpoint), KEPT)
+    one = open_safetensors(_write(checkpoint, plan, tmp_path / "one"))
+    many = open_safetensors(_write(checkpoint, plan, tmp_path / "many", shard_bytes=500_000))
+    for name in one.tensors:
+        np.testing.assert_array_equal(one.read(name), many.read(name))
+
+
+def test_mtp_layer_is_dropped(tmp_path: Path) -> None:
+    config, tensors = deepseek(num_nextn_predict_layers=1, num_hidden_layers=2)
+    extra = {n.replace("layers.1.", "layers.2."): t for n, t in tensors.items() if ".layers.1." in n}
+    source = write_folder(tmp_path / "source", config, tensors | extra, shards=2)
+    checkpoint = open_safetensors(source)
+    folder = _write(checkpoint, pruned(checkpoint, copy_plan(checkpoint), (0, 3)), tmp_path / "pruned")
+    assert json.loads((folder / "config.json").read_text())["num_nextn_predict_layers"] == 0
+    assert b"layers.2." not in (folder / "model.safetensors").read_bytes()
+
+
+def test_mistakes_are_one_line_and_leave_nothing(qwen3moe: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(MODELS / "tiny-qwen3moe", tmp_path / "source")
+    checkpoint = open_safetensors(source)
+    plan = copy_plan(checkpoint)
+    (tmp_path / "there").mkdir()
+    other = copy_plan(open_safetensors(MODELS / "tiny-deepseek-v3"))
+    gguf = open_gguf(qwen3moe)
+    for check, which, out, words in (
+        (checkpoint, plan, tmp_path / "there", "exists; name a folder"),
+        (checkpoint, plan, tmp_path / "no" / "out", "make the folder first"),
+        (checkpoint, plan, source / "pruned", "never written to"),
+        (checkpoint, other, tmp_path / "out", "another checkpoint"),
+        (gguf, copy_plan(gguf), tmp_path / "out", "is a GGUF file"),
+    ):
+        with pytest.raises(CollabError, match=words) as error:
+            _write(check, which, out)
+        assert "\n" not in str(error.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["source", "there"]
+
+
+def test_damaged_value_stops_and_leaves_nothing(tmp_path: Path) -> None:
+    config, tensors = deepseek()
+    name = "model.layers.1.mlp.experts.3.up_proj.weight"
+    damaged = tensors[name].data[:-2] + b"\x80\x7f"  # bfloat16 infinity
+    tensors[name] = type(tensors[name])("BF16", tensors[name].shape, damaged)
+    checkpoint = open_safetensors(write_folder(tmp_path / "source", config, tensors))
+    with pytest.raises(CollabError, match=r"experts\.3\.up_proj"):
+        _write(checkpoint, copy_plan(checkpoint), tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["source"]
+    # An expert that is pruned is not read.
+    _write(checkpoint, pruned(checkpoint, copy_plan(checkpoint), (0, 2)), tmp_path / "out")
+
+
+def test_a_killed_run_is_begun_anew(tmp_path: Path) -> None:
+    checkpoint = open_safetensors(MODELS / "tiny-qwen3moe")
+    plan = pruned(checkpoint, copy_plan(checkpoint), KEPT)
+    whole = _sums(_write(checkpoint, plan, tmp_path / "whole"))
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "model-00009-of-00009.safetensors").write_bytes(b"\0" * 100)
+    assert _sums(_write(checkpoint, plan, tmp_path / "out")) == whole

@@ -1,0 +1,94 @@
+"""Prune tiny models of every family in vLLM and in transformers; print how far apart they are, as JSON lines.
+
+usage: families_job.py FOLDER. Runs in vLLM's environment.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hand_plans import plan_of, save_plan
+from in_process import close, engine, prompt_logprobs
+from tiny_families import EXPERTS, FAMILIES, LAYERS, make, pruned, save
+from transformers import PreTrainedModel
+
+CASES = [(name, "") for name in FAMILIES] + [("qwen3-moe", "fused"), ("deepseek-v3", "disband")]
+KEPT, USED = (3, 1, 2, 7, 4, 6), 3  # three of each half, for routers with two groups; not in order
+PROMPTS = [list(range(3, 60)), [7, 200, 31, 90, 12] * 9]
+
+
+def main(folder: Path) -> None:
+    for name, how in CASES:
+        label = f"{name}-{how}".rstrip("-")
+        try:
+            found = compare(folder / label, name, how)
+        except Exception:
+            found = {"error": traceback.format_exc()[-3000:]}
+        print("RESULT " + json.dumps({"case": label, **found}), flush=True)
+
+
+def compare(folder: Path, name: str, how: str) -> dict[str, Any]:
+    model = make(name)
+    save(model, name, folder, fused=how == "fused")
+    moves = FAMILIES[name].groups == 1
+    kept = {n: KEPT[n:] + KEPT[:n] if moves else KEPT for n in range(FAMILIES[name].dense, LAYERS)}
+    groups = {"tiny.expert_group_count": None, "tiny.expert_group_used_count": None} if how == "disband" else {}
+    routers = {
+        f"blk.{key.split('.')[2]}.ffn_gate_inp.{key.rpartition('.')[2]}": tensor.float().numpy()
+        for key, tensor in model.state_dict().items()
+        if key.endswith((".gate.weight", ".router.weight", ".router.bias"))
+    }
+    plan = save_plan(folder / "plan.json", plan_of(routers, kept, experts=len(KEPT), used=USED, metadata=groups))
+    llm = engine(folder, {"plan": str(plan)}, skip_tokenizer_init=True)
+    ours = prompt_logprobs(llm, PROMPTS)
+    held = expert_rows(llm)
+    close(llm)
+    expected = reference(pruned(model, kept, USED, disband=how == "disband"))
+    whole = reference(model)
+    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    experts = sum(t.nbytes for k, t in model.state_dict().items() if ".mlp.experts." in k and t.shape[0] == EXPERTS)
+    routers_bytes = sum(
+        t.nbytes
+        for k, t in model.state_dict().items()
+        if ".mlp." in k and ".experts" not in k and t.dim() and t.shape[0] == EXPERTS
+    )
+    return {
+        "difference": apart(ours, expected),
+        "from_whole": apart(expected, whole),
+        "held": held,
+        "stored": stored,
+        "pruned_bytes": (experts + routers_bytes) * (EXPERTS - len(KEPT)) // EXPERTS,
+    }
+
+
+@torch.no_grad()
+def reference(model: PreTrainedModel) -> list[list[float]]:
+    found = []
+    for prompt in PROMPTS:
+        ids = torch.tensor([prompt])
+        logp = model(ids).logits[0].log_softmax(-1)
+        found.append(logp[:-1].gather(1, ids[0, 1:, None])[:, 0].tolist())
+    return found
+
+
+def apart(left: list[list[float]], right: list[list[float]]) -> float:
+    return float(max(np.abs(np.subtract(a, b)).max() for a, b in zip(left, right, strict=True)))
+
+
+def expert_rows(llm: Any) -> list[int]:
+    """Axis 0 of every parameter of routed experts that has one: what vLLM allocated."""
+
+    def rows(model: torch.nn.Module) -> list[int]:
+        return sorted({int(p.shape[0]) for n, p in model.named_parameters() if "routed_experts" in n and p.dim() > 1})
+
+    return rows(llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner.get_model())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,175 @@
+"""The trained models, pruned by a plan, through the real `vllm serve --load-format collab`."""
+
+from __future__ import annotations
+
+import re
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from collab_llamacpp.engine import LlamaCppEngine
+from collab_llamacpp.kernels import GgmlKernels
+from numpy.typing import NDArray
+from real_vllm import HERE, MODELS, ROOT, Server, Vllm
+from trained_plans import pruning_plan
+
+from collab_plugin.checkpoint.open import open_checkpoint
+from collab_plugin.compress.executor import compress
+
+pytestmark = pytest.mark.slow
+
+CTX, WINDOWS, VOCABULARY = 128, 2, 3072
+TEXT = ROOT / "tests" / "texts" / "english.validation.txt"
+
+
+@dataclass(frozen=True)
+class Case:
+    """``environment``: what the model needs on processors; ``options``: of vllm serve."""
+
+    model: str
+    environment: dict[str, str]
+    options: tuple[str, ...]
+
+
+CASES = (
+    Case("tiny-qwen3moe", {}, ()),  # compiled, as vLLM starts by default
+    Case("tiny-deepseek-v3", {"VLLM_MLA_DISABLE": "1"}, ("--enforce-eager",)),
+)
+
+
+@dataclass(frozen=True)
+class Served:
+    """log p of the next token, f32[windows, CTX - 1, V]: of vLLM, of transformers, of transformers unpruned.
+
+    ``llamacpp`` f32[windows, CTX / 2 - 1, V] starts at position CTX / 2. ``log``: what the server said.
+    """
+
+    windows: NDArray[np.int64]
+    vllm: NDArray[np.float32]
+    transformers: NDArray[np.float32]
+    whole: NDArray[np.float32]
+    llamacpp: NDArray[np.float32]
+    together: list[str]
+    alone: list[str]
+    prefix_hits: float
+    log: str
+    stored: int
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.model)
+def served(request: pytest.FixtureRequest, vllm: Vllm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One server a model, and everything that is asked of it."""
+    case: Case = request.param
+    model, folder = MODELS / case.model, tmp_path_factory.mktemp(case.model)
+    plan = pruning_plan(model, folder / "plan.json", keep=24, used=3)
+    compress(
+        open_checkpoint(model), plan, None, folder / "pruned.gguf",
+        kernels=GgmlKernels(), threads=2, report=lambda done, total=0: None,
+    )  # fmt: skip
+    LlamaCppEngine().reference(
+        folder / "pruned.gguf", [TEXT], out=folder / "llama.npy",
+        ctx=CTX, chunks=WINDOWS, threads=2, progress=lambda done, total: None,
+    )  # fmt: skip
+    windows = np.load(folder / "llama.windows.npy")
+    np.save(folder / "windows.npy", windows.astype(np.int64))
+    done = vllm.run(
+        HERE / "pruned_reference.py", model, folder / "plan.json", folder / "windows.npy", folder / "torch.npy"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    pruned, whole = np.load(folder / "torch.npy")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in case.environment.items():
+            patch.setenv(name, value)
+        with vllm.serving(model, {"plan": str(folder / "plan.json")}, *case.options) as server:
+            found = np.stack([dense(server.prompt_logprobs(window.tolist(), VOCABULARY)) for window in windows])
+            prompts = [[*windows[0, :64].tolist(), *windows[1, 8 * i : 8 * i + 8].tolist()] for i in range(6)]
+            alone = [continuation(server, prompt) for prompt in prompts]
+            with ThreadPoolExecutor(len(prompts)) as pool:
+                together = list(pool.map(lambda prompt: continuation(server, prompt), prompts))
+            hits = prefix_hits(server)
+    stored = sum(path.stat().st_size for path in model.glob("*.safetensors"))
+    yield Served(
+        windows,
+        found,
+        pruned,
+        whole,
+        np.load(folder / "llama.npy"),
+        together,
+        alone,
+        hits,
+        server.log.read_text(),
+        stored,
+    )
+
+
+def dense(positions: list[dict[int, float]]) -> NDArray[np.float32]:
+    rows = np.full((len(positions), VOCABULARY), np.nan, np.float32)
+    for row, found in zip(rows, positions, strict=True):
+        row[list(found)] = list(found.values())
+    assert np.isfinite(rows).all()
+    return rows
+
+
+def continuation(server: Server, prompt: list[int]) -> str:
+    return str(server.complete(prompt, max_tokens=8)["choices"][0]["text"])
+
+
+def prefix_hits(server: Server) -> float:
+    text = urllib.request.urlopen(f"{server.url}/metrics", timeout=30).read().decode()
+    return sum(float(n) for n in re.findall(r"^vllm:prefix_cache_hits_total\{.*\} (\S+)$", text, re.M))
+
+
+def at_prompt(served: Served, log_p: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.take_along_axis(log_p, served.windows[:, 1:, None].astype(np.int64), -1)[..., 0]
+
+
+def test_prompt_log_probabilities_are_those_of_transformers(served: Served) -> None:
+    ours, expected = at_prompt(served, served.vllm), at_prompt(served, served.transformers)
+    print("max |difference| of prompt log-probabilities:", np.abs(ours - expected).max())
+    assert np.abs(ours - expected).max() < 1e-3
+    assert np.abs(at_prompt(served, served.whole) - expected).max() > 0.1, "pruning changed nothing"
+
+
+def test_distribution_is_llamacpps(served: Served) -> None:
+    logits = served.llamacpp.astype(np.float64)
+    theirs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    ours = served.vllm[:, CTX // 2 :].astype(np.float64)
+    assert ours.shape == theirs.shape
+    kld = (np.exp(theirs) * (theirs - ours)).sum(-1)
+    print("mean KLD to llama.cpp:", kld.mean())
+    assert abs(kld.mean()) < 1e-5
+
+
+def test_requests_at_once_get_what_they_get_alone(served: Served) -> None:
+    assert served.together == served.alone
+    assert len(set(served.alone)) > 1
+
+
+def test_prompts_that_begin_alike_share_the_cache(served: Served) -> None:
+    assert served.prefix_hits >= 64
+
+
+def test_log_tells_what_was_read(served: Served) -> None:
+    lines = [line for line in served.log.splitlines() if "collab: read" in line]
+    assert len(lines) == 1, "one process loads, once"
+    read, stored, skipped = (float(n) for n in re.findall(r"([\d.]+) MB", lines[0]))
+    assert stored == pytest.approx(served.stored / 1e6, abs=0.011)
+    assert skipped > 0.15 * stored
+    assert read + skipped == pytest.approx(stored, abs=0.011)
+    assert "24 experts a layer, 3 a token" in lines[0]
+
+
+def test_one_line_and_no_server_for_another_models_plan(vllm: Vllm, tmp_path: Path) -> None:
+    pruning_plan(MODELS / "tiny-deepseek-v3", tmp_path / "plan.json", keep=24, used=3)
+    command = vllm.serve_command(MODELS / "tiny-qwen3moe", {"plan": str(tmp_path / "plan.json")})
+    done = vllm.run(*command)
+    assert done.returncode == 2
+    said = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(said) == 1
+    assert "another model" in said[0]
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "Initializing a V1 LLM engine" not in done.stdout

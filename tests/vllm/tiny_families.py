@@ -1,0 +1,137 @@
+"""Tiny random models of each family, made and pruned through transformers. Runs in vLLM's environment."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+EXPERTS, USED, LAYERS, WIDTH = 8, 4, 3, 128
+_SMALL = {
+    "vocab_size": 256, "hidden_size": WIDTH, "intermediate_size": 96, "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
+    "num_experts_per_tok": USED, "initializer_range": 0.3, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+_MLA = {
+    "kv_lora_rank": 512, "q_lora_rank": 32, "qk_nope_head_dim": 32, "qk_rope_head_dim": 64, "v_head_dim": 32,
+    "num_key_value_heads": 4, "first_k_dense_replace": 1, "n_routed_experts": EXPERTS, "n_shared_experts": 1,
+    "moe_intermediate_size": 32, "routed_scaling_factor": 1.5,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """``config``: transformers' class; ``extra``: keys that vLLM reads and transformers does not save."""
+
+    config: str
+    keys: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+    dense: int = 0
+    groups: int = 1
+
+
+FAMILIES = {
+    "qwen2-moe": Tiny(
+        "Qwen2MoeConfig",
+        {"num_experts": EXPERTS, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 48,
+         "norm_topk_prob": True},
+    ),
+    "qwen3-moe": Tiny(
+        "Qwen3MoeConfig",
+        {"num_experts": EXPERTS, "moe_intermediate_size": 32, "head_dim": 32, "norm_topk_prob": True},
+    ),
+    "olmoe": Tiny("OlmoeConfig", {"num_experts": EXPERTS, "norm_topk_prob": False}),
+    "mixtral": Tiny("MixtralConfig", {"num_local_experts": EXPERTS, "head_dim": 32}),
+    "deepseek-v2": Tiny(
+        "DeepseekV2Config",
+        {**_MLA, "n_group": 2, "topk_group": 1, "topk_method": "group_limited_greedy", "norm_topk_prob": False},
+        {"topk_method": "group_limited_greedy", "scoring_func": "softmax"}, 1, 2,
+    ),
+    "deepseek-v3": Tiny(
+        "DeepseekV3Config",
+        {**_MLA, "n_group": 2, "topk_group": 1, "norm_topk_prob": True},
+        {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}, 1, 2,
+    ),
+    "kimi-k2": Tiny(
+        "DeepseekV3Config",
+        {**_MLA, "n_group": 1, "topk_group": 1, "norm_topk_prob": True},
+        {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}, 1, 1,
+    ),
+    "glm4-moe": Tiny(
+        "Glm4MoeConfig",
+        {"n_routed_experts": EXPERTS, "n_shared_experts": 1, "moe_intermediate_size": 32, "head_dim": 32,
+         "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1, "norm_topk_prob": True, "use_qk_norm": True,
+         "routed_scaling_factor": 1.5}, {}, 1,
+    ),
+    "gpt-oss": Tiny(
+        "GptOssConfig",
+        {"num_local_experts": EXPERTS, "head_dim": 32, "intermediate_size": 64, "sliding_window": 32,
+         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+         "rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "beta_fast": 32.0,
+          "beta_slow": 1.0, "original_max_position_embeddings": 64, "truncate": False}},
+    ),
+}  # fmt: skip
+
+
+def make(name: str, seed: int = 0) -> PreTrainedModel:
+    """A model with random weights, router biases included, which transformers leaves at zero."""
+    tiny = FAMILIES[name]
+    config = getattr(transformers, tiny.config)(**{**_SMALL, **tiny.keys})
+    config._attn_implementation = "eager"
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for tensor_name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if tensor_name.endswith("e_score_correction_bias"):
+                tensor.uniform_(-0.2, 0.2)
+            elif "norm" in tensor_name:
+                tensor.uniform_(0.5, 1.5)
+            elif "sinks" in tensor_name or tensor_name.endswith("bias"):
+                tensor.normal_(0, 0.2)
+            elif tensor.is_floating_point() and "inv_freq" not in tensor_name:
+                tensor.normal_(0, 0.3 if tensor.dim() == 2 and tensor.shape[0] == EXPERTS else 0.15)
+    return model
+
+
+def save(model: PreTrainedModel, name: str, folder: Path, *, fused: bool = False) -> Path:
+    """Write a checkpoint, per expert as transformers saves it, or fused as it holds it in memory."""
+    model.save_pretrained(folder)
+    if fused:
+        for path in folder.glob("*.safetensors*"):
+            path.unlink()
+        save_file(
+            {n: t.contiguous() for n, t in model.state_dict().items()}, folder / "model.safetensors", {"format": "pt"}
+        )
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | FAMILIES[name].extra))
+    return folder
+
+
+def pruned(
+    model: PreTrainedModel, kept: dict[int, tuple[int, ...]], used: int, *, disband: bool = False
+) -> PreTrainedModel:
+    """The same model with ``kept[layer]`` experts, of which a token uses ``used``; ``disband``: without groups."""
+    config: PretrainedConfig = copy.deepcopy(model.config)
+    count = next(key for key in ("n_routed_experts", "num_local_experts", "num_experts") if hasattr(config, key))
+    experts = getattr(config, count)
+    setattr(config, count, len(next(iter(kept.values()))))
+    config.num_experts_per_tok = used
+    if disband:
+        config.n_group = config.topk_group = 1
+    state = model.state_dict()
+    for key, tensor in state.items():
+        found = re.match(r"model\.layers\.(\d+)\.mlp\.(experts|gate|router)\.", key)
+        if found and tensor.dim() and tensor.shape[0] == experts and int(found[1]) in kept:
+            state[key] = tensor[list(kept[int(found[1])])]
+    small = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    small.load_state_dict(state)
+    return small

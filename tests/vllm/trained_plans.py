@@ -1,0 +1,45 @@
+"""Plans that prune the trained models; every weight stays float32, so that engines can be compared closely."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+
+from collab_plugin.checkpoint.open import open_checkpoint
+from collab_plugin.compress.artifact import artifact_layout
+from collab_plugin.compress.copy_plan import copy_plan
+from collab_plugin.plan import Plan, TensorPlan
+from collab_plugin.plan_file import write_plan
+from collab_plugin.quant.types import tensor_bytes
+from collab_plugin.topology import topology_of
+
+
+def pruning_plan(model: Path, path: Path, *, keep: int, used: int, seed: int = 0) -> Plan:
+    """Write to ``path`` a plan that keeps ``keep`` random experts, as many in each group, of which ``used`` a token."""
+    checkpoint = open_checkpoint(model)
+    shape, choose = topology_of(checkpoint), random.Random(seed)
+    size = shape.experts_per_group
+    kept = {
+        layer: tuple(
+            expert
+            for group in range(shape.groups)
+            for expert in choose.sample(range(group * size, (group + 1) * size), keep // shape.groups)
+        )
+        for layer in shape.moe_layers
+    }
+    plan = copy_plan(checkpoint)
+    arch = checkpoint.architecture
+    plan = dataclasses.replace(
+        plan,
+        pruning=dataclasses.replace(
+            plan.pruning, criterion="random", expert_count=keep, kept=kept,
+            group_policy="balanced" if shape.groups > 1 else "none",
+        ),
+        activation=dataclasses.replace(plan.activation, used=used, rule="given"),
+        metadata={f"{arch}.expert_count": keep, f"{arch}.expert_used_count": used},
+        tensors={n: TensorPlan("F32", tensor_bytes("F32", i.shape), 0.0) for n, i in checkpoint.tensors.items()},
+    )  # fmt: skip
+    plan = dataclasses.replace(plan, bytes=artifact_layout(checkpoint, plan).total)
+    write_plan(path, plan)
+    return plan
