@@ -122,7 +122,8 @@ def rounded_up(value: float) -> float:
 def renewed(rule: LimitRule, worst: Worst | None) -> LimitRule:
     if worst is None or not rule.source.startswith(MEASURED):
         return rule
-    source = f"{MEASURED} {datetime.date.today():%Y-%m-%d}: twice the worst correct figure, {worst.value:.2g} of {worst.where}"
+    day = f"{datetime.date.today():%Y-%m-%d}"
+    source = f"{MEASURED} {day}: twice the worst correct figure, {worst.value:.2g} of {worst.where}"
     return replace(rule, value=proposed(rule, worst), source=source)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from collab_ollama.devices import devices_of, runner_port
 from collab_plugin.errors import CollabError
+from collab_plugin.native_builds import native_builds
 from collab_plugin.target import (
     Device,
     LoadOptions,
@@ -71,11 +72,26 @@ def _wait_for_devices(server: Server) -> list[Device]:
     return found
 
 
+def _program() -> Path:
+    """The user's Ollama, or the one that `make native` built."""
+    from collab_ollama.server import find_ollama
+
+    try:
+        return find_ollama(None)
+    except CollabError:
+        built = [program for folder in native_builds("ollama") if (program := folder / "bin" / "ollama").exists()]
+        if not built:
+            raise CollabError(
+                "no Ollama: install it (https://ollama.com/download), or name its program in COLLAB_OLLAMA"
+            ) from None
+        return built[0]
+
+
 @contextmanager
 def _server(folder: Path, kv_type: str) -> Iterator[tuple[Server, Client]]:
     """`ollama serve` with models in ``folder``, which is kept; other settings of the user's stay as they are."""
     from collab_ollama.client import Client
-    from collab_ollama.server import find_ollama, free_url, serving
+    from collab_ollama.server import free_url, serving
 
     models, log = folder / "models", folder / "ollama.log"
     models.mkdir(exist_ok=True)
@@ -87,7 +103,7 @@ def _server(folder: Path, kv_type: str) -> Iterator[tuple[Server, Client]]:
         "OLLAMA_NO_CLOUD": "1",
     }
     url = free_url()
-    with serving(find_ollama(None), url, models, variables, log) as server, closing(Client(url)) as client:
+    with serving(_program(), url, models, variables, log) as server, closing(Client(url)) as client:
         yield server, client
 
 

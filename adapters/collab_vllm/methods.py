@@ -152,8 +152,8 @@ def check_supported(layer: RoutedExperts) -> None:
     plain = layer.activation == MoEActivation.SILU and not moe.has_bias and layer.swiglu_limit is None
     if not plain or layer.apply_router_weight_on_input:
         raise CollabError(
-            f'options "artifact" and "hot" need SwiGLU experts without biases or limits, {layer.layer_name} has others; '
-            "leave them out"
+            f'options "artifact" and "hot" need SwiGLU experts without biases or limits; {layer.layer_name} '
+            "has others: leave them out"
         )
     if moe.moe_parallel_config.use_ep and moe.moe_parallel_config.enable_eplb:
         raise CollabError('options "artifact" and "hot" do not work with --enable-eplb; leave it out')

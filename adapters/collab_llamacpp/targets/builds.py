@@ -10,6 +10,7 @@ from pathlib import Path
 
 from collab_llamacpp.libraries import OTHER_FOLDER, SUFFIXES, installed_folder, library, library_folder
 from collab_plugin.errors import CollabError
+from collab_plugin.native_builds import native_builds
 
 # Folders of libraries to verify beside the installed ones, separated as PATH is.
 VARIABLE = "COLLAB_LLAMA_LIBRARIES"
@@ -44,7 +45,8 @@ class Build:
 
 
 def builds() -> list[Build]:
-    """Named folders first, so that a target which two have is the named one; last the one of `import llama_cpp`."""
+    """Named folders first, so that a target which two have is the named one; then the one of `import llama_cpp`, last
+    what `make native` built of the same version."""
     named = [Path(part).absolute() for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
     for folder in named:
         try:
@@ -52,7 +54,13 @@ def builds() -> list[Build]:
         except CollabError:
             raise CollabError(f"{VARIABLE} names {folder}, which holds no libllama; give a folder that does") from None
     own = library_folder()
-    return [*(Build(folder, False) for folder in named), Build(own, own == installed_folder())]
+    mine = f"llama-cpp-python-{version('llama-cpp-python')}-"  # structs are bound to the version
+    cached = [folder for folder in native_builds("llama") if folder.name.startswith(mine) and folder not in named]
+    return [
+        *(Build(folder, False) for folder in named),
+        Build(own, own == installed_folder()),
+        *(Build(folder, False) for folder in cached),
+    ]
 
 
 def backend_libraries(folder: Path) -> dict[str, Path]:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
@@ -13,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from collab_plugin import __version__
+from collab_plugin.native_builds import native_builds
 from collab_plugin.target import (
     Device,
     KernelBench,
@@ -28,9 +31,6 @@ ENGINE = "vllm"
 _ASK = """
 import json
 from importlib.metadata import version
-from importlib.util import find_spec
-if find_spec("collab_vllm") is None:
-    raise SystemExit("collab-plugin is not installed in its environment")
 import torch
 found = {"vllm": version("vllm"), "torch": torch.__version__, "driver": "", "devices": []}
 driver = f"HIP {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
@@ -81,11 +81,27 @@ class VllmTargets(TargetProvider):
     def environment(self, name: str) -> Mapping[str, str]:
         number = name.removeprefix(f"{ENGINE}:").partition(":")[2]
         return {
+            **({} if _python() == sys.executable else {"PYTHONPATH": self._packages.name}),
             "COLLAB_LOAD_PLUGINS": ENGINE,  # others may lack what they need in vLLM's environment
             "VLLM_LOGGING_LEVEL": "WARNING",
             "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
             "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", number),
         }
+
+    @cached_property
+    def _packages(self) -> tempfile.TemporaryDirectory[str]:
+        """A folder with our packages alone, as if installed: vLLM's Python need not have them, and must not see what
+        else is here."""
+        folder = tempfile.TemporaryDirectory(prefix="collab-vllm-")
+        for name in ("collab_plugin", "collab_vllm", "collab_conformance"):
+            found = find_spec(name)
+            if found is not None and found.origin is not None:
+                Path(folder.name, name).symlink_to(Path(found.origin).parent)
+        metadata = Path(folder.name, f"collab_plugin-{__version__}.dist-info")
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: collab-plugin\nVersion: {__version__}\n")
+        (metadata / "entry_points.txt").write_text(f"[collab_plugin]\n{ENGINE} = collab_vllm.plugin\n")
+        return folder
 
     @cached_property
     def _facts(self) -> dict[str, Any] | str:
@@ -125,7 +141,11 @@ class VllmTarget(Target):
 
 
 def _python() -> str:
-    return os.environ.get("COLLAB_VLLM") or sys.executable
+    """The one of COLLAB_VLLM, this one when it has vLLM, or that of an environment that `make native` made."""
+    if named := os.environ.get("COLLAB_VLLM"):
+        return named
+    ready = [folder / "bin" / "python" for folder in native_builds("vllm") if (folder / "complete").exists()]
+    return str(ready[0]) if find_spec("vllm") is None and ready else sys.executable
 
 
 def _processor() -> Device:
