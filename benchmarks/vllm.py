@@ -39,17 +39,23 @@ ROOT = HERE.parent
 MODELS = ROOT / "tests" / "models"
 KEEP = (1.0, 0.75, 0.5)
 WHOLE, PRUNED, OURS = "vLLM, whole model", "vLLM, pruned checkpoint", "collab, whole model"
-FIGURES = ("load_s", "disk_mb", "peak_mb", "start_s", "tokens_s")
+FIGURES = ("load_s", "asked_mb", "disk_mb", "peak_mb", "start_s", "tokens_s")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement. ``disk_mb`` and ``peak_mb`` are of loading; ``peak_mb`` comes on top of what was there."""
+    """One measurement.
+
+    ``load_s``: of the loader, reading and vLLM's own packing. ``asked_mb``: tensors and rows that were read until
+    then, ``disk_mb``: what storage gave for it, with what the kernel read ahead and modules that were imported.
+    ``peak_mb``: resident memory of loading, on top of what was there. ``start_s``: the whole LLM(...).
+    """
 
     way: str
     keep: float
     round: int
     load_s: float
+    asked_mb: float
     disk_mb: float
     peak_mb: float
     start_s: float
@@ -109,7 +115,7 @@ def measured(output: str) -> dict[str, Any]:
 
 
 def show(rows: Sequence[Row]) -> None:
-    table = Table("way", "keep", "load s", "from disk MB", "peak MB", "start s", "tokens/s", "rounds")
+    table = Table("way", "keep", "load s", "read MB", "from disk MB", "peak MB", "start s", "tokens/s", "rounds")
     for way, keep in dict.fromkeys((r.way, r.keep) for r in rows):
         these = [r for r in rows if (r.way, r.keep) == (way, keep)]
         middle = [statistics.median(getattr(r, figure) for r in these) for figure in FIGURES]

@@ -9,16 +9,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
-PROMPTS, PROMPT, NEW = 8, 32, 64
+PROMPTS, PROMPT, NEW, REPEATS = 8, 32, 64, 3
 
 
 def main(model: Path, plan: Path | None) -> None:
@@ -37,30 +38,47 @@ def main(model: Path, plan: Path | None) -> None:
     prompts = [{"prompt_token_ids": [3 + (7 * i + j) % 2048 for j in range(PROMPT)]} for i in range(PROMPTS)]
     wanted = SamplingParams(max_tokens=NEW, temperature=0, ignore_eos=True, detokenize=False)
     llm.generate(prompts, wanted, use_tqdm=False)
-    begun = time.perf_counter()
-    made = sum(len(o.outputs[0].token_ids) for o in llm.generate(prompts, wanted, use_tqdm=False))
-    seconds = time.perf_counter() - begun
-    print("MEASURED " + json.dumps({**load, "start_s": start, "tokens_s": made / seconds}), flush=True)
+    speeds = []
+    for _ in range(REPEATS):
+        begun = time.perf_counter()
+        made = sum(len(o.outputs[0].token_ids) for o in llm.generate(prompts, wanted, use_tqdm=False))
+        speeds.append(made / (time.perf_counter() - begun))
+    print("MEASURED " + json.dumps({**load, "start_s": start, "tokens_s": statistics.median(speeds)}), flush=True)
 
 
 def watch_loaders(load: dict[str, float]) -> None:
-    """Fill ``load`` when a loader has run: seconds, bytes from the disk, peak resident memory on top of before."""
+    """Fill ``load`` when a loader has run, see vllm.py's Row. What the disk gave counts from here."""
+    from collab_vllm.files import Weights
+    from vllm.model_executor.model_loader import _LOAD_FORMAT_TO_MODEL_LOADER
     from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
     from vllm.plugins import load_general_plugins
 
     load_general_plugins()
-    from vllm.model_executor.model_loader import _LOAD_FORMAT_TO_MODEL_LOADER
-
+    asked: list[int] = []
+    disk = disk_bytes()
     for loader in (DefaultModelLoader, _LOAD_FORMAT_TO_MODEL_LOADER["collab"]):
-        loader.load_model = watched(loader.load_model, load)  # type: ignore[method-assign]
+        loader.load_model = watched(loader.load_model, load, asked, disk)  # type: ignore[method-assign]
+    # The check at start reads router weights; they count too.
+    Weights.parts = counted(Weights.parts, asked)  # type: ignore[method-assign]
+    DefaultModelLoader._get_weights_iterator = counted(DefaultModelLoader._get_weights_iterator, asked)
 
 
-def watched(original: Callable[..., Any], load: dict[str, float]) -> Callable[..., Any]:
+def counted(original: Callable[..., Iterator[Any]], asked: list[int]) -> Callable[..., Iterator[Any]]:
+    def iterate(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        for name, tensor in original(*args, **kwargs):
+            asked.append(tensor.nbytes)
+            yield name, tensor
+
+    return iterate
+
+
+def watched(original: Callable[..., Any], load: dict[str, float], asked: list[int], disk: int) -> Callable[..., Any]:
     def load_model(*args: Any, **kwargs: Any) -> Any:
         Path("/proc/self/clear_refs").write_text("5")  # peak resident memory counts from here
-        before, disk, begun = status("VmRSS"), disk_bytes(), time.perf_counter()
+        before, begun = status("VmRSS"), time.perf_counter()
         model = original(*args, **kwargs)
         load["load_s"] = time.perf_counter() - begun
+        load["asked_mb"] = sum(asked) / 1e6
         load["disk_mb"] = (disk_bytes() - disk) / 1e6
         load["peak_mb"] = (status("VmHWM") - before) / 1e6
         return model
@@ -102,6 +120,11 @@ def make(folder: Path, tokenizer: Path, layers: int, width: int, experts: int, e
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     Qwen3MoeForCausalLM(config).save_pretrained(folder)
+    # transformers 5 saves the count as num_local_experts, published checkpoints have num_experts.
+    path = folder / "config.json"
+    settings = json.loads(path.read_text())
+    settings.pop("num_local_experts", None)
+    path.write_text(json.dumps(settings | {"num_experts": experts}))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tokenizer / name, folder / name)
 

@@ -11,7 +11,7 @@ from typing import Any
 COLOURS = ("#0072B2", "#E69F00", "#000000")
 PANELS = (
     ("load_s", "loading (s)"),
-    ("disk_mb", "read from disk (MB)"),
+    ("asked_mb", "read (MB)"),
     ("peak_mb", "peak memory of loading (MB)"),
     ("tokens_s", "tokens a second"),
 )

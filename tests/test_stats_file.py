@@ -20,7 +20,7 @@ from collab_plugin.document import to_plain
 from collab_plugin.errors import CollabError
 from collab_plugin.probe.record import Probes, PruneProbe, TypeProbe
 from collab_plugin.stats import ImatrixEntry, LayerRouting, Stats
-from collab_plugin.stats_file import PROBES, read_stats, stats_sha256, write_probes, write_stats
+from collab_plugin.stats_file import PROBES, read_stats, stats_sha256, unmeasured, write_probes, write_stats
 
 EXPERTS = 8
 LAYERS = (1, 2)
@@ -449,3 +449,18 @@ def test_probes_that_nobody_measured(error: tuple[float, float], tmp_path: Path)
     write_stats(tmp_path / "stats.gguf", dataclasses.replace(_stats(), probes=probes))
     with pytest.raises(CollabError, match="its probes are damaged"):
         read_stats(tmp_path / "stats.gguf")
+
+
+def test_routing_alone_says_what_is_missing(tmp_path: Path) -> None:
+    """An engine that measures no importance matrix and no REAP sums."""
+    whole = _stats()
+    routing = {layer: dataclasses.replace(one, reap_sum=None) for layer, one in whole.routing.items()}
+    write_stats(tmp_path / "stats.gguf", dataclasses.replace(whole, routing=routing, imatrix={}))
+    read = read_stats(tmp_path / "stats.gguf")
+    assert read.imatrix == {}
+    assert unmeasured(read) == ("reap_sum", "imatrix")
+    assert unmeasured(whole) == ()
+    for layer, one in read.routing.items():
+        assert one.reap_sum is None
+        np.testing.assert_array_equal(one.count, whole.routing[layer].count)
+        np.testing.assert_allclose(np.asarray(one.weight_sum), np.asarray(whole.routing[layer].weight_sum), rtol=1e-12)

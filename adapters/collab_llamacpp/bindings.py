@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from collab_llamacpp.ggml import GgmlTensor, ggml
 from collab_plugin.errors import CollabError
+from collab_plugin.texts import read_text
 
 BASE = ggml()
 _DTYPES = {0: np.float32, 1: np.float16, 26: np.int32}
@@ -201,16 +202,3 @@ class Session:
             for window in found:
                 window[0] = llama.llama_vocab_bos(self.vocab)
         return found
-
-
-def read_text(path: Path) -> str:
-    """Read UTF-8 text; CollabError when there is none."""
-    try:
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise CollabError(f"cannot read the text {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise CollabError(f"{path} is not UTF-8 text (byte {error.start})") from None
-    if not text.strip():
-        raise CollabError(f"{path} is empty")
-    return text

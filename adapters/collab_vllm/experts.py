@@ -12,15 +12,12 @@ from vllm.model_executor.layers.fused_moe import FusedMoEMethodBase, RoutedExper
 from vllm.model_executor.layers.fused_moe.config import FusedMoEConfig
 from vllm.model_executor.models.utils import extract_layer_index
 
-from collab_plugin.errors import CollabError
 from collab_vllm.artifact import Artifact
 from collab_vllm.counting import Counters
 from collab_vllm.hot import hot_experts
 from collab_vllm.methods import GgufExperts, TieredExperts
 
 if TYPE_CHECKING:
-    from vllm.config import VllmConfig
-
     from collab_vllm.startup import Prepared
 
 
@@ -51,10 +48,6 @@ class CollabRoutedExperts(RoutedExperts):
         hot = hot_experts(prepared, self._layer_block, moe_config.num_experts)
         if artifact is not None:
             return GgufExperts(moe_config, artifact.layers[self._layer_block], hot)
-        if quant_config is not None:
-            raise CollabError(
-                f'option "hot" is for unquantized checkpoints and artifacts, not {quant_config.get_name()}'
-            )
         assert hot is not None
         return TieredExperts(moe_config, hot)
 
@@ -72,7 +65,7 @@ class CollabRoutedExperts(RoutedExperts):
 
 
 @contextmanager
-def replacing_experts(vllm_config: VllmConfig, prepared: Prepared) -> Iterator[Artifact | None]:
+def replacing_experts(prepared: Prepared) -> Iterator[Artifact | None]:
     """Make models constructed inside use `CollabRoutedExperts`, where options ask for it.
 
     Yields the artifact that expert weights are to come from.
@@ -81,11 +74,6 @@ def replacing_experts(vllm_config: VllmConfig, prepared: Prepared) -> Iterator[A
     if not options.replaces_experts:
         yield None
         return
-    if options.artifact is not None and vllm_config.quant_config is not None:
-        raise CollabError(
-            f"the checkpoint is quantized already ({vllm_config.quant_config.get_name()}); "
-            'leave out "artifact" or take the original checkpoint'
-        )
     artifact = None if options.artifact is None or prepared.plan is None else Artifact(options.artifact, prepared.plan)
     _Building.prepared, _Building.artifact = prepared, artifact
     op_registry_oot[RoutedExperts.__name__] = CollabRoutedExperts

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from collab_plugin.errors import CollabError
 from collab_plugin.stats_file import read_stats
 
 if TYPE_CHECKING:
@@ -20,8 +19,6 @@ def hot_experts(prepared: Prepared, block: int, experts: int) -> list[int] | Non
     wanted = prepared.options.hot
     if wanted is None:
         return None
-    if wanted > experts:
-        raise CollabError(f'option "hot" is {wanted}, the layers have {experts} experts')
     plan, path = prepared.plan, prepared.options.plan
     if plan is None or path is None or plan.calibration is None:
         return list(range(wanted))

@@ -43,7 +43,7 @@ class CollabModelLoader(DefaultModelLoader):
         if model_config is not vllm_config.model_config:
             return self._draft(vllm_config, model_config, prefix)
         self._prepared = prepare(vllm_config)
-        with replacing_experts(vllm_config, self._prepared) as self._artifact:
+        with replacing_experts(self._prepared) as self._artifact:
             return super().load_model(vllm_config, model_config, prefix)
 
     def get_all_weights(

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 from collab_plugin import hookimpl
 
 if TYPE_CHECKING:
+    from collab_plugin.engine import Engine
     from collab_plugin.target import TargetProvider
+
+
+@hookimpl
+def collab_register_engines(register: Callable[[Engine], None]) -> None:
+    from collab_vllm.engine import VllmEngine
+
+    register(VllmEngine())
 
 
 @hookimpl

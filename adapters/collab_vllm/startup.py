@@ -22,6 +22,7 @@ from collab_vllm.model_config import (
     right_rotation,
     set_experts,
 )
+from collab_vllm.option_checks import check_artifact, check_hot
 from collab_vllm.options import LOAD_FORMAT, LoaderOptions, parse_options
 from collab_vllm.pruning import Selection, selection_of
 
@@ -89,6 +90,8 @@ def prepare(vllm_config: VllmConfig) -> Prepared:
         weights = Weights(weight_files(vllm_config.load_config, model_config))
         check_model(plan, weights, family, hf.num_hidden_layers, getattr(hf, family.count, 0), strict=options.strict)
         set_experts(model_config, family, selection)
+    check_artifact(options, plan)
+    check_hot(options, vllm_config, getattr(hf, family.count, 0))
     right_rotation(vllm_config, family)
     if options.replaces_experts:
         check_graphs(vllm_config)

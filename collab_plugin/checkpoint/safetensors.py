@@ -81,6 +81,7 @@ def open_safetensors(folder: Path) -> SafetensorsCheckpoint:
     """Open a Hugging Face folder: config.json, tokenizer.json and safetensors, sharded or not."""
     raw = load_json(folder / "config.json")
     family = family_of(folder, raw)
+    _check_readable(folder, raw)
     config = Config(raw, f"{folder}/config.json")
     _check_counts(config, family)
     arch = _arch_name(family)
@@ -101,6 +102,14 @@ def open_safetensors(folder: Path) -> SafetensorsCheckpoint:
     sources = dict(sorted(_sources(stored, family, config, layers), key=lambda item: _order(item[0])))
     _check_complete(folder, sources, layers, config, family)
     return SafetensorsCheckpoint(folder, metadata, sources, tuple(notes), family)
+
+
+def _check_readable(folder: Path, config: dict[str, object]) -> None:
+    """FP8 with block scales is read; what other tools pack is not."""
+    quantization = config.get("quantization_config")
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    if method not in (None, "fp8"):
+        raise CollabError(f"{folder} is quantized as {str(method)[:40]}, which is not read here; give the original")
 
 
 def _check_counts(config: Config, family: Family) -> None:

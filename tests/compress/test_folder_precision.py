@@ -21,6 +21,7 @@ from collab_plugin.compress.copy_plan import copy_plan
 from collab_plugin.compress.folder import compress_folder
 from collab_plugin.compress.pack_quantized import quantize
 from collab_plugin.compress.precision import Precision, precisions
+from collab_plugin.errors import CollabError
 
 
 def _quiet(done: float, total: float | None = None) -> None: ...
@@ -92,6 +93,8 @@ def test_folder_holds_what_its_config_says(tmp_path: Path) -> None:
     assert np.linalg.norm(back - source[:8]) / np.linalg.norm(source[:8]) < 0.13
     for name in ("lm_head.weight", "model.layers.2.mlp.gate.weight", "model.layers.1.self_attn.q_proj.weight"):
         assert stored[name].dtype == "BF16"
+    with pytest.raises(CollabError, match="is quantized as compressed-tensors, which is not read here"):
+        open_safetensors(out)
     config = json.loads((out / "config.json").read_text())["quantization_config"]
     assert config["quant_method"] == "compressed-tensors"
     assert [g["weights"]["num_bits"] for g in config["config_groups"].values()] == [4, 4, 8]

@@ -195,7 +195,7 @@ def test_ids_that_the_vocabulary_lacks_are_not_recorded(qwen3moe: Path, tmp_path
 def test_default_prompts(qwen3moe: Path) -> None:
     prompts = default_prompts(qwen3moe)
     assert [len(p.tokens) for p in prompts] == [1, 7, 64, 200, 520]
-    assert [len(p.positions) for p in prompts] == [1, 7, 8, 80, 8]
+    assert [len(p.positions) for p in prompts] == [1, 7, 8, 40, 8]
     assert [p.greedy_steps for p in prompts] == [0, 0, 16, 0, 0]
     assert all(p.positions[-1] == len(p.tokens) - 1 for p in prompts)
     assert prompts == default_prompts(qwen3moe)

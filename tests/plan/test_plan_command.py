@@ -109,7 +109,7 @@ def test_published_imatrix_is_announced(bench: Bench, tmp_path: Path) -> None:
     assert plan.calibration.frequency_only
     assert plan.calibration.tokens == 2048
     reap = run(bench.path, "--stats", imatrix, "--keep", "12", "--budget", "9MB", "--criterion", "reap", "-o", out)
-    assert "criterion reap needs reap_sum, which an imatrix of another tool lacks" in one_line(reap)
+    assert "criterion reap needs reap_sum, which the stats lack (imatrix of another tool)" in one_line(reap)
 
 
 def test_keep_types_on_a_quantized_file(bench: Bench, tmp_path: Path) -> None:

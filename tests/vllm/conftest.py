@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from real_vllm import ROOT, Vllm
+from real_vllm import HERE, MODELS, OTHER, ROOT, Vllm
+from trained_plans import pruning_plan
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +21,14 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Vllm:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*pip, "--target", site, ROOT], check=True, env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"})
     return Vllm(Path(found.stdout.strip()), site, tmp_path_factory.mktemp("vllm"))
+
+
+@pytest.fixture(scope="session")
+def shared_output(vllm: Vllm, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The lines that shared_job.py printed, vLLM's own among them."""
+    folder = tmp_path_factory.mktemp("shared")
+    pruning_plan(MODELS / "tiny-qwen3moe", folder / "qwen.json", keep=24, used=3)
+    pruning_plan(MODELS / "tiny-deepseek-v3", folder / "deepseek.json", keep=24, used=3)
+    done = vllm.run(HERE / "shared_job.py", folder, MODELS, OTHER)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.splitlines()

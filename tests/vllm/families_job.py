@@ -1,12 +1,11 @@
 """Prune tiny models of every family in vLLM and in transformers; print how far apart they are, as JSON lines.
 
-usage: families_job.py FOLDER. Runs in vLLM's environment.
+Runs in vLLM's environment, in shared_job.py.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,11 @@ import numpy as np
 import torch
 from hand_plans import plan_of, save_plan
 from in_process import close, engine, prompt_logprobs
+from safetensors.torch import load_file, save_file
 from tiny_families import EXPERTS, FAMILIES, LAYERS, make, pruned, save
 from transformers import PreTrainedModel
 
-CASES = [(name, "") for name in FAMILIES] + [("qwen3-moe", "fused"), ("deepseek-v3", "disband")]
+CASES = [(name, "") for name in FAMILIES] + [("qwen3-moe", "fused"), ("deepseek-v3", "disband"), ("glm4-moe", "mtp")]
 KEPT, USED = (3, 1, 2, 7, 4, 6), 3  # three of each half, for routers with two groups; not in order
 PROMPTS = [list(range(3, 60)), [7, 200, 31, 90, 12] * 9]
 
@@ -30,12 +30,13 @@ def main(folder: Path) -> None:
             found = compare(folder / label, name, how)
         except Exception:
             found = {"error": traceback.format_exc()[-3000:]}
-        print("RESULT " + json.dumps({"case": label, **found}), flush=True)
+        print("FAMILY " + json.dumps({"case": label, **found}), flush=True)
 
 
 def compare(folder: Path, name: str, how: str) -> dict[str, Any]:
     model = make(name)
     save(model, name, folder, fused=how == "fused")
+    mtp = add_prediction_layer(folder) if how == "mtp" else 0
     moves = FAMILIES[name].groups == 1
     kept = {n: KEPT[n:] + KEPT[:n] if moves else KEPT for n in range(FAMILIES[name].dense, LAYERS)}
     groups = {"tiny.expert_group_count": None, "tiny.expert_group_used_count": None} if how == "disband" else {}
@@ -63,8 +64,21 @@ def compare(folder: Path, name: str, how: str) -> dict[str, Any]:
         "from_whole": apart(expected, whole),
         "held": held,
         "stored": stored,
-        "pruned_bytes": (experts + routers_bytes) * (EXPERTS - len(KEPT)) // EXPERTS,
+        "pruned_bytes": (experts + routers_bytes) * (EXPERTS - len(KEPT)) // EXPERTS + mtp,
     }
+
+
+def add_prediction_layer(folder: Path) -> int:
+    """Store the last layer once more, as one that predicts a further token; returns its bytes."""
+    extra = {}
+    for path in folder.glob("*.safetensors"):
+        for key, tensor in load_file(path).items():
+            if key.startswith(f"model.layers.{LAYERS - 1}."):
+                extra[key.replace(f".{LAYERS - 1}.", f".{LAYERS}.", 1)] = tensor
+    save_file(extra, folder / "mtp.safetensors", {"format": "pt"})
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_nextn_predict_layers": 1}))
+    return sum(tensor.nbytes for tensor in extra.values())
 
 
 @torch.no_grad()
@@ -88,7 +102,3 @@ def expert_rows(llm: Any) -> list[int]:
         return sorted({int(p.shape[0]) for n, p in model.named_parameters() if "routed_experts" in n and p.dim() > 1})
 
     return rows(llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner.get_model())
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,13 +1,12 @@
 """Start vLLM with what cannot work, up to its configuration; print what it says, as JSON lines.
 
-usage: mistakes_job.py FOLDER MODELS OTHER: trained models, and a copy of tiny-qwen3moe trained from another seed.
-FOLDER holds plans qwen.json and deepseek.json. Runs in vLLM's environment.
+``folder`` holds plans qwen.json and deepseek.json; ``models`` are the trained ones, ``other`` is a copy of
+tiny-qwen3moe trained from another seed. Runs in vLLM's environment, in shared_job.py.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,10 @@ def main(folder: Path, models: Path, other: Path) -> None:
         "no path": (qwen, {"plan": 4}, {}),
         "no flag": (qwen, plan | {"strict": "yes"}, {}),
         "no count": (qwen, plan | {"hot": 0}, {}),
+        "too many hot": (qwen, plan | {"hot": 25}, {}),
+        "artifact without a plan": (qwen, {"artifact": "out.gguf"}, {}),
+        "no artifact": (qwen, plan | {"artifact": str(folder / "nowhere.gguf")}, {}),
+        "two extensions": (qwen, plan | {"stats": True}, {"worker_extension_cls": "mine.Worker"}),
         "another family's plan": (qwen, theirs, {}),
         "another seed": (other, plan, {}),
         "another seed, not strict": (other, plan | {"strict": False}, {}),
@@ -44,12 +47,12 @@ def main(folder: Path, models: Path, other: Path) -> None:
         "wrong rotation": (deepseek, theirs, {"compilation_config": {"custom_ops": ["+rotary_embedding"]}}),
     }
     for name, (model, options, more) in cases.items():
-        print("RESULT " + json.dumps({"case": name, "said": said(model, options, more)}), flush=True)
+        print("MISTAKE " + json.dumps({"case": name, "said": said(model, options, more)}), flush=True)
     once = EngineArgs.create_engine_config
     loader = _LOAD_FORMAT_TO_MODEL_LOADER["collab"]
     collab_vllm.register()
     same = once is EngineArgs.create_engine_config and loader is _LOAD_FORMAT_TO_MODEL_LOADER["collab"]
-    print("RESULT " + json.dumps({"case": "registered twice", "said": str(same)}), flush=True)
+    print("MISTAKE " + json.dumps({"case": "registered twice", "said": str(same)}), flush=True)
 
 
 def said(model: Path, options: Any, more: dict[str, Any]) -> str:
@@ -64,7 +67,3 @@ def said(model: Path, options: Any, more: dict[str, Any]) -> str:
         return f"{type(error).__name__}: {error}"
     hf = config.model_config.hf_config
     return f"{hf.num_experts} experts, {hf.num_experts_per_tok} used, {config.model_config.get_num_experts()} cached"
-
-
-if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))

@@ -19,6 +19,7 @@ from typing import Any
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 MODELS = ROOT / "tests" / "models"
+OTHER = ROOT / "benchmarks" / "models" / "tiny-qwen3moe-seed1"
 TRAINED = ("tiny-qwen3moe", "tiny-deepseek-v3")
 START = 400.0
 """Seconds that a server may take; a compiled start takes about 80 on two idle cores."""
@@ -50,6 +51,13 @@ class Vllm:
             env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout,
             check=False,
         )  # fmt: skip
+
+    def start(self, log: Path, *command: str | Path) -> subprocess.Popen[bytes]:
+        """Run this Python with ``command`` in the background."""
+        with log.open("w") as out:
+            return subprocess.Popen(
+                [self.python, *command], env=self.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+            )
 
     def serve_command(self, model: Path, options: dict[str, Any], *more: str) -> list[str | Path]:
         """The real `vllm serve MODEL --load-format collab`."""

@@ -7,28 +7,25 @@ import re
 from typing import Any
 
 import pytest
-from real_vllm import HERE, Vllm
 
 pytestmark = pytest.mark.slow
 
 CASES = (
     *("qwen2-moe", "qwen3-moe", "olmoe", "mixtral", "deepseek-v2", "deepseek-v3", "kimi-k2", "glm4-moe", "gpt-oss"),
-    *("qwen3-moe-fused", "deepseek-v3-disband"),
+    *("qwen3-moe-fused", "deepseek-v3-disband", "glm4-moe-mtp"),
 )
 
 
 @pytest.fixture(scope="module")
-def results(vllm: Vllm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def results(shared_output: list[str]) -> dict[str, dict[str, Any]]:
     """By case, what families_job.py found, and the ``line`` that the loader logged."""
-    done = vllm.run(HERE / "families_job.py", tmp_path_factory.mktemp("families"))
-    assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, dict[str, Any]] = {}
     line = None
-    for text in done.stdout.splitlines():
+    for text in shared_output:
         if "collab: read" in text:
             line = text
-        elif text.startswith("RESULT "):
-            result = json.loads(text.removeprefix("RESULT "))
+        elif text.startswith("FAMILY "):
+            result = json.loads(text.removeprefix("FAMILY "))
             found[result["case"]] = result | {"line": line}
             line = None
     return found

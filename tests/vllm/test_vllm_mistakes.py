@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from real_vllm import HERE, MODELS, ROOT, Vllm
-from trained_plans import pruning_plan
 
 pytestmark = pytest.mark.slow
 
-OTHER = ROOT / "benchmarks" / "models" / "tiny-qwen3moe-seed1"
 SAID = {
     "unknown option": ("'keep'", "known: plan, artifact, stats, hot, strict"),
     "no options": ("needs a plan", "--model-loader-extra-config"),
@@ -19,6 +16,10 @@ SAID = {
     "no path": ("not the path of a file",),
     "no flag": ("neither true nor false",),
     "no count": ("not a number of experts",),
+    "too many hot": ('option "hot" is 25', "24 experts"),
+    "artifact without a plan": ('give "plan" too',),
+    "no artifact": ("nowhere.gguf does not exist", "collab-plugin compress"),
+    "two extensions": ("extends vLLM's workers", "mine.Worker"),
     "another family's plan": ("for another model", "tiny-deepseek-v3"),
     "another seed": ("for another model", "router weights differ", '"strict": false'),
     "dense model": ("LlamaForCausalLM", "cannot prune"),
@@ -29,15 +30,8 @@ SAID = {
 
 
 @pytest.fixture(scope="module")
-def said(vllm: Vllm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    folder = tmp_path_factory.mktemp("mistakes")
-    pruning_plan(MODELS / "tiny-qwen3moe", folder / "qwen.json", keep=24, used=3)
-    pruning_plan(MODELS / "tiny-deepseek-v3", folder / "deepseek.json", keep=24, used=3)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_MLA_DISABLE", "1")
-        done = vllm.run(HERE / "mistakes_job.py", folder, MODELS, OTHER)
-    assert done.returncode == 0, done.stderr[-3000:]
-    results = [json.loads(x.removeprefix("RESULT ")) for x in done.stdout.splitlines() if x.startswith("RESULT ")]
+def said(shared_output: list[str]) -> dict[str, str]:
+    results = [json.loads(x.removeprefix("MISTAKE ")) for x in shared_output if x.startswith("MISTAKE ")]
     return {result["case"]: result["said"] for result in results}
 
 

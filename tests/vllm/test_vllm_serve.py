@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ from trained_plans import pruning_plan
 
 from collab_plugin.checkpoint.open import open_checkpoint
 from collab_plugin.compress.executor import compress
+from collab_plugin.plan import Plan
+from collab_plugin.stats_file import read_stats, unmeasured
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +41,8 @@ class Case:
 
 CASES = (
     Case("tiny-qwen3moe", {}, ()),  # compiled, as vLLM starts by default
-    Case("tiny-deepseek-v3", {"VLLM_MLA_DISABLE": "1"}, ("--enforce-eager",)),
+    # In one process less, which saves the time that its imports take.
+    Case("tiny-deepseek-v3", {"VLLM_MLA_DISABLE": "1"}, ("--enforce-eager", "--distributed-executor-backend", "uni")),
 )
 
 
@@ -45,6 +50,7 @@ CASES = (
 class Served:
     """log p of the next token, f32[windows, CTX - 1, V]: of vLLM, of transformers, of transformers unpruned.
 
+    ``stats``: what the server counted over the windows, and the same as a file.
     ``llamacpp`` f32[windows, CTX / 2 - 1, V] starts at position CTX / 2. ``log``: what the server said.
     """
 
@@ -58,6 +64,9 @@ class Served:
     prefix_hits: float
     log: str
     stored: int
+    stats: dict[str, Any]
+    stats_file: Path
+    plan: Plan
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case.model)
@@ -76,21 +85,22 @@ def served(request: pytest.FixtureRequest, vllm: Vllm, tmp_path_factory: pytest.
     )  # fmt: skip
     windows = np.load(folder / "llama.windows.npy")
     np.save(folder / "windows.npy", windows.astype(np.int64))
-    done = vllm.run(
-        HERE / "pruned_reference.py", model, folder / "plan.json", folder / "windows.npy", folder / "torch.npy"
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    pruned, whole = np.load(folder / "torch.npy")
+    files = [folder / name for name in ("plan.json", "windows.npy", "torch.npy")]
+    reference = vllm.start(folder / "reference.log", HERE / "pruned_reference.py", model, *files)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in case.environment.items():
+        for name, value in ({"VLLM_PLUGINS": "collab"} | case.environment).items():
             patch.setenv(name, value)
-        with vllm.serving(model, {"plan": str(folder / "plan.json")}, *case.options) as server:
+        with vllm.serving(model, {"plan": str(folder / "plan.json"), "stats": True}, *case.options) as server:
             found = np.stack([dense(server.prompt_logprobs(window.tolist(), VOCABULARY)) for window in windows])
+            stats = json.loads(get(server, "/collab/stats"))
+            (folder / "stats.gguf").write_bytes(get(server, "/collab/stats.gguf"))
             prompts = [[*windows[0, :64].tolist(), *windows[1, 8 * i : 8 * i + 8].tolist()] for i in range(6)]
             alone = [continuation(server, prompt) for prompt in prompts]
             with ThreadPoolExecutor(len(prompts)) as pool:
                 together = list(pool.map(lambda prompt: continuation(server, prompt), prompts))
             hits = prefix_hits(server)
+    assert reference.wait(300) == 0, (folder / "reference.log").read_text()[-3000:]
+    pruned, whole = np.load(folder / "torch.npy")
     stored = sum(path.stat().st_size for path in model.glob("*.safetensors"))
     yield Served(
         windows,
@@ -103,6 +113,9 @@ def served(request: pytest.FixtureRequest, vllm: Vllm, tmp_path_factory: pytest.
         hits,
         server.log.read_text(),
         stored,
+        stats,
+        folder / "stats.gguf",
+        plan,
     )
 
 
@@ -114,12 +127,17 @@ def dense(positions: list[dict[int, float]]) -> NDArray[np.float32]:
     return rows
 
 
+def get(server: Server, path: str) -> bytes:
+    with urllib.request.urlopen(f"{server.url}{path}", timeout=60) as answer:
+        return bytes(answer.read())
+
+
 def continuation(server: Server, prompt: list[int]) -> str:
     return str(server.complete(prompt, max_tokens=8)["choices"][0]["text"])
 
 
 def prefix_hits(server: Server) -> float:
-    text = urllib.request.urlopen(f"{server.url}/metrics", timeout=30).read().decode()
+    text = get(server, "/metrics").decode()
     return sum(float(n) for n in re.findall(r"^vllm:prefix_cache_hits_total\{.*\} (\S+)$", text, re.M))
 
 
@@ -161,6 +179,30 @@ def test_log_tells_what_was_read(served: Served) -> None:
     assert skipped > 0.15 * stored
     assert read + skipped == pytest.approx(stored, abs=0.011)
     assert "24 experts a layer, 3 a token" in lines[0]
+
+
+def test_live_traffic_is_counted_under_the_originals_numbers(served: Served) -> None:
+    """Each token of the two windows once, none of the warm-up; pruned experts were never seen."""
+    tokens = WINDOWS * CTX
+    assert served.stats["tokens"] == tokens
+    assert served.stats["model_id"] == served.plan.source.model_id
+    assert set(served.stats["layers"]) == {str(layer) for layer in served.plan.pruning.kept}
+    for layer, sums in served.stats["layers"].items():
+        kept = set(served.plan.pruning.kept[int(layer)])
+        assert len(sums["count"]) == 32
+        assert sum(sums["count"]) == 3 * tokens
+        assert {expert for expert, count in enumerate(sums["count"]) if count} <= kept
+        scale = sum(sums["weight_sum"]) / tokens
+        assert scale == pytest.approx(2.0 if "deepseek" in served.plan.source.name else 1.0, rel=1e-5)
+
+
+def test_live_traffic_as_a_stats_file(served: Served) -> None:
+    stats = read_stats(served.stats_file)
+    assert (stats.tokens, stats.model_id) == (served.stats["tokens"], served.stats["model_id"])
+    assert unmeasured(stats) == ("reap_sum", "imatrix")
+    for layer, one in stats.routing.items():
+        assert one.count.tolist() == served.stats["layers"][str(layer)]["count"]
+        assert one.weight_sum == pytest.approx(served.stats["layers"][str(layer)]["weight_sum"], rel=1e-9)
 
 
 def test_one_line_and_no_server_for_another_models_plan(vllm: Vllm, tmp_path: Path) -> None:

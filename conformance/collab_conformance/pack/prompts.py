@@ -20,7 +20,7 @@ from collab_plugin.errors import CollabError
 # Lengths around engines' batch boundaries, each with the positions whose whole logits are kept: one token, a few
 # (still a matrix-vector product in some kernels), one matrix tile, many positions to average over, and one more
 # than the usual batch of 512.
-_SHAPES = (("one", 1, 1), ("seven", 7, 7), ("tile", 64, 8), ("many", 200, 80), ("past-512", 520, 8))
+_SHAPES = (("one", 1, 1), ("seven", 7, 7), ("tile", 64, 8), ("many", 200, 40), ("past-512", 520, 8))
 _GREEDY, _STEPS = "tile", 16
 _LONGEST = 48
 _MOST_TEXT_BYTES = 2**18

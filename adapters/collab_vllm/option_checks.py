@@ -1,0 +1,38 @@
+"""Options that do not fit the model, found before engines start and memory is taken."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from collab_plugin.errors import CollabError
+from collab_vllm.artifact import PARTS, Artifact
+from collab_vllm.options import LoaderOptions
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+    from collab_plugin.plan import Plan
+
+
+def check_artifact(options: LoaderOptions, plan: Plan | None) -> None:
+    """CollabError when the artifact is not the plan's, or not one that can be used."""
+    if options.artifact is None or plan is None:
+        return
+    artifact = Artifact(options.artifact, plan)
+    for layer, found in artifact.layers.items():
+        missing = [part for part in PARTS if part not in found]
+        if missing:
+            raise CollabError(f"{options.artifact} has no {missing[0]} matrices in layer {layer}")
+
+
+def check_hot(options: LoaderOptions, vllm_config: VllmConfig, experts: int) -> None:
+    """CollabError when not so many of ``experts`` a layer can be hot, or a kernel needs all of them at once."""
+    if options.hot is None:
+        return
+    if options.hot > experts:
+        raise CollabError(f'option "hot" is {options.hot}, the layers have {experts} experts')
+    method = vllm_config.model_config.quantization
+    if method is not None and options.artifact is None:
+        raise CollabError(
+            f'option "hot" is for unquantized checkpoints and artifacts, this one is quantized ({method})'
+        )

@@ -1,0 +1,42 @@
+"""What `compress --format safetensors` quantizes is what compressed-tensors reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from plans import typed_plan
+from real_vllm import HERE, MODELS, TRAINED, Vllm
+
+from collab_plugin.checkpoint.base import TensorInfo
+from collab_plugin.checkpoint.roles import Role
+from collab_plugin.checkpoint.safetensors import open_safetensors
+from collab_plugin.compress.folder import compress_folder
+
+pytestmark = pytest.mark.slow
+
+
+def _types(info: TensorInfo) -> str:
+    if info.role == Role.EXPERT:
+        return ("Q6_K", "Q5_K", "IQ2_S", "Q5_K")[info.layer or 0]
+    return "Q8_0" if info.role == Role.ATTENTION and info.layer == 0 else "BF16"
+
+
+def _quiet(done: float, total: float | None = None) -> None: ...
+
+
+@pytest.mark.parametrize("model", TRAINED)
+def test_compressed_tensors_reads_it(model: str, vllm: Vllm, tmp_path: Path) -> None:
+    checkpoint = open_safetensors(MODELS / model)
+    plan = typed_plan(checkpoint, _types)
+    compress_folder(checkpoint, plan, tmp_path / "out", precision="plan", threads=2, report=_quiet)
+    done = vllm.run(HERE / "compressed_tensors_job.py", tmp_path / "out", MODELS / model)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["misjudged"] == []
+    limits = {"8 bits, groups of 128": 0.008, "4 bits, groups of 32": 0.1, "4 bits, groups of 128": 0.12}
+    print(found["worst"])
+    assert set(found["worst"]) == set(limits)
+    for kind, error in found["worst"].items():
+        assert error < limits[kind]

@@ -1,0 +1,117 @@
+"""Experts at an artifact's types, cold experts in host memory, counters: the real vLLM against transformers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from collab_llamacpp.kernels import GgmlKernels
+from plans import pruned, typed_plan
+from real_vllm import HERE, MODELS, Vllm
+
+from collab_plugin.checkpoint.base import TensorInfo
+from collab_plugin.checkpoint.roles import Role
+from collab_plugin.checkpoint.safetensors import open_safetensors
+from collab_plugin.compress.executor import compress
+from collab_plugin.compress.folder import compress_folder
+from collab_plugin.plan_file import write_plan
+from collab_plugin.quant.types import TYPES
+
+pytestmark = pytest.mark.slow
+
+KEPT = {"tiny-qwen3moe": (1, 5, 7, 30, 8, 9, 20, 21), "tiny-deepseek-v3": (2, 3, 8, 11, 16, 17, 25, 30)}
+LAYERS = {"tiny-qwen3moe": 3, "tiny-deepseek-v3": 3}
+SCALE = {"tiny-qwen3moe": 1.0, "tiny-deepseek-v3": 2.0}
+# Name, model, compiled or not, and which options.
+CASES = (
+    ("compiled", "tiny-qwen3moe", False, ("artifact", "stats")),
+    ("tiers", "tiny-qwen3moe", True, ("hot",)),
+    ("everything", "tiny-deepseek-v3", True, ("artifact", "stats", "hot")),
+)
+HOT = 3
+
+
+def _types(info: TensorInfo) -> str:
+    """Another type for each projection and layer."""
+    if info.role != Role.EXPERT:
+        return "BF16"
+    part = info.name.split("ffn_")[1].split("_")[0]
+    by_layer = {
+        "gate": ("Q4_K", "IQ3_S", "Q3_K", "IQ4_XS"),
+        "up": ("Q5_K", "Q2_K", "IQ4_NL", "Q4_K"),
+        "down": ("Q6_K", "Q4_0", "Q8_0", "Q5_K"),
+    }
+    return by_layer[part][info.layer or 0]
+
+
+def _quiet(done: float, total: float | None = None) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def results(vllm: Vllm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """All cases in one process."""
+    folder = tmp_path_factory.mktemp("options")
+    for model, kept in KEPT.items():
+        checkpoint = open_safetensors(MODELS / model)
+        plan = pruned(checkpoint, typed_plan(checkpoint, _types), kept)
+        write_plan(folder / f"{model}.json", plan)
+        kernels = GgmlKernels()
+        compress(checkpoint, plan, None, folder / f"{model}.gguf", kernels=kernels, threads=2, report=_quiet)
+        compress_folder(checkpoint, plan, folder / model, precision="original", threads=2, report=_quiet)
+    cases = []
+    for name, model, eager, wanted in CASES:
+        values = {"artifact": str(folder / f"{model}.gguf"), "stats": True, "hot": HOT}
+        options = {"plan": str(folder / f"{model}.json")} | {key: values[key] for key in wanted}
+        cases.append(
+            {
+                "name": name,
+                "model": str(MODELS / model),
+                "pruned": str(folder / model),
+                "options": options,
+                "eager": eager,
+            }
+        )
+    (folder / "cases.json").write_text(json.dumps(cases))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_MLA_DISABLE", "1")
+        patch.setenv("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")  # for apply_model, in this very process
+        done = vllm.run(HERE / "options_job.py", folder)
+    lines = [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    assert len(lines) == len(CASES), done.stderr[-3000:]
+    return {line["case"]: line for line in lines}
+
+
+@pytest.mark.parametrize("case", [name for name, *_ in CASES])
+def test_log_probabilities_are_those_of_the_dequantized_weights(case: str, results: dict[str, dict[str, Any]]) -> None:
+    found = results[case]
+    assert "error" not in found, found["error"]
+    print(case, "max |difference|:", found["difference"], "quantization changed:", found["from_plain"])
+    assert found["difference"] < 1e-3
+    assert (found["from_plain"] > 0.01) == (case != "tiers"), "quantization changed nothing"
+
+
+@pytest.mark.parametrize("case", ["compiled", "everything"])
+def test_every_token_is_counted_once_and_warm_up_is_not(case: str, results: dict[str, dict[str, Any]]) -> None:
+    found = results[case]
+    model = next(m for name, m, *_ in CASES if name == case)
+    assert len(found["routing"]) == LAYERS[model]
+    for sums in found["routing"].values():
+        assert sums["tokens"] == found["tokens"]
+        assert sum(sums["count"]) == 4 * found["tokens"]
+        assert len(sums["count"]) == len(KEPT[model])
+        assert sum(sums["weight_sum"]) == pytest.approx(SCALE[model] * found["tokens"], rel=1e-5)
+
+
+def test_only_hot_experts_are_parameters(results: dict[str, dict[str, Any]]) -> None:
+    one = 3 * 256 * 256 * 4
+    assert results["tiers"]["expert_bytes"] == HOT * LAYERS["tiny-qwen3moe"] * one
+    assert 0 < results["everything"]["expert_bytes"] < HOT * LAYERS["tiny-deepseek-v3"] * one / 4
+
+
+def test_every_offered_type_is_dequantized_to_the_bit(vllm: Vllm) -> None:
+    done = vllm.run(HERE / "dequantize_job.py")
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert set(found) == set(TYPES)
+    assert max(found.values()) == 0.0, found
