@@ -35,10 +35,12 @@ class Vllm:
 
     @property
     def environment(self) -> dict[str, str]:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         ours = {
             "PYTHONPATH": f"{self.site}{os.pathsep}{HERE}",
             "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_CACHE_ROOT": str(self.home / "cache"),
+            # Kept, as vLLM's own is: compiled code is found by everything that decides it, the plan among it.
+            "VLLM_CACHE_ROOT": str(cache / "collab-plugin" / "vllm" / "compiled"),
             "VLLM_NO_USAGE_STATS": "1",
             "HF_HUB_OFFLINE": "1",
         }
