@@ -4,8 +4,9 @@
 
 Runs the suite's own artifacts in the full form, or reads reports of `verify --suite --json FILE.json`. Prints for
 each rule the worst figure of the checks that it is the first to match. --write sets rules whose source begins with
-"measured" to twice that figure, rounded up to two digits, with its place and date; rules with another source (an
-anchor) stay. Look at what a figure is before a limit is raised: a wrong target would raise it too.
+"measured" to twice that figure, rounded up to two digits, with its place and date; rules whose source begins with
+"loosest" get the loosest of the artifacts' own; rules with another source (an anchor) stay. Look at what a figure is
+before a limit is raised: a wrong target would raise it too.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from collab_plugin.atomic import write_bytes
 from collab_plugin.document import to_plain
 from collab_plugin.manager import registry
 
-MEASURED = "measured"
+MEASURED, LOOSEST = "measured", "loosest"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ def main() -> int:
     for target, check in without_limit(rules, targets):
         print(f"no limit: {target.name} {title(check.artifact, check.name)} {check.value}")
     if a.write:
-        write([renewed(rule, worst) for rule, worst in zip(rules, found, strict=True)])
+        renewed_rules = [renewed(rule, worst) for rule, worst in zip(rules, found, strict=True)]
+        write([loosest(rule, renewed_rules) for rule in renewed_rules])
     return 0
 
 
@@ -64,7 +66,7 @@ def run(names: Sequence[str] | None, threads: int) -> list[TargetReport]:
 
     infos = [info for provider in registry().targets.values() for info in provider.find() if info.absent is None]
     report = verify(
-        suite_subjects(False),
+        suite_subjects(),
         [info for info in infos if not names or info.name in names],
         levels=LEVELS,
         short=False,
@@ -122,9 +124,17 @@ def rounded_up(value: float) -> float:
 def renewed(rule: LimitRule, worst: Worst | None) -> LimitRule:
     if worst is None or not rule.source.startswith(MEASURED):
         return rule
-    day = f"{datetime.date.today():%Y-%m-%d}"
-    source = f"{MEASURED} {day}: twice the worst correct figure, {worst.value:.2g} of {worst.where}"
+    what = f"twice the worst correct figure, {worst.value:.2g} of {worst.where}"
+    source = f"{MEASURED} {datetime.date.today():%Y-%m-%d}: {what}"
     return replace(rule, value=proposed(rule, worst), source=source)
+
+
+def loosest(rule: LimitRule, rules: Sequence[LimitRule]) -> LimitRule:
+    own = [r for r in rules if r.check.endswith(f"/{rule.check}") and r.bound == rule.bound]
+    if not own or not rule.source.startswith(LOOSEST):
+        return rule
+    value = max(own, key=lambda r: -r.value if r.bound == "at-least" else r.value)
+    return replace(rule, value=value.value, source=f"{LOOSEST} of the suite's artifacts, {value.check}")
 
 
 def line(rule: LimitRule, worst: Worst | None) -> str:

@@ -65,7 +65,7 @@ def main() -> int:
 def suite() -> list[Subject]:
     from collab_conformance.suite.subjects import suite_subjects
 
-    return list(suite_subjects(False))
+    return list(suite_subjects())
 
 
 def targets() -> list[TargetInfo]:

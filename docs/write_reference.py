@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from collab_conformance.pack.pack_file import pack_schema
 from collab_conformance.report.report_file import report_schema
 
 from collab_plugin.cli import main
@@ -85,4 +86,5 @@ if __name__ == "__main__":
     (HERE / "cli.md").write_text(cli_page())
     (HERE / "formats" / "plan.schema.json").write_text(schema_text(plan_schema()))
     (HERE / "formats" / "placement.schema.json").write_text(schema_text(placement_schema()))
+    (HERE / "formats" / "pack.schema.json").write_text(schema_text(pack_schema()))
     (HERE / "formats" / "report.schema.json").write_text(schema_text(report_schema()))

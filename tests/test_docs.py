@@ -30,7 +30,13 @@ def test_reference_is_current(tmp_path: Path) -> None:
     copy.write_text(script.read_text())
     (tmp_path / "formats").mkdir()
     subprocess.run([sys.executable, str(copy)], check=True)
-    for name in ("cli.md", "formats/plan.schema.json", "formats/placement.schema.json", "formats/report.schema.json"):
+    for name in (
+        "cli.md",
+        "formats/plan.schema.json",
+        "formats/placement.schema.json",
+        "formats/pack.schema.json",
+        "formats/report.schema.json",
+    ):
         written = (ROOT / "docs" / name).read_text()
         assert written == (tmp_path / name).read_text(), f"run python docs/write_reference.py: {name} is old"
 

@@ -24,6 +24,7 @@ class LlamaServer:
         # Evaluating a long prompt on a slow device takes minutes; who asks has a time limit of its own.
         timeout = httpx.Timeout(None, connect=10.0)
         self._http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=timeout, trust_env=False)
+        self._plain: int | None = None
 
     def close(self) -> None:
         self._http.close()
@@ -33,18 +34,21 @@ class LlamaServer:
         reply = self._post("/tokenize", {"content": text, "add_special": True, "parse_special": True})
         return [int(token) for token in reply["tokens"]]
 
-    def next_tokens(self, tokens: Sequence[int], n: int) -> LogProbabilities:
+    def next_tokens(self, tokens: Sequence[int], n: int, *, fresh: bool = False) -> LogProbabilities:
         """The ``n`` most probable tokens after ``tokens``, [1, n]; of raw logits, before any sampling.
 
-        What is cached of an earlier prompt is used again. CollabError for an answer of another shape.
+        What the last prompt left in the cache is used again, unless ``fresh``: then all is evaluated, in
+        batches. CollabError for an answer of another shape.
         """
         request = {
             "prompt": list(tokens),
             "n_predict": 1,
             "n_probs": n,
             "temperature": 0,
-            "cache_prompt": True,
-            # Else nothing is told of a position where the text would end.
+            "cache_prompt": not fresh,
+            # Of a token that ends the text or is half a character the server tells nothing. So it is made to
+            # take another; the probabilities are those from before.
+            "logit_bias": [[self._plain_token(), 1000.0]],
             "ignore_eos": True,
         }
         reply = self._post("/completion", request)
@@ -60,6 +64,12 @@ class LlamaServer:
             raise CollabError(f"llama-server gave {len(pairs)} log-probabilities, not {n}")
         ids, values = zip(*pairs, strict=True)
         return LogProbabilities(np.array([ids], np.int32), np.array([values], np.float32))
+
+    def _plain_token(self) -> int:
+        if self._plain is None:
+            reply = self._post("/tokenize", {"content": "a", "add_special": False})
+            self._plain = int(reply["tokens"][-1])
+        return self._plain
 
     def _post(self, path: str, request: dict[str, Any]) -> dict[str, Any]:
         try:

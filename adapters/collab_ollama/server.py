@@ -39,7 +39,10 @@ def find_ollama(given: str | None) -> Path:
     name = given or os.environ.get("COLLAB_OLLAMA") or "ollama"
     found = shutil.which(name)
     if found is None:
-        raise CollabError(f"no Ollama program {name!r}: install it (https://ollama.com/download), or give --ollama")
+        raise CollabError(
+            f"no Ollama program {name!r}: install it (https://ollama.com/download), or give its path (--ollama or "
+            "COLLAB_OLLAMA)"
+        )
     return Path(found).resolve()
 
 

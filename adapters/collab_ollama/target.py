@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,11 +35,14 @@ if TYPE_CHECKING:
 NAME = "ollama"
 MODEL = "collab-verify:latest"
 GREEDY_TOP = 5
+FRESH = 16
+"""Positions of a sequence that are evaluated in batches: each costs all tokens before it."""
 FIND_SECONDS = 20.0
 """Ollama asks every GPU library in a process of its own."""
 _PROBE = "In the beginning"
-_AGREE = 1e-3
-"""Nats between the API's and the runner's log-probability of one token: the cache of a prompt moves the last bits."""
+_AGREE = 1e-4
+"""Nats between the API's and the runner's log-probability of one token, both without a cache: the same program
+computes the same thing twice."""
 _CACHES = {"f32": "", "f16": "f16", "q8_0": "q8_0"}
 
 
@@ -70,18 +75,15 @@ def _wait_for_devices(server: Server) -> list[Device]:
 
 
 def _program() -> Path:
-    """The user's Ollama, or the one that `make native` built."""
+    """The user's Ollama, or the one that `make native` built. One that COLLAB_OLLAMA names must be there."""
     from collab_ollama.server import find_ollama
 
-    try:
+    if os.environ.get("COLLAB_OLLAMA") or shutil.which("ollama"):
         return find_ollama(None)
-    except CollabError:
-        built = [program for folder in native_builds("ollama") if (program := folder / "bin" / "ollama").exists()]
-        if not built:
-            raise CollabError(
-                "no Ollama: install it (https://ollama.com/download), or name its program in COLLAB_OLLAMA"
-            ) from None
-        return built[0]
+    built = [program for folder in native_builds("ollama") if (program := folder / "bin" / "ollama").exists()]
+    if not built:
+        raise CollabError("no Ollama: install it (https://ollama.com/download), or name its program in COLLAB_OLLAMA")
+    return built[0]
 
 
 @contextmanager
@@ -170,7 +172,7 @@ def _refuse_other_answers(client: Client, runner: LlamaServer, settings: Mapping
     steps = reply.get("logprobs") or []
     if steps:  # the model may end the text, or begin with half a character: Ollama then tells nothing
         top = [float(entry["logprob"]) for entry in steps[0]["top_logprobs"]]
-        other = runner.next_tokens(tokens, GREEDY_TOP).values[0]
+        other = runner.next_tokens(tokens, GREEDY_TOP, fresh=True).values[0]
         if not np.allclose(top, other, rtol=0, atol=_AGREE):
             raise CollabError(f"Ollama's API gives log-probabilities {top}, and its llama-server {other.tolist()}")
 
@@ -188,10 +190,12 @@ class OllamaSession(Session):
         raise NotOfferedError("Ollama does not show its routing")
 
     def top(self, tokens: Sequence[int], n: int) -> LogProbabilities:
-        """From the whole sequence down to its first token: the first request evaluates all in batches, and the
-        others take its cache and evaluate their last token again."""
-        found = [self._runner.next_tokens(tokens[:end], n) for end in range(len(tokens), 0, -1)]
-        return _joined(found[::-1])
+        """Token by token on top of the cache, which are matrix-vector products; after some tokens, spread over the
+        sequence, all up to there is evaluated anew in batches."""
+        found = [self._runner.next_tokens(tokens[:end], n) for end in range(1, len(tokens) + 1)]
+        for end in range(len(tokens), 0, -max(1, len(tokens) // FRESH)):
+            found[end - 1] = self._runner.next_tokens(tokens[:end], n, fresh=True)
+        return _joined(found)
 
     def greedy(self, tokens: Sequence[int], n: int) -> LogProbabilities:
         """Token by token, so that an end of the text does not end it."""

@@ -1,7 +1,8 @@
 """Record a pack: of the reference, or of a target, which runs in a child process as in `verify`.
 
-The child: `python -m collab_conformance.recording JOBFILE`. It exits with 2 for what the user can mend, said
-in the file `error` beside the job.
+The child, `python -m collab_conformance.recording JOBFILE`, prints progress on the pipe that was stdout, as JSON
+lines [done, total]; stderr is its log. It exits with 2 for what the user can mend, said in the file `error`
+beside the job.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from pathlib import Path
 
 from collab_conformance.pack.document import PackDocument, Prompt, Recorder
 from collab_conformance.pack.make import make_pack
-from collab_conformance.pack.read import read_pack
+from collab_conformance.pack.pack_file import read_pack
+from collab_conformance.process import last_words
 from collab_conformance.targets import choose, find_targets
 from collab_plugin.document import from_plain, to_plain
 from collab_plugin.errors import CollabError
 from collab_plugin.manager import pick, registry
-from collab_plugin.progress import track
+from collab_plugin.progress import Report, track
 from collab_plugin.target import LoadOptions, NotOfferedError, TargetInfo
 
-_ERROR = "error"
+_ERROR, _LOG = "error", "log"
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,18 @@ def record_target(name: str, artifact: Path, prompts: Sequence[Prompt], out: Pat
         path = Path(scratch, "job.json")
         path.write_text(json.dumps(to_plain(job)))
         code = _run(infos[0], path)
-        said = path.with_name(_ERROR)
         if code:
-            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            raise CollabError(said.read_text() if said.exists() else f"{infos[0].name} ended by {how} while recording")
+            raise CollabError(_why(infos[0].name, code, path))
     return read_pack(out).document
+
+
+def _why(name: str, code: int, job: Path) -> str:
+    said, log = job.with_name(_ERROR), job.with_name(_LOG)
+    if said.exists():
+        return said.read_text()
+    how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    words = last_words(log.read_text(errors="replace")) if log.exists() else ""
+    return f"{name} ended by {how} while recording{f': {words}' if words else ''}"
 
 
 def _recorder(info: TargetInfo) -> Recorder:
@@ -76,31 +85,44 @@ def _run(info: TargetInfo, path: Path) -> int:
     provider = pick(registry().targets, info.engine, "target")
     command = [*(provider.command(info.name) or [sys.executable]), "-m", "collab_conformance.recording", str(path)]
     environment = {**os.environ, "GGML_NO_BACKTRACE": "1", **provider.environment(info.name)}
-    return subprocess.run(
-        command, stdin=subprocess.DEVNULL, stdout=sys.stderr, env=environment, check=False
-    ).returncode  # fmt: skip
+    with path.with_name(_LOG).open("wb") as log, track(f"recording {info.name}", unit="tokens") as report:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=environment, text=True
+        )
+        assert child.stdout is not None
+        try:
+            for line in child.stdout:
+                done, total = json.loads(line)
+                report(done, total)
+            return child.wait()
+        finally:
+            child.kill()
+            child.wait()
 
 
 def main() -> int:
     """The child."""
     path = Path(sys.argv[1])
     job = from_plain(RecordJob, json.loads(path.read_text()))
+    pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what others print must not reach our pipe
+
+    def report(done: float, total: float | None = None) -> None:
+        print(json.dumps([done, total]), file=pipe, flush=True)
+
     try:
-        _record(job)
+        _record(job, report)
     except (CollabError, NotOfferedError) as error:
         path.with_name(_ERROR).write_text(str(error))
         return 2
     return 0
 
 
-def _record(job: RecordJob) -> None:
+def _record(job: RecordJob, report: Report) -> None:
     target = pick(registry().targets, job.target.partition(":")[0], "target").open(job.target)
     ctx = max(len(prompt.tokens) + prompt.greedy_steps for prompt in job.prompts)
-    options = LoadOptions(ctx=ctx, threads=job.threads)
-    with target.load(Path(job.artifact), options) as session, track(f"recording {job.target}", unit="tokens") as report:
-        make_pack(
-            Path(job.artifact), job.prompts, Path(job.out), session.logits, recorder=job.recorder, report=report
-        )  # fmt: skip
+    with target.load(Path(job.artifact), LoadOptions(ctx=ctx, threads=job.threads)) as session:
+        make_pack(Path(job.artifact), job.prompts, Path(job.out), session.logits, recorder=job.recorder, report=report)
 
 
 if __name__ == "__main__":

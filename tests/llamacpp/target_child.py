@@ -45,16 +45,17 @@ def session_job(model: Path, tokens: Sequence[int], options: LoadOptions, **more
 
 
 def run_session(session: Session, job: Mapping[str, Any]) -> Arrays:
-    """Everything that a session gives, twice where it must not depend on what came before."""
+    """What a session gives: logits twice, since nothing may depend on what came before; the rest where asked."""
     tokens = job["tokens"]
     found = {"logits": session.logits(tokens)}
     found |= {f"ids.{r.layer}": r.ids for r in session.routing(tokens)}
     found["again"] = session.logits(tokens)
+    if not job["steps"]:
+        return found
     for batch in (1, 7):
         found[f"batch.{batch}"] = session.logits(tokens, batch=batch)
-    top = session.top(tokens, 3)
+    top, greedy = session.top(tokens, 3), session.greedy(tokens[: job["prompt"]], job["steps"])
     found |= {"top.ids": top.ids, "top.values": top.values}
-    greedy = session.greedy(tokens[: job["prompt"]], job["steps"])
     return found | {"greedy.ids": greedy.ids, "greedy.values": greedy.values}
 
 

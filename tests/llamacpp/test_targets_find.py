@@ -35,9 +35,11 @@ def linked(tmp_path: Path, llama_libraries: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def no_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing named, and nothing in the cache."""
     for variable in (VARIABLE, OTHER_FOLDER):
         monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def test_the_plugin_registers_them() -> None:
@@ -94,6 +96,16 @@ def test_a_named_folder_comes_before_the_installed_one(monkeypatch: pytest.Monke
     info = next(info for info in provider.find() if info.name == "llamacpp:cpu")
     assert info.build.endswith(f" in {installed_folder()}")
     assert provider.environment("llamacpp:cpu")["LLAMA_CPP_LIB_PATH"] == str(installed_folder())
+
+
+def test_what_make_native_built_is_found(tmp_path: Path, linked: Path) -> None:
+    for release in ("0.3.36", "0.3.35"):
+        folder = tmp_path / "cache" / "collab-plugin" / "llama" / f"llama-cpp-python-{release}-test"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.symlink_to(linked)
+    found = [info for info in find().values() if info.name.startswith("llamacpp:cpu-") and not info.absent]
+    cached = {info.build.rpartition(" in ")[2] for info in found if " in " in info.build}
+    assert cached == {str(tmp_path / "cache" / "collab-plugin" / "llama" / "llama-cpp-python-0.3.36-test")}
 
 
 def test_the_folder_that_llama_cpp_itself_is_told(monkeypatch: pytest.MonkeyPatch, linked: Path) -> None:

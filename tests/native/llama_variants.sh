@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Print a folder of llama.cpp libraries with other code paths than the installed wheel's, for
 # COLLAB_LLAMA_LIBRARIES, building it first when it is not in the user's cache.
-# Usage: llama_variants.sh PYTHON LLAMA_CPP_PYTHON_VERSION [--no-build]. About 15 minutes on two cores, once.
+# Usage: llama_variants.sh PYTHON LLAMA_CPP_PYTHON_VERSION [--no-build]. About 7 minutes on two cores, once.
 #
 # The sources are those of the llama-cpp-python sdist and libllama is PYTHON's, so ctypes sees the same structs.
 # First: CPU backends for x64 (scalar), SSE4.2 and AVX2, or ARMv8.0 and v8.2. Then, where Debian's or Ubuntu's
@@ -134,7 +134,7 @@ if [ "$mode" != --no-build ] && [ ! -e "$folder/with-packages" ]; then
         wait $! || { tail -20 "$part/log" >&2; exit 2; }
     fi
     if command -v apt-get >/dev/null && command -v dpkg >/dev/null; then
-        echo "building llama.cpp's OpenBLAS and Vulkan (10 minutes, once)" >&2
+        echo "building llama.cpp's OpenBLAS and Vulkan (5 minutes, once)" >&2
         build_with_packages >"$part/log" 2>&1 &
         wait $! || { tail -20 "$part/log" >&2; echo "no Vulkan or OpenBLAS: see above" >&2; }
     else

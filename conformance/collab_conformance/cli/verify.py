@@ -234,10 +234,10 @@ def _render_list(console: Console, infos: list[TargetInfo]) -> None:
     if not infos:
         console.print("no target: no plugin that is installed brings one (see `collab-plugin plugins`)")
         return
-    table = Table("target", "engine", "device", "here")
+    table = Table("target", "build", "device", "here")
     for info in infos:
         style = "" if info.absent is None else "dim"
         device = "–" if info.device is None else device_words(info.device)
-        cells = (info.name, f"{info.engine} {info.build}".strip(), device, info.absent or "yes")
+        cells = (info.name, info.build or "–", device, info.absent or "yes")
         table.add_row(*(Text(clean(cell), style=style) for cell in cells))
     console.print(table)

@@ -1,13 +1,15 @@
 """Logits level: next-token logits at the pack's positions, all tokens of a prompt in one batch.
 
-Engines that give logits, over all positions of all prompts: ``logits.nmse``; ``logits.nmse_p50``, the median of the
-positions' own, which a few where a router chose otherwise do not move; ``logits.scale``: how far from 1 the factor is
-that fits the logits best to the reference's; ``logits.mean_kld``, ``logits.kld_p99``, ``logits.same_top1``. In the full
-form and of packs that the reference recorded ``logits.tensor_scale``: the largest relative error of a tensor's scale
-(levels/scales.py).
+Engines that give logits, over all positions of all prompts:
+- ``logits.nmse``; ``logits.nmse_p50``, the median of the positions' own, which a few where a router chose otherwise
+  do not move;
+- ``logits.scale``: how far from 1 the factor is that fits the logits best to the reference's;
+- ``logits.mean_kld``, ``logits.kld_p50``, ``logits.kld_p99`` in nats, and ``logits.same_top1``;
+- in the full form, with packs that the reference recorded, ``logits.tensor_scale``: the largest relative error of a
+  tensor's scale (levels/scales.py).
 
-Engines that give log-probabilities of the most probable tokens: ``logits.mean_kld``, ``logits.kld_p99`` (lower bounds:
-tokens in both sides' lists, the rest as one) and ``logits.same_top1``. The short form leaves long prompts out.
+Engines that give the most probable tokens only: the divergences as lower bounds (tokens in both sides' lists, the
+rest as one) and ``logits.same_top1``. The short form leaves long prompts out.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ def checks(running: Running) -> list[Planned]:
         "logits.nmse_p50": lambda: _median(running),
         "logits.scale": lambda: _scale(running),
         "logits.mean_kld": lambda: float(_divergences(running).kld.mean()),
+        "logits.kld_p50": lambda: float(np.median(_divergences(running).kld)),
         "logits.kld_p99": lambda: float(np.quantile(_divergences(running).kld, 0.99)),
         "logits.same_top1": lambda: _divergences(running).same,
     }

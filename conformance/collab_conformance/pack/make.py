@@ -23,6 +23,7 @@ from collab_conformance.pack.document import (
     Routes,
 )
 from collab_conformance.pack.pack_file import write_pack
+from collab_conformance.pack.scales import record_scales, write_scales
 from collab_conformance.reference.run import Reference, RoutingLayer
 from collab_plugin.errors import CollabError
 from collab_plugin.progress import Report, silent
@@ -42,12 +43,12 @@ def make_pack(
     *,
     recorder: Recorder | None = None,
     report: Report = silent,
-) -> PackDocument:
+) -> Pack:
     """Record ``prompts`` on ``artifact`` and write the pack into the folder ``out``.
 
-    The reference computes it, and then the pack has routing; or ``record``, which ``recorder`` names. ``report``
-    in tokens. CollabError where the reference cannot be had (torch, architecture), ids out of the vocabulary,
-    logits that are not finite.
+    The reference computes it, and then the pack has routing and scale directions; or ``record``, which
+    ``recorder`` names. ``report`` in tokens. CollabError where the reference cannot be had (torch,
+    architecture), ids out of the vocabulary, logits that are not finite.
     """
     if record is None:
         reference = Reference(artifact)
@@ -68,7 +69,10 @@ def make_pack(
     routing = record is None and bool(described.moe_layers)
     document = PackDocument(described, recorder, routing, tuple(prompts), "0" * 64)
     recordings = _record(described, prompts, run, report)
-    return write_pack(out, Pack(document, recordings))
+    document = write_pack(out, Pack(document, recordings))
+    if record is None:
+        write_scales(out, record_scales(artifact, [prompt.tokens for prompt in prompts], report))
+    return Pack(document, recordings)
 
 
 def _refuse_ids(artifact: Artifact, prompts: Sequence[Prompt]) -> None:

@@ -16,6 +16,7 @@ from safetensors.numpy import load, save
 
 from collab_conformance.pack.check import check_arrays, check_document
 from collab_conformance.pack.document import PACK_VERSION, Pack, PackDocument, Recording, Routes
+from collab_conformance.pack.scales import FILE as SCALES
 from collab_plugin.atomic import write_bytes
 from collab_plugin.document import from_plain, schema_of, to_plain
 from collab_plugin.errors import CollabError
@@ -48,7 +49,8 @@ def write_pack(folder: Path, pack: Pack) -> PackDocument:
     check_document(str(folder), document)
     try:
         folder.mkdir(exist_ok=True)
-        (folder / DOCUMENT).unlink(missing_ok=True)
+        for old in (DOCUMENT, SCALES):  # scale directions are written afterwards, if at all
+            (folder / old).unlink(missing_ok=True)
     except OSError as error:
         raise CollabError(f"cannot write the pack {folder}: {error.strerror}") from None
     write_bytes(folder / TENSORS, data)

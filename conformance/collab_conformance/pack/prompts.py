@@ -20,19 +20,24 @@ from collab_plugin.errors import CollabError
 # Lengths around engines' batch boundaries, each with the positions whose whole logits are kept: one token, a few
 # (still a matrix-vector product in some kernels), one matrix tile, many positions to average over, and one more
 # than the usual batch of 512.
-_SHAPES = (("one", 1, 1), ("seven", 7, 7), ("tile", 64, 8), ("many", 200, 80), ("past-512", 520, 8))
+_SHAPES = (("one", 1, 1), ("seven", 7, 7), ("tile", 64, 8), ("many", 200, 40), ("past-512", 520, 8))
 _GREEDY, _STEPS = "tile", 16
 _LONGEST = 48
+_MOST_TEXT_BYTES = 2**18
 
 
-def default_prompts(artifact: Path, text: str | None = None) -> tuple[Prompt, ...]:
-    """Five prompts of 1 to 520 tokens from ``text`` (None: one in the package), repeated where it is too short.
+def default_prompts(artifact: Path) -> tuple[Prompt, ...]:
+    """`text_prompts` of the text in the package: English, German, French and code."""
+    return text_prompts(artifact, Path(__file__).with_name("prompts.txt"))
+
+
+def text_prompts(artifact: Path, text: Path) -> tuple[Prompt, ...]:
+    """Five prompts of 1 to 520 tokens from the start of a UTF-8 file, repeated where it is too short.
     CollabError for a GGUF without a vocabulary of byte-level BPE or SentencePiece, or a text without tokens."""
     vocabulary = _vocabulary(artifact)
-    source = text if text is not None else Path(__file__).with_name("prompts.txt").read_text("utf-8")
-    ids = segment(source, vocabulary.ids, vocabulary.kind)
+    ids = segment(_read(text), vocabulary.ids, vocabulary.kind)
     if not ids:
-        raise CollabError(f"the text has no token of {artifact}")
+        raise CollabError(f"{text} has no token of {artifact}")
     stream, found = cycle(ids), []
     for name, length, count in _SHAPES:
         tokens = (*vocabulary.first, *islice(stream, length))[:length]
@@ -40,6 +45,14 @@ def default_prompts(artifact: Path, text: str | None = None) -> tuple[Prompt, ..
         positions = range(length - count, length) if last_only else evenly(length, count)
         found.append(Prompt(name, tokens, tuple(positions), _STEPS if name == _GREEDY else 0))
     return tuple(found)
+
+
+def _read(text: Path) -> str:
+    try:
+        with text.open("rb") as file:
+            return file.read(_MOST_TEXT_BYTES).decode("utf-8", "ignore")  # the cut may fall into a character
+    except OSError as error:
+        raise CollabError(f"cannot read {text}: {error.strerror}") from None
 
 
 def evenly(length: int, count: int) -> list[int]:

@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save
 from collab_plugin.atomic import write_bytes
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.errors import CollabError
+from collab_plugin.progress import Report, silent
 
 FILE = "scales.safetensors"
 COLUMNS = 64
@@ -45,10 +46,10 @@ class Scales:
     directions: Mapping[str, NDArray[np.float16]]
 
 
-def record_scales(artifact: Path, prompts: Sequence[Sequence[int]]) -> Scales:
+def record_scales(artifact: Path, prompts: Sequence[Sequence[int]], report: Report = silent) -> Scales:
     """Compute the directions of ``artifact`` on the longest of ``prompts``, one run of the reference a tensor.
 
-    CollabError where the reference cannot compute the artifact.
+    ``report`` in tokens. CollabError where the reference cannot compute the artifact.
     """
     from collab_conformance.reference.run import Reference
 
@@ -59,18 +60,20 @@ def record_scales(artifact: Path, prompts: Sequence[Sequence[int]]) -> Scales:
     right = reference.run(tokens).logits[:, columns]
     power = float(np.square(centred(right)).sum())
     directions = {}
-    for name in filter(_WEIGHTS.fullmatch, open_gguf(artifact).tensors):
+    names = list(filter(_WEIGHTS.fullmatch, open_gguf(artifact).tensors))
+    for number, name in enumerate(names, 1):
         scaled = Reference(artifact, scales={name: 1.0 + STEP}).run(tokens).logits[:, columns]
         direction = (scaled - right) / STEP
         if float(np.square(centred(direction)).sum()) >= LEAST_POWER * power:
             directions[name] = direction.astype(np.float16)
+        report(number * len(tokens), len(names) * len(tokens))
     return Scales(index, columns, right.astype(np.float32), directions)
 
 
 def centred(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Each position's values less their mean, which no probability depends on: f64 of the same shape."""
     x = np.asarray(values, np.float64)
-    return x - x.mean(-1, keepdims=True)
+    return np.asarray(x - x.mean(-1, keepdims=True))
 
 
 def write_scales(folder: Path, scales: Scales) -> None:

@@ -120,9 +120,10 @@ def device_words(device: Device | None) -> str:
     if device is None:
         return "no device"
     parts = [f"{device.name} ({device.kind})"]
+    unified = device.unified_memory and device.kind != "cpu"
     if device.memory_bytes is not None:
-        parts.append(size(device.memory_bytes) + (" unified with the CPU" if device.unified_memory else ""))
-    elif device.unified_memory:
+        parts.append(size(device.memory_bytes) + (" unified with the CPU" if unified else ""))
+    elif unified:
         parts.append("memory unified with the CPU")
     if device.driver:
         parts.append(f"driver {device.driver}")
