@@ -1,4 +1,6 @@
-"""Make the suite's models, plans and packs: python conformance/make_suite.py [FOLDER] [--only NAME ...]
+"""Make the suite's models, plans and packs: python conformance/make_suite.py [FOLDER] [--only [NAME ...]]
+
+--only without a name writes the manifest alone.
 
 Needs the extras llamacpp (it quantizes) and verify (the reference computes the packs), about two minutes. The
 plans are set by hand, so that every type that `plan` offers is met, in experts and in plain matrices; importance
@@ -164,8 +166,10 @@ def main() -> None:
     """Make everything, the manifest last."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=HERE)
-    parser.add_argument("--only", nargs="+", choices=[r.name for r in RECIPES], default=[r.name for r in RECIPES])
+    parser.add_argument("--only", nargs="*", default=[r.name for r in RECIPES], metavar="NAME")
     arguments = parser.parse_args()
+    if unknown := set(arguments.only) - {r.name for r in RECIPES}:
+        parser.error(f"no artifact {min(unknown)}")
     folder: Path = arguments.folder
     kernels = first_kernels()
     made = []

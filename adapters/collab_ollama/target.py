@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -73,18 +75,15 @@ def _wait_for_devices(server: Server) -> list[Device]:
 
 
 def _program() -> Path:
-    """The user's Ollama, or the one that `make native` built."""
+    """The user's Ollama, or the one that `make native` built. One that COLLAB_OLLAMA names must be there."""
     from collab_ollama.server import find_ollama
 
-    try:
+    if os.environ.get("COLLAB_OLLAMA") or shutil.which("ollama"):
         return find_ollama(None)
-    except CollabError:
-        built = [program for folder in native_builds("ollama") if (program := folder / "bin" / "ollama").exists()]
-        if not built:
-            raise CollabError(
-                "no Ollama: install it (https://ollama.com/download), or name its program in COLLAB_OLLAMA"
-            ) from None
-        return built[0]
+    built = [program for folder in native_builds("ollama") if (program := folder / "bin" / "ollama").exists()]
+    if not built:
+        raise CollabError("no Ollama: install it (https://ollama.com/download), or name its program in COLLAB_OLLAMA")
+    return built[0]
 
 
 @contextmanager
