@@ -27,6 +27,8 @@ class StatsEndpoint:
 
     name = "collab"
     required_tasks = ("generate",)
+    _client: EngineClient | None
+    _original: Original | None
 
     def attach_router(self, app: FastAPI) -> None:
         app.get(PATH)(self.as_json)
@@ -71,5 +73,5 @@ class StatsEndpoint:
         routing = merged(await self._client.collective_rpc("collab_routing"))
         if self._original is None:
             self._original = original_of(config)
-        found: Original = self._original
-        return stats_of(original_numbers(routing, found.kept, found.experts), found.model_id)
+        original = self._original
+        return stats_of(original_numbers(routing, original.kept, original.experts), original.model_id)

@@ -12,6 +12,7 @@ from vllm.model_executor.layers.fused_moe import FusedMoEMethodBase, RoutedExper
 from vllm.model_executor.layers.fused_moe.config import FusedMoEConfig
 from vllm.model_executor.models.utils import extract_layer_index
 
+from collab_plugin.errors import CollabError
 from collab_vllm.artifact import Artifact
 from collab_vllm.counting import Counters
 from collab_vllm.hot import hot_experts
@@ -62,6 +63,16 @@ class CollabRoutedExperts(RoutedExperts):
         if self.counters is not None:
             self.counters.add(topk_ids, topk_weights)
         return super().forward_modular(x, topk_weights, topk_ids, shared_experts, shared_experts_input)
+
+    def forward_monolithic(
+        self, x: Tensor, router_logits: Tensor | None = None, input_ids: Tensor | None = None
+    ) -> Any:
+        if self.counters is not None:
+            raise CollabError(
+                f'option "stats": vLLM\'s kernel in {self.layer_name} routes by itself and shows no choice; give '
+                "another --moe-backend, such as triton"
+            )
+        return super().forward_monolithic(x, router_logits, input_ids)
 
 
 @contextmanager

@@ -155,8 +155,6 @@ def check_supported(layer: RoutedExperts) -> None:
             f'options "artifact" and "hot" need SwiGLU experts without biases or limits; {layer.layer_name} '
             "has others: leave them out"
         )
-    if moe.moe_parallel_config.use_ep and moe.moe_parallel_config.enable_eplb:
-        raise CollabError('options "artifact" and "hot" do not work with --enable-eplb; leave it out')
 
 
 def _grouped(x: Tensor, topk_weights: Tensor, topk_ids: Tensor, layer_name: str) -> Tensor:

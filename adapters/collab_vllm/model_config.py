@@ -106,9 +106,12 @@ def check_latent_attention(vllm_config: VllmConfig) -> None:
         )
 
 
-def check_graphs(vllm_config: VllmConfig) -> None:
-    """CollabError where a CUDA graph would replay what has to be decided anew for each batch."""
+def check_engine(vllm_config: VllmConfig) -> None:
+    """CollabError where a CUDA graph would replay what has to be decided anew for each batch, or experts move."""
     from vllm.config import CUDAGraphMode
+
+    if vllm_config.parallel_config.enable_eplb:
+        raise CollabError('options "artifact", "stats" and "hot" do not work with --enable-eplb; leave one of them out')
 
     if vllm_config.compilation_config.cudagraph_mode not in (None, CUDAGraphMode.NONE):
         raise CollabError(

@@ -15,7 +15,7 @@ from collab_vllm.families import Family, family_of
 from collab_vllm.files import Weights, weight_files
 from collab_vllm.model_check import check_model
 from collab_vllm.model_config import (
-    check_graphs,
+    check_engine,
     check_latent_attention,
     check_parallel,
     extend_workers,
@@ -94,7 +94,7 @@ def prepare(vllm_config: VllmConfig) -> Prepared:
     check_hot(options, vllm_config, getattr(hf, family.count, 0))
     right_rotation(vllm_config, family)
     if options.replaces_experts:
-        check_graphs(vllm_config)
+        check_engine(vllm_config)
     if options.stats:
         extend_workers(vllm_config)
     vllm_config.additional_config[MARK] = mark

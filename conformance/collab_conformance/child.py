@@ -1,7 +1,8 @@
 """The child process of a target: `python -m collab_conformance.child JOBFILE` measures what the job asks for.
 
 Begun and Measured go to the pipe that was stdout as JSON lines, ``{"begun": ...}`` and ``{"measured": ...}``;
-everything that native code prints goes to stderr, which is the log.
+everything that native code prints goes to stderr, which is the log. The end of stdin is the parent's end, however it
+came: then this process and those that it started end too.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -34,6 +37,7 @@ def main() -> int:
     job = from_plain(Job, json.loads(Path(sys.argv[1]).read_text()))
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what others print must not reach our pipe
+    _end_with_parent()
 
     def say(line: Begun | Measured) -> None:
         kind = "begun" if isinstance(line, Begun) else "measured"
@@ -46,6 +50,22 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _end_with_parent() -> None:
+    """Watch stdin from a thread; others read nothing there."""
+    watched = os.dup(0)
+    with open(os.devnull, "rb") as nothing:  # noqa: PTH123  # a file descriptor is wanted
+        os.dup2(nothing.fileno(), 0)
+
+    def watch() -> None:
+        while os.read(watched, 1):
+            pass
+        if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def measure(target: Target, job: Job, say: Say) -> None:

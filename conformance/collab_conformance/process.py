@@ -57,7 +57,7 @@ def _start(command: list[str], environment: Mapping[str, str], log: IO[bytes]) -
     env = {**os.environ, "GGML_NO_BACKTRACE": "1", **environment}
     return subprocess.Popen(
         command,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,  # never written to: its end tells the child of ours
         stdout=subprocess.PIPE,
         stderr=log,
         env=env,
@@ -104,6 +104,8 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)
     child.wait()
+    assert child.stdin is not None
+    child.stdin.close()
 
 
 def _failure(code: int, log: str) -> str:

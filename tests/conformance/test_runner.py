@@ -170,8 +170,9 @@ def test_an_expected_failure_that_passes_fails(run) -> None:
     assert report.verdict == "fail"
 
 
-def test_ctrl_c_ends_the_child(run, tmp_path: Path) -> None:
-    """The runner in a process of its own, interrupted while its child hangs."""
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_child_ends_with_its_parent(run, tmp_path: Path, end: signal.Signals) -> None:
+    """The runner in a process of its own, interrupted or ended while its child hangs."""
     script = tmp_path / "script.py"
     script.write_text(
         "import sys; from pathlib import Path; import odd_target, numpy\n"
@@ -190,7 +191,16 @@ def test_ctrl_c_ends_the_child(run, tmp_path: Path) -> None:
         ["ps", "--ppid", str(parent.pid), "-o", "pid="], capture_output=True, text=True, check=True
     ).stdout.split()
     assert children
-    parent.send_signal(signal.SIGINT)
+    parent.send_signal(end)
     assert parent.wait(20) != 0
-    for pid in children:
-        assert not Path("/proc", pid).exists() or "Z" in Path("/proc", pid, "stat").read_text().split()[2]
+    deadline = time.monotonic() + 20
+    while any(lives(pid) for pid in children):
+        assert time.monotonic() < deadline, "the child lives on"
+        time.sleep(0.1)
+
+
+def lives(pid: str) -> bool:
+    try:
+        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -83,7 +83,7 @@ def products(
     experts: bool = True,
 ) -> Arrays:
     job = {"do": "bench", "operands": str(operands.path), "types": list(types), "rows": list(rows), "experts": experts}
-    done, found = in_child(name, job, folder)
+    done, found = in_child(name, job, folder, seconds=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return found
 
@@ -103,11 +103,13 @@ def worst(found: Arrays, operands: Operands, types: Sequence[str], rows: Sequenc
     return errors
 
 
-def check(found: Arrays, operands: Operands, types: Sequence[str], rows: Sequence[int] = TOKENS) -> None:
+def check(
+    found: Arrays, operands: Operands, types: Sequence[str], rows: Sequence[int] = TOKENS, *, float32: float = 1e-10
+) -> None:
     errors = worst(found, operands, types, rows)
     assert not {name: e for name, e in errors.items() if not e < MOST_NMSE}
     # Nothing is rounded to 8 bits in these, so a small mistake shows.
-    assert errors["F32"] < 1e-10 and errors["F16"] < 1e-5
+    assert errors["F32"] < float32 and errors["F16"] < 1e-5
 
 
 def available(name: str, folder: Path | None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,15 +168,16 @@ def test_blas(few: Operands, llama_libraries: Path, tmp_path: Path, monkeypatch:
 
 @pytest.mark.slow
 def test_vulkan(few: Operands, llama_libraries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few types: every kernel is compiled first, which takes seconds each on a CPU."""
+    """A few types and sizes: every kernel is compiled first, which takes seconds each (Mesa keeps them)."""
     if "vulkan" not in backend_libraries(llama_libraries):
         pytest.skip("no Vulkan: its packages could not be had when the libraries were built")
     available("llamacpp:vulkan:0", llama_libraries, monkeypatch)
-    types = ("F32", "F16", "Q8_0", "Q4_K")
-    found = products("llamacpp:vulkan:0", few, tmp_path, types=types)
+    types, rows = ("F32", "F16", "Q4_K"), (1, 64)
+    found = products("llamacpp:vulkan:0", few, tmp_path, types=types, rows=rows)
     assert {str(found[f"{name}.where"]) for name in types} == {"Vulkan0"}
     assert {"F32", "F16", "Q8_0", "Q4_K", "IQ2_XXS"} <= set(found["types"].tolist())
-    check(found, few, types)
+    # Its matrix-matrix kernel multiplies in float16 where the device has that.
+    check(found, few, types, rows, float32=1e-6)
 
 
 def test_operands_that_do_not_fit(few: Operands) -> None:

@@ -118,21 +118,6 @@ def _types_exchanged(checkpoint: Checkpoint, pack: Pack) -> Change:
     raise NotApplicableError("every layer has its experts in one type")
 
 
-def _layers_exchanged(checkpoint: Checkpoint, pack: Pack) -> Change:
-    layers = topology_of(checkpoint).moe_layers
-    names = [f"blk.{layer}.ffn_down_exps.weight" for layer in layers]
-    for first, second in pairwise(names):
-        a, b = checkpoint.tensors[first], checkpoint.tensors[second]
-        if (a.type, a.shape) == (b.type, b.shape):
-            return Change(
-                tensors={
-                    first: Data(a.type, checkpoint.read_raw(second)),
-                    second: Data(a.type, checkpoint.read_raw(first)),
-                }
-            )
-    raise NotApplicableError("no two neighbouring layers have their down projections in one type")
-
-
 MUTANTS: Sequence[Mutant] = (
     Mutant("experts-swapped", "two experts of one layer have each other's weights", _experts_swapped),
     Mutant("k-plus-one", "one expert more a token than the plan says", _used(1)),
@@ -145,7 +130,6 @@ MUTANTS: Sequence[Mutant] = (
     Mutant("block-corrupted", "the bits of one block of one attn_output are inverted", _block_inverted),
     Mutant("rope-base", "the base of the rotary embedding is another", _rope_base),
     Mutant("types-exchanged", "the types of two expert tensors are exchanged, their bytes are not", _types_exchanged),
-    Mutant("layers-exchanged", "two layers have each other's ffn_down_exps", _layers_exchanged),
 )
 
 
