@@ -130,6 +130,12 @@ def test_a_factor_is_found_in_scale_and_nmse() -> None:
     assert found["logits.same_top1"] == 1.0
 
 
+def test_a_constant_at_each_position_is_no_difference() -> None:
+    """Engines that tell log-probabilities of every token give logits but for that."""
+    found = figures(logits.checks(running(known(change=lambda x, *_: x - x.max(-1, keepdims=True)))))
+    assert found["logits.nmse"] < 1e-12 and found["logits.mean_kld"] < 1e-12  # type: ignore[operator]
+
+
 def test_one_wrong_position_moves_the_mean_and_not_the_median() -> None:
     def change(x: F32, options: LoadOptions, batch: int | None) -> F32:
         x = x.copy()
