@@ -30,7 +30,13 @@ def calibrate(job: dict[str, Any], progress: Progress) -> Arrays:
     """All windows through the model with every logit on: without, the last layer sees one token a batch."""
     ctx = job["ctx"]
     collector = Collector(job["experts"], job["architecture"] == "llama4")
-    with Session(Path(job["model"]), ctx=ctx, threads=job["threads"], callback=collector.callback) as session:
+    with Session(
+        Path(job["model"]),
+        ctx=ctx,
+        threads=job["threads"],
+        callback=collector.callback,
+        kv_type=job.get("kv_type", "f16"),
+    ) as session:
         windows = session.windows([Path(t) for t in job["texts"]], ctx, job["chunks"])
         for index, window in enumerate(windows):
             session.clear()

@@ -6,21 +6,26 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hf_folder import MODELS, deepseek, write_folder
+from click.testing import CliRunner
+from hf_folder import MODELS, deepseek, qwen, write_folder
 from plans import pruned, typed_plan
 
 from collab_plugin.checkpoint.base import Checkpoint
 from collab_plugin.checkpoint.gguf import open_gguf
+from collab_plugin.checkpoint.roles import Role
 from collab_plugin.checkpoint.safetensors import open_safetensors
+from collab_plugin.cli.main import main
 from collab_plugin.compress.copy_plan import copy_plan
 from collab_plugin.compress.executor import compress
 from collab_plugin.compress.folder import compress_folder
 from collab_plugin.errors import CollabError
 from collab_plugin.plan import Plan
+from collab_plugin.plan_file import read_plan, write_plan
 
 KEPT = (30, 2, 3, 11, 9, 8, 16, 17)  # two of each of DeepSeek's four groups when sorted by 8
 BALANCED = (2, 3, 8, 11, 16, 17, 25, 30)
@@ -144,3 +149,40 @@ def test_a_killed_run_is_begun_anew(tmp_path: Path) -> None:
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "model-00009-of-00009.safetensors").write_bytes(b"\0" * 100)
     assert _sums(_write(checkpoint, plan, tmp_path / "out")) == whole
+
+
+def test_allocations_do_not_grow_with_the_model(tmp_path: Path) -> None:
+    """Python's allocations at their peak, for 4 and for 24 experts a layer: they follow the largest tensor's tiles."""
+    peaks = []
+    for experts in (4, 24):
+        config, tensors = qwen(num_experts=experts, vocab_size=3072)
+        checkpoint = open_safetensors(write_folder(tmp_path / f"{experts}", config, tensors))
+        plan = typed_plan(checkpoint, lambda info: "Q4_K" if info.role == Role.EXPERT else "BF16")
+        tracemalloc.start()
+        _write(checkpoint, plan, tmp_path / f"{experts}-out", "plan", threads=2)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    one_expert = 3 * 192 * 160 * 4
+    assert peaks[1] < peaks[0] + 2 * one_expert
+
+
+def test_command(tmp_path: Path) -> None:
+    checkpoint = open_safetensors(MODELS / "tiny-qwen3moe")
+    write_plan(tmp_path / "plan.json", pruned(checkpoint, typed_plan(checkpoint, lambda info: "Q4_K"), KEPT))
+    start = ["compress", str(MODELS / "tiny-qwen3moe"), "--plan", str(tmp_path / "plan.json"), "-o"]
+    folder = [*start, str(tmp_path / "out"), "--format", "safetensors"]
+    run = CliRunner().invoke
+    done = run(main, [*folder, "--json"])
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["bytes"] == (tmp_path / "out" / "model.safetensors").stat().st_size
+    assert "quantization_config" in json.loads((tmp_path / "out" / "config.json").read_text())
+    assert read_plan(tmp_path / "out" / "collab_plan.json") == read_plan(tmp_path / "plan.json")
+    for arguments, words in (
+        (folder, "exists; name a folder that does not"),
+        ([*folder, "--stats", "s.gguf"], "--stats is for GGUF files"),
+        ([*start, str(tmp_path / "x.gguf"), "--precision", "original"], "--precision is for --format safetensors"),
+    ):
+        refused = run(main, arguments)
+        assert refused.exit_code == 2
+        assert words in refused.stderr

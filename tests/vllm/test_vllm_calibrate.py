@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from collab_llamacpp import engine as engine_module
+from collab_llamacpp.child import run_job
 from plans import typed_plan
 from real_vllm import MODELS, ROOT, TRAINED, Vllm
 
@@ -25,7 +27,7 @@ WINDOWS = ("--text", str(TEXT), "--ctx", "128", "--chunks", "8")
 
 @pytest.fixture(scope="module", params=TRAINED)
 def both(request: pytest.FixtureRequest, vllm: Vllm, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Stats of vLLM and of llama.cpp; float32 in both, as BF16 rounds activations in llama.cpp."""
+    """Stats of vLLM and of llama.cpp, in float32: BF16 weights round activations in llama.cpp, and its cache is F16."""
     model, folder = MODELS / request.param, tmp_path_factory.mktemp(request.param)
     checkpoint = open_safetensors(model)
     plan = typed_plan(checkpoint, lambda info: "F32")
@@ -33,6 +35,7 @@ def both(request: pytest.FixtureRequest, vllm: Vllm, tmp_path_factory: pytest.Te
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLLAB_VLLM", str(vllm.python))
         patch.setenv("VLLM_MLA_DISABLE", "1")
+        patch.setattr(engine_module, "run_job", lambda job, tell: run_job(job | {"kv_type": "f32"}, tell))
         for engine, path in (("vllm", model), ("llamacpp", folder / "f32.gguf")):
             done = _run("calibrate", path, *WINDOWS, "--engine", engine, "-o", folder / f"{engine}.gguf", "--json")
             assert done.exit_code == 0, done.output + done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from plans import typed_plan
@@ -26,14 +27,23 @@ def _types(info: TensorInfo) -> str:
 def _quiet(done: float, total: float | None = None) -> None: ...
 
 
-@pytest.mark.parametrize("model", TRAINED)
-def test_compressed_tensors_reads_it(model: str, vllm: Vllm, tmp_path: Path) -> None:
-    checkpoint = open_safetensors(MODELS / model)
-    plan = typed_plan(checkpoint, _types)
-    compress_folder(checkpoint, plan, tmp_path / "out", precision="plan", threads=2, report=_quiet)
-    done = vllm.run(HERE / "compressed_tensors_job.py", tmp_path / "out", MODELS / model)
+@pytest.fixture(scope="module")
+def results(vllm: Vllm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("compressed")
+    pairs: list[Path] = []
+    for model in TRAINED:
+        checkpoint = open_safetensors(MODELS / model)
+        plan = typed_plan(checkpoint, _types)
+        compress_folder(checkpoint, plan, folder / model, precision="plan", threads=2, report=_quiet)
+        pairs += [folder / model, MODELS / model]
+    done = vllm.run(HERE / "compressed_tensors_job.py", *pairs)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    return dict(zip(TRAINED, json.loads(done.stdout.splitlines()[-1]), strict=True))
+
+
+@pytest.mark.parametrize("model", TRAINED)
+def test_compressed_tensors_reads_it(model: str, results: dict[str, dict[str, Any]]) -> None:
+    found = results[model]
     assert found["misjudged"] == []
     limits = {"8 bits, groups of 128": 0.008, "4 bits, groups of 32": 0.1, "4 bits, groups of 128": 0.12}
     print(found["worst"])
