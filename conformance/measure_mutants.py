@@ -1,6 +1,7 @@
-"""Hold the mutants of artifacts to the right artifacts' packs on every target here: the table of what caught them.
+r"""Hold the mutants of artifacts to the right artifacts' packs on every target here: the table of what caught them.
 
-    python conformance/measure_mutants.py [--target llamacpp:cpu] [--artifact out.gguf --pack pack/] [-o FILE.md]
+    python conformance/measure_mutants.py [--target llamacpp:cpu] [--artifact out.gguf --pack pack/] \
+        [--keep cells.json] [-o FILE.md]
 
 Without --artifact the suite's own. The artifact level is left out, as its hash would catch every one. Exit code 1
 when one was not caught.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -45,17 +47,25 @@ def main() -> int:
     p.add_argument("--artifact", type=Path, action="append", default=[])
     p.add_argument("--pack", type=Path, action="append", default=[])
     p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--keep", type=Path, help="JSON file of cells: those of other runs are added to the table")
     p.add_argument("-o", "--output", type=Path)
     a = p.parse_args()
     subjects = [Subject(g.stem, str(g), str(k)) for g, k in zip(a.artifact, a.pack, strict=True)] or suite()
     infos = [i for i in targets() if i.absent is None and (not a.target or i.name in a.target)]
     with tempfile.TemporaryDirectory(prefix="collab-mutants-") as folder:
         made = {s.name: make_mutants(s, Path(folder)) for s in subjects}
-        found = {info.name: caught(info, [m.subject for all_ in made.values() for m in all_ if m.subject], a.threads)
-                 for info in infos}  # fmt: skip
-    rows = [Row(name, m, {t: cells.get(m.subject.name, "") for t, cells in found.items()} if m.subject else {})
-            for name, all_ in made.items() for m in all_]  # fmt: skip
-    text = page(rows, [i.name for i in infos])
+        wrong = [m.subject for each in made.values() for m in each if m.subject]
+        found: dict[str, dict[str, str]] = json.loads(a.keep.read_text()) if a.keep and a.keep.exists() else {}
+        for info in infos:
+            found[info.name] = caught(info, wrong, a.threads)
+            if a.keep:
+                a.keep.write_text(json.dumps(found, indent=1))
+    rows = [
+        Row(name, m, {t: cells.get(m.subject.name, "") for t, cells in found.items()} if m.subject else {})
+        for name, each in made.items()
+        for m in each
+    ]
+    text = page(rows, sorted(found))
     print(text)
     if a.output:
         a.output.write_text(text)
@@ -137,7 +147,7 @@ def page(rows: Sequence[Row], names: Sequence[str]) -> str:
 
 
 def line(row: Row, names: Sequence[str]) -> str:
-    return f"| {row.artifact} | {row.made.mutant.name} | {' | '.join(row.cells.get(n, '') for n in names)} |"
+    return f"| {row.artifact} | {row.made.mutant.name} | {' | '.join(row.cells.get(n) or 'not run' for n in names)} |"
 
 
 if __name__ == "__main__":

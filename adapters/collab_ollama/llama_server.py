@@ -50,6 +50,7 @@ class LlamaServer:
             # take another; the probabilities are those from before.
             "logit_bias": [[self._plain_token(), 1000.0]],
             "ignore_eos": True,
+            "response_fields": ["completion_probabilities", "tokens_evaluated"],
         }
         reply = self._post("/completion", request)
         evaluated = reply.get("tokens_evaluated")
@@ -63,6 +64,8 @@ class LlamaServer:
         if len(pairs) != n:
             raise CollabError(f"llama-server gave {len(pairs)} log-probabilities, not {n}")
         ids, values = zip(*pairs, strict=True)
+        if min(values) < -1e30:  # the server's word for the logarithm of 0
+            raise CollabError("llama-server rounded a probability to 0")
         return LogProbabilities(np.array([ids], np.int32), np.array([values], np.float32))
 
     def _plain_token(self) -> int:

@@ -17,10 +17,12 @@ from collab_ollama.devices import devices_of, runner_port
 from collab_plugin.errors import CollabError
 from collab_plugin.native_builds import native_builds
 from collab_plugin.target import (
+    F32,
     Device,
     LoadOptions,
     LogProbabilities,
     NotOfferedError,
+    Routing,
     Session,
     Target,
     TargetInfo,
@@ -37,6 +39,8 @@ MODEL = "collab-verify:latest"
 GREEDY_TOP = 5
 FRESH = 16
 """Positions of a sequence that are evaluated in batches: each costs all tokens before it."""
+MOST_VOCABULARY = 8192
+"""Of models whose whole distributions are asked for, about 100 bytes a token and position."""
 FIND_SECONDS = 20.0
 """Ollama asks every GPU library in a process of its own."""
 _PROBE = "In the beginning"
@@ -132,7 +136,13 @@ class OllamaTarget(Target):
                 raise CollabError(f"Ollama's log tells of no llama-server: {server.last_words()}")
             runner = stack.enter_context(closing(LlamaServer(port)))
             _refuse_other_answers(client, runner, settings)
-            yield OllamaSession(runner)
+            yield OllamaSession(runner, _vocabulary(artifact), options.ctx)
+
+
+def _vocabulary(artifact: Path) -> int:
+    from collab_plugin.checkpoint.gguf import open_gguf
+
+    return open_gguf(artifact).tensors["token_embd.weight"].shape[0]
 
 
 def _create(artifact: Path, client: Client, models: Path) -> None:
@@ -178,22 +188,37 @@ def _refuse_other_answers(client: Client, runner: LlamaServer, settings: Mapping
 
 
 class OllamaSession(Session):
-    """Gives the most probable tokens; neither whole logits nor the routing."""
+    """Gives the most probable tokens. ``vocabulary``: rows of the embedding; ``ctx`` as it was asked for."""
 
-    def __init__(self, runner: LlamaServer) -> None:
-        self._runner = runner
+    def __init__(self, runner: LlamaServer, vocabulary: int, ctx: int) -> None:
+        self._runner, self._vocabulary, self._ctx = runner, vocabulary, ctx
 
-    def logits(self, tokens: Sequence[int], *, batch: int | None = None) -> np.ndarray[Any, np.dtype[np.float32]]:
-        raise NotOfferedError("Ollama gives log-probabilities of the most probable tokens, no logits")
+    def logits(self, tokens: Sequence[int], *, batch: int | None = None) -> F32:
+        """Log-probabilities of all tokens: logits up to a constant at each position."""
+        if self._vocabulary > MOST_VOCABULARY:
+            raise NotOfferedError(
+                f"Ollama gives log-probabilities token by token, and all {self._vocabulary:,} are too many to ask for"
+            )
+        if batch not in (None, 1):
+            raise NotOfferedError("Ollama sets the size of batches itself")
+        if len(tokens) >= self._ctx:
+            raise NotOfferedError("Ollama needs room for a token more than the prompt has")
+        found = self._all(tokens, self._vocabulary, fresh=batch is None)
+        values = np.empty((len(tokens), self._vocabulary), np.float32)
+        np.put_along_axis(values, found.ids, found.values, 1)
+        return values
 
-    def routing(self, tokens: Sequence[int]) -> Any:
+    def routing(self, tokens: Sequence[int]) -> tuple[Routing, ...]:
         raise NotOfferedError("Ollama does not show its routing")
 
     def top(self, tokens: Sequence[int], n: int) -> LogProbabilities:
-        """Token by token on top of the cache, which are matrix-vector products; after some tokens, spread over the
-        sequence, all up to there is evaluated anew in batches."""
+        return self._all(tokens, n, fresh=True)
+
+    def _all(self, tokens: Sequence[int], n: int, *, fresh: bool) -> LogProbabilities:
+        """Token by token on top of the cache, which are matrix-vector products; with ``fresh``, after some tokens
+        spread over the sequence all up to there is evaluated anew in batches."""
         found = [self._runner.next_tokens(tokens[:end], n) for end in range(1, len(tokens) + 1)]
-        for end in range(len(tokens), 0, -max(1, len(tokens) // FRESH)):
+        for end in range(len(tokens), 0, -max(1, len(tokens) // FRESH)) if fresh else ():
             found[end - 1] = self._runner.next_tokens(tokens[:end], n, fresh=True)
         return _joined(found)
 

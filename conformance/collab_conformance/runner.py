@@ -17,9 +17,12 @@ import numpy as np
 from collab_conformance.job import Begun, Job, Measured, Skip, Subject, title
 from collab_conformance.judge import judge
 from collab_conformance.levels import artifact
+from collab_conformance.levels.kernels import SHORT
+from collab_conformance.levels.operands import keep_weights
 from collab_conformance.limits import LimitRule
 from collab_conformance.pack.artifact import describe
-from collab_conformance.pack.pack_file import read_pack
+from collab_conformance.pack.document import Artifact, PackDocument
+from collab_conformance.pack.pack_file import read_document
 from collab_conformance.process import run_child
 from collab_conformance.report.document import (
     REPORT_VERSION,
@@ -35,6 +38,7 @@ from collab_conformance.skips import Rule, for_target
 from collab_plugin import __version__
 from collab_plugin.document import from_plain
 from collab_plugin.manager import pick, registry
+from collab_plugin.quant.types import TYPES
 from collab_plugin.target import TargetInfo, TargetProvider
 
 TIME_LIMIT = 1800.0
@@ -62,13 +66,19 @@ def verify(
     Absent targets become `not-run`; one that dies or overruns ``time_limit`` (seconds a target) fails, and the
     next one is run. CollabError for an artifact or pack that cannot be read, or a target without a provider.
     """
-    ids = tuple(identify(subject) for subject in subjects)
-    files = [m for s in subjects for m in artifact.measured(s)] if "artifact" in levels else []
+    found = {s.name: describe(Path(s.artifact)) for s in subjects}  # hashes the file, so once
+    documents = {s.name: read_document(Path(s.pack)) for s in subjects}
+    ids = tuple(identify(name, found[name], documents[name]) for name in found)
+    files = [m for name in found for m in artifact.measured(name, found[name], documents[name].artifact)]
+    if "artifact" not in levels:
+        files = []
     reports = []
     with tempfile.TemporaryDirectory(prefix="collab-operands-") as scratch:
         for info in infos:
             job = Job(info.name, tuple(subjects), tuple(levels), short, threads, seed, scratch, ())
             provider = pick(registry().targets, info.engine, "target")
+            if "kernels" in levels and info.absent is None and provider.command(info.name):
+                keep_weights(SHORT if short else TYPES, seed, Path(scratch), short=short)
             reports.append(
                 run_target(
                     info,
@@ -173,17 +183,15 @@ def _report(info: TargetInfo, verdict: Verdict, reason: str, checks: Sequence[Ch
     )
 
 
-def identify(subject: Subject) -> ArtifactId:
-    """What the report says of an artifact and its pack; CollabError when either cannot be read."""
-    facts = describe(Path(subject.artifact))
-    document = read_pack(Path(subject.pack)).document
+def identify(name: str, found: Artifact, document: PackDocument) -> ArtifactId:
+    """What the report says of an artifact and its pack."""
     recorder = " ".join(part for part in (document.recorder.name, document.recorder.device) if part)
     return ArtifactId(
-        subject.name,
-        facts.sha256,
-        facts.bytes,
-        facts.architecture,
-        facts.plan_fingerprint,
+        name,
+        found.sha256,
+        found.bytes,
+        found.architecture,
+        found.plan_fingerprint,
         document.tensors_sha256,
         recorder,
     )

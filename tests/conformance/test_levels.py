@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,13 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from collab_conformance.job import Job, Subject
-from collab_conformance.levels import behaviour, logits, routing, text
+from collab_conformance.levels import artifact, behaviour, logits, routing, text
 from collab_conformance.levels.planned import Planned
 from collab_conformance.levels.running import Running
 from collab_conformance.levels.scales import scale_errors
+from collab_conformance.pack.artifact import describe
 from collab_conformance.pack.document import Artifact, Pack, PackDocument, Prompt, Recorder, Recording, Routes
 from collab_conformance.pack.make import top_of
+from collab_conformance.pack.pack_file import read_document
 from collab_conformance.pack.scales import Scales, read_scales, write_scales
+from collab_conformance.suite.subjects import suite_subjects
 
 from collab_plugin.errors import CollabError
 from collab_plugin.target import F32, LoadOptions, LogProbabilities, NotOfferedError, Routing, Session, Target
@@ -128,6 +132,12 @@ def test_a_factor_is_found_in_scale_and_nmse() -> None:
     assert found["logits.nmse"] == pytest.approx(1e-4, rel=1e-3)
     assert found["logits.nmse_p50"] == pytest.approx(1e-4, rel=1e-3)
     assert found["logits.same_top1"] == 1.0
+
+
+def test_a_constant_at_each_position_is_no_difference() -> None:
+    """Engines that tell log-probabilities of every token give logits but for that."""
+    found = figures(logits.checks(running(known(change=lambda x, *_: x - x.max(-1, keepdims=True)))))
+    assert found["logits.nmse"] < 1e-12 and found["logits.mean_kld"] < 1e-12  # type: ignore[operator]
 
 
 def test_one_wrong_position_moves_the_mean_and_not_the_median() -> None:
@@ -300,3 +310,20 @@ def test_damaged_scale_directions_are_told(tmp_path: Path) -> None:
     (tmp_path / "scales.safetensors").write_bytes(b"\xff" * 100)
     with pytest.raises(CollabError, match="record the pack again"):
         read_scales(tmp_path)
+
+
+def test_the_artifact_level_says_what_differs() -> None:
+    """The hash alone would do; the rest says what is wrong."""
+    subject = suite_subjects()[0]
+    expected = read_document(Path(subject.pack)).artifact
+    found = describe(Path(subject.artifact))
+    assert {m.value for m in artifact.measured("x", found, expected)} == {0.0}
+    types = {**found.types, "output.weight": "F32", "blk.0.attn_q.weight": "F16"}
+    other = dataclasses.replace(found, experts_used=3, types=types, sha256="f" * 64)
+    figures = {m.name: (m.value, m.reason) for m in artifact.measured("x", other, expected) if m.value}
+    assert {name: value for name, (value, _) in figures.items()} == {
+        "artifact.sha256": 1.0,
+        "artifact.experts_used": 1.0,
+        "artifact.tensor_types": 2.0,
+    }
+    assert figures["artifact.experts_used"][1] == f"3, the pack says {expected.experts_used}"

@@ -73,6 +73,16 @@ def test_many_artifacts_are_grouped_by_architecture() -> None:
     assert [row.worst[kld].value for row in rows[1:] if row.worst[kld]] == pytest.approx([3e-4, 6e-4])  # type: ignore[union-attr]
 
 
+def test_one_reason_of_many_types_is_told_once() -> None:
+    names = ("IQ1_S", "IQ1_M", "Q4_K")
+    checks = tuple(
+        Check("kernels", f"kernels.mul_mat.{n}", "", "skipped", f"the device declines {n} weights", None, None, None)
+        for n in names
+    )
+    (row,) = rows_of(report(replace(PASSED, checks=checks, verdict="skipped")))
+    assert row.reasons == ("skipped 3 checks of kernels: the device declines <type> weights",)
+
+
 def test_worst_is_what_is_nearest_to_its_limit() -> None:
     def check(value: float) -> Check:
         return Check("logits", "x", "", "pass", "", value, TOP1, None)

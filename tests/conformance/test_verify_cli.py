@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +15,15 @@ import odd_target
 import pytest
 from click.testing import CliRunner
 from collab_conformance.cli.verify import LEVEL_NAMES
+from collab_conformance.fidelity import BEYOND, CLASSES, NOT_GRADED, grade
 from collab_conformance.report.document import LEVELS
-from collab_conformance.report.report_file import write_report
+from collab_conformance.report.report_file import read_report, write_report
+from collab_conformance.suite.subjects import suite_subjects
 from hand_reports import ABSENT, ALL, PASSED, report
 
 from collab_plugin.cli import main
 
+ROOT = Path(__file__).parents[2]
 TOOL = (sys.executable, "-c", "from collab_plugin.cli import main; main()")
 
 
@@ -160,3 +165,124 @@ def test_merge_refuses_a_report_that_flatters_itself(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"value": 0.7', '"value": 0.0001').replace('"fail"', '"pass"'))
     assert "'pass', but" in mistake("merge", path, "-o", tmp_path / "x.html")
     assert not (tmp_path / "x.html").exists()
+
+
+def test_suite_on_a_target_and_where_its_report_goes(odd: dict[str, str], tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("report.json", "junit.xml", "report.html")]
+    files = (x for pair in zip(("--json", "--junit", "--html"), paths, strict=True) for x in pair)
+    run = ("--suite", "--short", "--level", "kernels", "--threads", 1)
+    done = verify(*run, "--target", "odd", *files, **odd)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 targets that were run pass; 1 not run" in done.stdout
+    found = read_report(paths[0])
+    assert [(target.name, target.verdict) for target in found.targets] == [
+        ("odd:right", "pass"),
+        ("odd:gpu", "not-run"),
+    ]
+    assert found.short
+    assert ET.parse(paths[1]).getroot().get("failures") == "0"
+    assert "numpy has no GPU" in paths[2].read_text()
+    # Alone on stdout, and no green without a target that was run.
+    done = verify(*run, "--target", "odd:gpu", "--json", **odd)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["targets"][0]["verdict"] == "not-run"
+
+
+def test_files_of_skips_and_expected_failures(odd: dict[str, str], tmp_path: Path) -> None:
+    rules = tmp_path / "rules"
+    run = ("--suite", "--short", "--level", "kernels", "--threads", 1, "--target", "odd:right", "--json")
+    rules.write_text("odd:*  *  # under repair\n")
+    done = verify(*run, "-", "--skips", rules, **odd)
+    (target,) = json.loads(done.stdout)["targets"]
+    assert (done.returncode, target["verdict"], target["reason"]) == (1, "skipped", "under repair")
+    rules.write_text("odd:right  kernels.mul_mat.F16  # mended long ago\n")
+    done = verify(*run, "-", "--xfails", rules, **odd)
+    (target,) = json.loads(done.stdout)["targets"]
+    assert (done.returncode, target["verdict"]) == (1, "fail")
+    assert "mended long ago" in target["reason"]
+    rules.write_text("odd:right  kernels.mul_mat.F16\n")
+    assert "a reason is needed" in mistake(*run, "-", "--skips", rules, **odd)
+
+
+ARTIFACT = Path(suite_subjects(short=True)[0].artifact)
+ONE = ("--threads", 1, "--target", "llamacpp:cpu")
+
+
+@pytest.mark.slow
+def test_a_pack_of_a_target_is_a_yardstick(tmp_path: Path) -> None:
+    pack = tmp_path / "pack"
+    done = verify("pack", ARTIFACT, "-o", pack, *ONE, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "llama_" not in done.stderr
+    made = json.loads(done.stdout)
+    assert made["recorder"]["kind"] == "engine"
+    assert made["recorder"]["name"].startswith("llamacpp:cpu")
+    # Held to itself: not a bit differs.
+    done = verify(ARTIFACT, "--against", pack, *ONE, "--level", "artifact", "--level", "text", "--json")
+    assert done.returncode == 0, done.stderr
+    (target,) = json.loads(done.stdout)["targets"]
+    figures = {check["name"]: check["value"] for check in target["checks"]}
+    assert figures["text.parted"] == figures["text.broken"] == figures["artifact.sha256"] == 0
+    # Another file is not what was recorded.
+    other = tmp_path / "other.gguf"
+    other.write_bytes(ARTIFACT.read_bytes() + b"\0")
+    done = verify(other, "--against", pack, *ONE, "--level", "artifact", "--json")
+    assert done.returncode == 1
+    assert "artifact.sha256" in json.loads(done.stdout)["targets"][0]["reason"]
+    assert "exists; give a folder that does not" in mistake("pack", ARTIFACT, "-o", pack)
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("llamacpp:cpu*", "names "),
+        ("odd", "no target is called 'odd'"),
+        ("llamacpp:metal" if sys.platform != "darwin" else "llamacpp:cuda", "cannot be run here"),
+    ],
+)
+def test_a_pack_is_of_one_target_that_is_here(target: str, says: str, tmp_path: Path) -> None:
+    assert says in mistake("pack", ARTIFACT, "-o", tmp_path / "pack", "--target", target)
+    assert not (tmp_path / "pack").exists()
+
+
+@pytest.mark.skipif(find_spec("torch") is not None, reason="PyTorch is here")
+def test_without_pytorch_a_pack_is_asked_for(tmp_path: Path) -> None:
+    for arguments in ((ARTIFACT, *ONE), ("pack", ARTIFACT, "-o", tmp_path / "pack")):
+        done = verify(*arguments)
+        assert done.returncode == 2
+        last = done.stderr.splitlines()[-1]
+        assert last.startswith("error: the reference needs PyTorch")
+        assert "--against" in last
+    assert not (tmp_path / "pack").exists()
+
+
+@pytest.mark.slow
+def test_fidelity_is_beside_the_verdict(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text((ROOT / "tests" / "texts" / "english.validation.txt").read_text("utf-8")[:8000])
+    subject = suite_subjects(short=True)[0]
+    original = ROOT / "tests" / "models" / "tiny-qwen3moe"
+    run = (subject.artifact, "--against", subject.pack, *ONE, "--level", "artifact")
+    done = verify(*run, "--original", original, "--text", text, "--json")
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(done.stdout)["fidelity"]
+    # A quarter of the experts is left, and bits are counted over the original's weights.
+    assert 1 < found["bits_per_weight"] < 2
+    assert found["mean_kld"] > 5 * found["mean_kld_stderr"] > 0
+    assert found["grade"] == NOT_GRADED
+    other = ROOT / "tests" / "models" / "tiny-deepseek-v3"
+    done = verify(*run, "--original", other, "--text", text)
+    assert done.returncode == 2
+    assert "not its original" in done.stderr.splitlines()[-1]
+
+
+def test_grades() -> None:
+    assert [grade(kld, 0, 4.5) for kld in (0.001, 0.0055, 0.0108, 0.031, 0.103, 0.33, 0.81)] == [
+        *(kind.name for kind in CLASSES),
+        BEYOND,
+    ]
+    assert grade(0.05, 0.01, 4.5) == "like IQ3_M", "two standard errors are added"
+    assert grade(0.0, 0.0, 1.99) == NOT_GRADED
+    page = (ROOT / "docs" / "conformance.md").read_text()
+    for kind in CLASSES:
+        assert f"| {kind.name} | {kind.most} |" in page

@@ -102,6 +102,7 @@ def test_gives_what_llama_cpp_computes(target: OllamaTarget, artifacts: dict[str
     """Random ids: control tokens and halves of characters are among them and among the answers."""
     with target.load(artifacts[NAME], OPTIONS) as session:
         top, greedy = session.top(TOKENS, 20), session.greedy(TOKENS[:20], 8)
+        whole = session.logits(TOKENS[:12], batch=1)
     with LlamaCppTargets().open("llamacpp:cpu").load(artifacts[NAME], OPTIONS) as session:
         logits = session.logits(TOKENS, batch=1).astype(np.float64)
         same = session.greedy(TOKENS[:20], 8)
@@ -117,6 +118,8 @@ def test_gives_what_llama_cpp_computes(target: OllamaTarget, artifacts: dict[str
     assert gaps[~fresh].max() < 1e-4
     assert gaps[fresh].max() > 1e-4
     assert np.median(gaps[fresh]) < 0.1
+    assert whole.shape == (12, logits.shape[1])
+    assert np.abs(expected[:12] - whole).max() < 1e-4
     assert greedy.ids.shape == (8, 5)
     assert np.array_equal(greedy.ids[:, 0], same.ids[:, 0])
 
@@ -130,8 +133,10 @@ def test_loads_again_with_other_options_and_leaves_nothing(target: OllamaTarget,
         assert np.array_equal(first.values, again.values)
         port = session._runner._http.base_url.port
         assert port is not None
-        with pytest.raises(NotOfferedError, match="no logits"):
-            session.logits(TOKENS)
+        with pytest.raises(NotOfferedError, match="size of batches"):
+            session.logits(TOKENS, batch=7)
+        with pytest.raises(NotOfferedError, match="room for a token more"):
+            session.logits(TOKENS * 3)
         with pytest.raises(NotOfferedError, match="routing"):
             session.routing(TOKENS)
     with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), timeout=5):

@@ -6,13 +6,10 @@ Short and full form are the same. The figures are of the file, so that they are 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from collab_conformance.job import Measured, Subject
-from collab_conformance.pack.artifact import describe
+from collab_conformance.job import Measured
 from collab_conformance.pack.document import Artifact
-from collab_conformance.pack.pack_file import read_pack
 
 # Figure -> what is compared; the hash alone would do, the others say what is wrong.
 FIGURES: Mapping[str, Callable[[Artifact], Any]] = {
@@ -28,17 +25,15 @@ FIGURES: Mapping[str, Callable[[Artifact], Any]] = {
 }
 
 
-def measured(subject: Subject) -> list[Measured]:
-    """Compare the file with what the pack says of it; CollabError when either cannot be read."""
-    found = describe(Path(subject.artifact))
-    expected = read_pack(Path(subject.pack)).document.artifact
-    return [_compare(subject, name, part(expected), part(found)) for name, part in FIGURES.items()]
+def measured(name: str, found: Artifact, expected: Artifact) -> list[Measured]:
+    """Compare what the file of that name is with what the pack says of it."""
+    return [_compare(name, figure, part(expected), part(found)) for figure, part in FIGURES.items()]
 
 
-def _compare(subject: Subject, name: str, expected: Any, found: Any) -> Measured:
+def _compare(artifact: str, name: str, expected: Any, found: Any) -> Measured:
     apart = differences(expected, found)
     reason = f"{found!r}, the pack says {expected!r}" if apart and not isinstance(found, (dict, list)) else ""
-    return Measured("artifact", name, subject.name, float(apart), reason, False)
+    return Measured("artifact", name, artifact, float(apart), reason, False)
 
 
 def differences(expected: Any, found: Any) -> int:

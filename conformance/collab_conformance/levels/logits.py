@@ -1,6 +1,7 @@
 """Logits level: next-token logits at the pack's positions, all tokens of a prompt in one batch.
 
-Engines that give logits, over all positions of all prompts:
+Engines that give logits, over all positions of all prompts, less each position's mean, which no probability
+depends on:
 - ``logits.nmse``; ``logits.nmse_p50``, the median of the positions' own, which a few where a router chose otherwise
   do not move;
 - ``logits.scale``: how far from 1 the factor is that fits the logits best to the reference's;
@@ -40,7 +41,7 @@ class Divergences:
 def checks(running: Running) -> list[Planned]:
     """See the module."""
     figures: dict[str, Callable[[], float]] = {
-        "logits.nmse": lambda: nmse(*_both(running)),
+        "logits.nmse": lambda: nmse(*(centred(x) for x in _both(running))),
         "logits.nmse_p50": lambda: _median(running),
         "logits.scale": lambda: _scale(running),
         "logits.mean_kld": lambda: float(_divergences(running).kld.mean()),

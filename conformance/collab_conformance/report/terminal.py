@@ -44,7 +44,7 @@ def _line(text: str, style: str = "") -> Text:
 def _table(rows: list[Row]) -> Table:
     table = Table(box=box.SIMPLE, pad_edge=False)
     columns = used_columns(rows)
-    table.add_column("target", overflow="fold")
+    table.add_column("target", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("artifact", overflow="fold")
     for index in columns:
