@@ -48,11 +48,7 @@ def command(
     The output appears under its name only when complete. An interrupted run goes on where it stopped
     when the same command is given again; a folder is begun anew.
 
-    Examples:
-
-    collab-plugin compress DeepSeek-V3/ --plan plan.json -o out.gguf
-
-    collab-plugin compress DeepSeek-V3/ --plan plan.json --format safetensors -o pruned/
+    Example: collab-plugin compress DeepSeek-V3/ --plan plan.json -o out.gguf
     """
     if output_format == "safetensors":
         if stats_path is not None:
