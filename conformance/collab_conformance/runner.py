@@ -17,6 +17,8 @@ import numpy as np
 from collab_conformance.job import Begun, Job, Measured, Skip, Subject, title
 from collab_conformance.judge import judge
 from collab_conformance.levels import artifact
+from collab_conformance.levels.kernels import SHORT
+from collab_conformance.levels.operands import keep_weights
 from collab_conformance.limits import LimitRule
 from collab_conformance.pack.artifact import describe
 from collab_conformance.pack.document import Artifact, PackDocument
@@ -36,6 +38,7 @@ from collab_conformance.skips import Rule, for_target
 from collab_plugin import __version__
 from collab_plugin.document import from_plain
 from collab_plugin.manager import pick, registry
+from collab_plugin.quant.types import TYPES
 from collab_plugin.target import TargetInfo, TargetProvider
 
 TIME_LIMIT = 1800.0
@@ -74,6 +77,8 @@ def verify(
         for info in infos:
             job = Job(info.name, tuple(subjects), tuple(levels), short, threads, seed, scratch, ())
             provider = pick(registry().targets, info.engine, "target")
+            if "kernels" in levels and info.absent is None and provider.command(info.name):
+                keep_weights(SHORT if short else TYPES, seed, Path(scratch), short=short)
             reports.append(
                 run_target(
                     info,

@@ -107,7 +107,7 @@ class VllmTargets(TargetProvider):
     def _facts(self) -> dict[str, Any] | str:
         """What vLLM's Python says, or why there is none."""
         python = _python()
-        if python == sys.executable and find_spec("vllm") is None:
+        if python == sys.executable and not _here():
             return "vLLM is not installed: pip install 'collab-plugin[vllm]', or give its Python in COLLAB_VLLM"
         try:
             done = subprocess.run([python, "-c", _ASK], capture_output=True, text=True, timeout=60, check=False)
@@ -145,7 +145,13 @@ def _python() -> str:
     if named := os.environ.get("COLLAB_VLLM"):
         return named
     ready = [folder / "bin" / "python" for folder in native_builds("vllm") if (folder / "complete").exists()]
-    return str(ready[0]) if find_spec("vllm") is None and ready else sys.executable
+    return str(ready[0]) if ready and not _here() else sys.executable
+
+
+def _here() -> bool:
+    """True when this Python has vLLM; a folder of that name on the path is no package."""
+    found = find_spec("vllm")
+    return found is not None and found.origin is not None
 
 
 def _processor() -> Device:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,13 +38,29 @@ def operands(type_name: str, seed: int, folder: Path, *, short: bool) -> Operand
     """Make the operands of a type; NotOfferedError when nothing here can quantize to it or back."""
     if type_name not in GGMLQuantizationType.__members__:
         raise NotOfferedError("gguf-py does not know the type, so that there is nothing to compare with")
-    rows, columns = (SHORT_ROWS, SHORT_COLUMNS) if short else (ROWS, COLUMNS)
     rng = np.random.default_rng([seed, zlib.crc32(type_name.encode())])
-    values = matrices(rng, rows, columns)
-    x = activations(rng, columns)
+    weights = _weights(type_name, rng, seed, folder, short)
+    x = activations(rng, _size(short)[1])
     ids = np.argsort(rng.random((TOKENS, EXPERTS)), 1)[:, :USED].astype(np.int32)
-    weights = _stored(folder / f"{type_name}-{seed}-{rows}x{columns}.npy", values, type_name)
     return Operands(weights, x, ids, expected(weights, type_name, x, ids))
+
+
+def keep_weights(types: Iterable[str], seed: int, folder: Path, *, short: bool) -> None:
+    """Quantize the weights of ``types`` into ``folder``, for a child whose Python has no kernels to do it."""
+    for name in types:
+        with suppress(NotOfferedError):
+            _weights(name, np.random.default_rng([seed, zlib.crc32(name.encode())]), seed, folder, short)
+
+
+def _size(short: bool) -> tuple[int, int]:
+    """Rows and columns."""
+    return (SHORT_ROWS, SHORT_COLUMNS) if short else (ROWS, COLUMNS)
+
+
+def _weights(type_name: str, rng: np.random.Generator, seed: int, folder: Path, short: bool) -> Bytes:
+    rows, columns = _size(short)
+    values = matrices(rng, rows, columns)
+    return _stored(folder / f"{type_name}-{seed}-{rows}x{columns}.npy", values, type_name)
 
 
 def matrices(rng: np.random.Generator, rows: int, columns: int) -> F32:
