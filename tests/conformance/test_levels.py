@@ -188,7 +188,7 @@ def test_experts_are_a_set() -> None:
 
 def test_another_number_of_experts_fails() -> None:
     check = routing.checks(running(known(reroute=lambda ids: ids[..., :1])))[0]
-    with pytest.raises(ValueError, match="ids"):
+    with pytest.raises(ValueError, match="used 1 experts a token, the pack 2"):
         check.measure()
 
 
