@@ -76,6 +76,13 @@ class Session:
         (None: all at once)."""
         raise NotOfferedError("the engine gives no logits")
 
+    def logits_at(self, tokens: Sequence[int], positions: Sequence[int], *, batch: int | None = None) -> F32:
+        """Rows of `logits` after the tokens at ``positions``, ascending: for engines where a row is dear."""
+        found = self.logits(tokens, batch=batch)
+        if len(found) != len(tokens):
+            raise ValueError(f"the engine gave logits after {len(found)} tokens, not {len(tokens)}")
+        return np.asarray(found[list(positions)], np.float32)
+
     def top(self, tokens: Sequence[int], n: int) -> LogProbabilities:
         """The ``n`` most probable tokens after each token; engines that give no logits have this."""
         raise NotOfferedError("the engine gives no log-probabilities")

@@ -1,7 +1,7 @@
 r"""Hold the mutants of artifacts to the right artifacts' packs on every target here: the table of what caught them.
 
     python conformance/measure_mutants.py [--target llamacpp:cpu] [--artifact out.gguf --pack pack/] \
-        [--keep cells.json] [-o FILE.md]
+        [--mutant NAME] [--keep cells.json] [-o FILE.md]
 
 Without --artifact the suite's own. The artifact level is left out, as its hash would catch every one. Exit code 1
 when one was not caught.
@@ -21,6 +21,7 @@ from pathlib import Path
 from collab_conformance.job import Job, Subject
 from collab_conformance.limits import read_limits
 from collab_conformance.mutants.make import Made, make_mutants
+from collab_conformance.mutants.mutants import MUTANTS
 from collab_conformance.report.document import Check, Level, TargetReport
 from collab_conformance.runner import machine, run_target
 
@@ -47,6 +48,7 @@ def main() -> int:
     p.add_argument("--artifact", type=Path, action="append", default=[])
     p.add_argument("--pack", type=Path, action="append", default=[])
     p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--mutant", action="append", help="only these (default: all)")
     p.add_argument("--keep", type=Path, help="JSON file of cells: those of other runs are added to the table")
     p.add_argument("-o", "--output", type=Path)
     a = p.parse_args()
@@ -54,10 +56,11 @@ def main() -> int:
     infos = [i for i in targets() if i.absent is None and (not a.target or i.name in a.target)]
     with tempfile.TemporaryDirectory(prefix="collab-mutants-") as folder:
         made = {s.name: make_mutants(s, Path(folder)) for s in subjects}
-        wrong = [m.subject for each in made.values() for m in each if m.subject]
+        wanted = a.mutant or [mutant.name for mutant in MUTANTS]
+        wrong = [m.subject for each in made.values() for m in each if m.subject and m.mutant.name in wanted]
         found: dict[str, dict[str, str]] = json.loads(a.keep.read_text()) if a.keep and a.keep.exists() else {}
         for info in infos:
-            found[info.name] = caught(info, wrong, a.threads)
+            found.setdefault(info.name, {}).update(caught(info, wrong, a.threads))
             if a.keep:
                 a.keep.write_text(json.dumps(found, indent=1))
     rows = [

@@ -195,6 +195,10 @@ class OllamaSession(Session):
 
     def logits(self, tokens: Sequence[int], *, batch: int | None = None) -> F32:
         """Log-probabilities of all tokens: logits up to a constant at each position."""
+        return self.logits_at(tokens, range(len(tokens)), batch=batch)
+
+    def logits_at(self, tokens: Sequence[int], positions: Sequence[int], *, batch: int | None = None) -> F32:
+        """As `logits`. What lies between two positions is evaluated in batches, from an empty cache on."""
         if self._vocabulary > MOST_VOCABULARY:
             raise NotOfferedError(
                 f"Ollama gives log-probabilities token by token, and all {self._vocabulary:,} are too many to ask for"
@@ -203,22 +207,25 @@ class OllamaSession(Session):
             raise NotOfferedError("Ollama sets the size of batches itself")
         if len(tokens) >= self._ctx:
             raise NotOfferedError("Ollama needs room for a token more than the prompt has")
-        found = self._all(tokens, self._vocabulary, fresh=batch is None)
-        values = np.empty((len(tokens), self._vocabulary), np.float32)
-        np.put_along_axis(values, found.ids, found.values, 1)
+        values = np.empty((len(positions), self._vocabulary), np.float32)
+        wanted = {position: row for row, position in enumerate(positions)}
+        fresh = True
+        for position in range(len(tokens)) if batch == 1 else positions:
+            n = self._vocabulary if position in wanted else 1
+            found = self._runner.next_tokens(tokens[: position + 1], n, fresh=fresh)
+            fresh = False
+            if position in wanted:
+                values[wanted[position]][found.ids[0]] = found.values[0]
         return values
 
     def routing(self, tokens: Sequence[int]) -> tuple[Routing, ...]:
         raise NotOfferedError("Ollama does not show its routing")
 
     def top(self, tokens: Sequence[int], n: int) -> LogProbabilities:
-        return self._all(tokens, n, fresh=True)
-
-    def _all(self, tokens: Sequence[int], n: int, *, fresh: bool) -> LogProbabilities:
-        """Token by token on top of the cache, which are matrix-vector products; with ``fresh``, after some tokens
-        spread over the sequence all up to there is evaluated anew in batches."""
-        found = [self._runner.next_tokens(tokens[:end], n) for end in range(1, len(tokens) + 1)]
-        for end in range(len(tokens), 0, -max(1, len(tokens) // FRESH)) if fresh else ():
+        """Token by token on top of the cache, which are matrix-vector products; after some tokens spread over the
+        sequence, all up to there is evaluated anew in batches."""
+        found = [self._runner.next_tokens(tokens[:end], n, fresh=end == 1) for end in range(1, len(tokens) + 1)]
+        for end in range(len(tokens), 0, -max(1, len(tokens) // FRESH)):
             found[end - 1] = self._runner.next_tokens(tokens[:end], n, fresh=True)
         return _joined(found)
 

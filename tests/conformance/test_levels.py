@@ -160,7 +160,7 @@ def test_engines_that_give_only_tops_are_held_to_those() -> None:
 
 def test_logits_of_another_shape_are_no_logits() -> None:
     check = logits.checks(running(known(change=lambda x, *_: x[:, 1:])))[0]
-    with pytest.raises(ValueError, match=r"logits of shape \(7, 49\), not \(7, 50\)"):
+    with pytest.raises(ValueError, match=r"logits of shape \(3, 49\), not \(3, 50\)"):
         check.measure()
 
 
@@ -188,7 +188,7 @@ def test_experts_are_a_set() -> None:
 
 def test_another_number_of_experts_fails() -> None:
     check = routing.checks(running(known(reroute=lambda ids: ids[..., :1])))[0]
-    with pytest.raises(ValueError, match="ids"):
+    with pytest.raises(ValueError, match="used 1 experts a token, the pack 2"):
         check.measure()
 
 

@@ -52,6 +52,8 @@ def _agreement(running: Running, prompt: Prompt, recording: Recording) -> Routin
     if missing:
         raise ValueError(f"the engine showed no routing of layer {missing[0]}")
     ids = np.stack([by_layer[layer] for layer in layers])
+    if ids.shape[-1] != recording.routes.ids.shape[-1]:
+        raise ValueError(f"the engine used {ids.shape[-1]} experts a token, the pack {recording.routes.ids.shape[-1]}")
     return routing_agreement(recording.routes.ids, _margins(running, recording), ids, NEAR_TIE)
 
 

@@ -7,8 +7,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
 from collab_conformance.job import Job, Subject
 from collab_conformance.pack.document import Pack, Prompt, Recording
 from collab_plugin.target import F32, LoadOptions, LogProbabilities, Routing, Session, Target
@@ -70,12 +68,12 @@ class Running:
         return self.kept(("logits", prompt.name), lambda: self.logits_of(self.session(), prompt))
 
     def logits_of(self, session: Session, prompt: Prompt, batch: int | None = None) -> F32:
-        """Logits at the prompt's positions; ValueError for another shape than tokens by vocabulary."""
-        found = session.logits(prompt.tokens, batch=batch)
-        expected = len(prompt.tokens), self.pack.document.artifact.vocabulary
+        """Logits at the prompt's positions; ValueError for another shape than positions by vocabulary."""
+        found = session.logits_at(prompt.tokens, prompt.positions, batch=batch)
+        expected = len(prompt.positions), self.pack.document.artifact.vocabulary
         if found.shape != expected:
             raise ValueError(f"the engine gave logits of shape {found.shape}, not {expected}")
-        return np.array(found[list(prompt.positions)], np.float32)
+        return found
 
     def top(self, prompt: Prompt, n: int) -> LogProbabilities:
         """The ``n`` most probable tokens after each of the prompt's."""
