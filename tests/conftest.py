@@ -24,7 +24,7 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `--dist loadgroup`: a file's tests stay together, for they share what they made."""
+    """For `--dist loadgroup`: a file's tests stay together, for they share what they made; vLLM's share processes across files."""
     root = Path(__file__).parent
 
     def place(item: pytest.Item) -> int:
@@ -33,7 +33,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.as_posix()))
+            folder = item.path.parent
+            item.add_marker(pytest.mark.xdist_group("vllm" if folder.name == "vllm" else item.path.as_posix()))
     items.sort(key=place)
 
 

@@ -82,6 +82,7 @@ def open_safetensors(folder: Path) -> SafetensorsCheckpoint:
     raw = load_json(folder / "config.json")
     family = family_of(folder, raw)
     _check_readable(folder, raw)
+    raw.setdefault(family.expert_key, raw.get(family.expert_keys(raw)[0]))
     config = Config(raw, f"{folder}/config.json")
     _check_counts(config, family)
     arch = _arch_name(family)

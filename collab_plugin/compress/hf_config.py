@@ -30,7 +30,8 @@ def pruned_config(
         value = removed if value is None else value
         if not name or value is None:
             raise CollabError(f"the plan changes {key}, which config.json has no key for")
-        changed[name] = value
+        names = checkpoint.family.expert_keys(config) if name == checkpoint.family.expert_key else (name,)
+        changed.update(dict.fromkeys(names, value))
     if changed.get("num_nextn_predict_layers"):
         changed["num_nextn_predict_layers"] = 0  # their experts were not calibrated, and one count is for all layers
     if quantization is not None:

@@ -74,6 +74,24 @@ def test_config_follows_the_plan(tmp_path: Path) -> None:
     assert open_safetensors(folder).metadata["deepseek2.expert_count"].value == 8
 
 
+@pytest.mark.parametrize("names", [("num_local_experts",), ("num_experts", "num_local_experts")])
+def test_the_expert_count_under_the_name_of_transformers_5(names: tuple[str, ...], tmp_path: Path) -> None:
+    source, original = tmp_path / "tiny-qwen3moe", MODELS / "tiny-qwen3moe"
+    source.mkdir()
+    for path in original.iterdir():
+        (source / path.name).symlink_to(path)
+    config = json.loads((original / "config.json").read_text())
+    count = config.pop("num_experts")
+    (source / "config.json").unlink()
+    (source / "config.json").write_text(json.dumps(config | dict.fromkeys(names, count)))
+    checkpoint = open_safetensors(source)
+    assert checkpoint.metadata == open_safetensors(original).metadata
+    folder = _write(checkpoint, pruned(checkpoint, copy_plan(checkpoint), KEPT), tmp_path / "pruned")
+    assert json.loads((folder / "config.json").read_text()) == config | {"num_experts_per_tok": 4} | dict.fromkeys(
+        names, 8
+    )
+
+
 def test_bytes_do_not_depend_on_threads_and_are_in_shards(tmp_path: Path) -> None:
     checkpoint = open_safetensors(MODELS / "tiny-qwen3moe")
     plan = pruned(checkpoint, typed_plan(checkpoint, lambda info: "Q4_K"), KEPT)

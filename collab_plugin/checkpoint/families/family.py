@@ -51,6 +51,11 @@ class Family:
     parts: Callable[[Config, bool], list[str]]
     mla: bool = False
 
+    def expert_keys(self, config: Mapping[str, Any]) -> tuple[str, ...]:
+        """Keys of config.json that hold the expert count: transformers 5 saves Qwen3-MoE's under another name."""
+        found = tuple(key for key in (self.expert_key, "num_local_experts") if key in config)
+        return found or (self.expert_key,)
+
 
 NORMS = ("attn_norm.weight", "ffn_norm.weight")
 EXPERTS = ("ffn_gate_inp.weight", "ffn_gate_exps.weight", "ffn_up_exps.weight", "ffn_down_exps.weight")
