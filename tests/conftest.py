@@ -24,7 +24,8 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `--dist loadgroup`: a file's tests stay together, for they share what they made; vLLM's share processes across files."""
+    """For `--dist loadgroup`: a file's tests stay together, for they share what they made; vLLM's also share
+    processes across files."""
     root = Path(__file__).parent
 
     def place(item: pytest.Item) -> int:
