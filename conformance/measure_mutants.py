@@ -132,8 +132,13 @@ def clearness(check: Check) -> float:
 
 def page(rows: Sequence[Row], names: Sequence[str]) -> str:
     bugs = dict.fromkeys((row.made.mutant.name, row.made.mutant.bug) for row in rows)
+    cells = [cell for row in rows for cell in row.cells.values() if cell]
+    missed = sum(cell == MISSED for cell in cells)
     lines = [
         "<!-- Written by conformance/measure_mutants.py; do not edit. -->",
+        "# Mutants: does verify fail wrong artifacts?",
+        "",
+        f"Of {len(cells)} runs of a mutant on a target {len(cells) - missed} were failed by verify. "
         f"Measured {datetime.date.today():%Y-%m-%d} on {machine()}: levels {', '.join(LEVELS)} against the right "
         "file's pack, the artifact level left out. A cell names the check that caught the mutant most clearly.",
         "",

@@ -190,7 +190,7 @@ def test_every_mutant_fails_on_the_cpu_and_the_right_file_passes(name: str, tmp_
     subject = SUITE[name]
     made = make_mutants(subject, tmp_path)
     wrong = [m.subject for m in made if m.subject is not None]
-    assert len(wrong) >= 9
+    assert len(wrong) >= 8
     provider = registry().targets["llamacpp"]
     info = next(i for i in provider.find() if i.name == "llamacpp:cpu")
     subjects: tuple[Subject, ...] = (subject, *wrong)
