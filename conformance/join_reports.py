@@ -2,8 +2,9 @@
 
     python conformance/join_reports.py REPORT.json... -o report.json [--html page.html]
 
-The figures are the reports'; the limits are limits.json's. Reports must be of one machine, and their artifacts and packs
-among those of the largest. Targets that this machine lacks are added as `not-run`; of those that are in no report nothing is said.
+The figures are the reports'; the limits are limits.json's. Reports must be of one machine, and their artifacts and
+packs among those of the largest. Targets that this machine lacks are added as `not-run`; of those that are in no
+report nothing is said.
 """
 
 from __future__ import annotations
