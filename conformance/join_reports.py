@@ -2,8 +2,9 @@
 
     python conformance/join_reports.py REPORT.json... -o report.json [--html page.html]
 
-The figures are the reports'; the limits are limits.json's. Reports must be of one machine and of the same artifacts
-and packs. Targets that this machine lacks are added as `not-run`; of those that are in no report nothing is said.
+The figures are the reports'; the limits are limits.json's. Reports must be of one machine, and their artifacts and
+packs among those of the largest. Targets that this machine lacks are added as `not-run`; of those that are in no
+report nothing is said.
 """
 
 from __future__ import annotations
@@ -63,9 +64,10 @@ def lacking(info: TargetInfo) -> TargetReport:
 
 def join(reports: Sequence[Report], infos: Sequence[TargetInfo], limits: Sequence[LimitRule]) -> Report:
     """See the module. CollabError for reports that are not of one kind."""
-    first = reports[0]
-    for other in reports[1:]:
-        if (other.machine, other.artifacts, other.short) != (first.machine, first.artifacts, first.short):
+    first = max(reports, key=lambda report: len(report.artifacts))
+    for other in reports:
+        same = (other.machine, other.short) == (first.machine, first.short)
+        if not same or not set(other.artifacts) <= set(first.artifacts):
             raise CollabError("the reports are of different machines, artifacts or forms")
     targets = [judged(target, limits) for report in reports for target in report.targets if target.verdict != "not-run"]
     names = [target.name for target in targets]
