@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Generator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,8 +23,8 @@ def pytest_configure() -> None:
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)  # before xdist reads the groups, which a conftest's own turn would be after
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
     """For `--dist loadgroup`: a file's tests stay together, for they share what they made; vLLM's also share
     processes across files."""
     root = Path(__file__).parent
@@ -37,6 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             folder = item.path.parent
             item.add_marker(pytest.mark.xdist_group("vllm" if folder.name == "vllm" else item.path.as_posix()))
     items.sort(key=place)
+    yield
 
 
 @pytest.fixture(scope="session")
