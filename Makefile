@@ -14,7 +14,7 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready lint native
 	@echo "== pytest"
-	$(VENV)/bin/pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+	$(VENV)/bin/pytest -q -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 lint: $(VENV)/ready
 	@echo "== ruff"

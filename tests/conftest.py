@@ -3,9 +3,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Generator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_moe import write_deepseek2, write_qwen3moe
@@ -23,22 +23,35 @@ def pytest_configure() -> None:
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
-@pytest.hookimpl(wrapper=True)  # before xdist reads the groups, which a conftest's own turn would be after
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
-    """For `--dist loadgroup`: a file's tests stay together, for they share what they made; vLLM's also share
-    processes across files."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     root = Path(__file__).parent
 
     def place(item: pytest.Item) -> int:
         name = item.path.relative_to(root).as_posix()
         return next((i for i, part in enumerate(LONGEST) if name.startswith(part)), len(LONGEST))
 
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            folder = item.path.parent
-            item.add_marker(pytest.mark.xdist_group("vllm" if folder.name == "vllm" else item.path.as_posix()))
     items.sort(key=place)
-    yield
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests that share what they made stay on one worker. (`--dist loadgroup` of pytest-xdist 3.8 does nothing with
+    pytest 9.2, where node ids cannot be changed.)"""
+    from xdist.scheduler.loadscope import LoadScopeScheduling
+
+    class ByWhatIsShared(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return shared_scope(nodeid)
+
+    return ByWhatIsShared(config, log)
+
+
+def shared_scope(nodeid: str) -> str:
+    """A file, all files of vLLM (they share its processes), or one trained model."""
+    path, _, test = nodeid.partition("::")
+    if path.startswith("tests/vllm/"):
+        return "tests/vllm"
+    return path + test[test.find("[") :] if path.endswith("test_models.py") else path
 
 
 @pytest.fixture(scope="session")

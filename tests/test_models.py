@@ -22,7 +22,7 @@ from collab_plugin.engine import Evaluation
 ROOT = Path(__file__).parent
 DOMAIN = {"tiny-qwen3moe": "python", "tiny-deepseek-v3": "german", "tiny-qwen3moe-seed1": "english"}
 CHUNKS, CTX = 12, 512
-MODELS = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in sorted(DOMAIN)]
+MODELS = sorted(DOMAIN)
 OTHERS = ROOT.parent / "benchmarks" / "models"
 
 
