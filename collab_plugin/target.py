@@ -41,7 +41,8 @@ class TargetInfo:
     ``name``: engine, device and number or code path, as `--target` takes it: "llamacpp:cpu",
     "llamacpp:vulkan:0", "vllm:cpu", "ollama". ``absent``: why it cannot be run here, in words ("no Vulkan
     device"); the report then says `not-run`, never `pass`. ``build``: the engine's commit, wheel or
-    library version; ``versions``: of whatever else decides the numbers.
+    library version; ``versions``: of whatever else decides the numbers. ``slow``: why only the short form of a
+    suite is run there, "" where the whole is.
     """
 
     name: str
@@ -50,6 +51,7 @@ class TargetInfo:
     device: Device | None
     absent: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    slow: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,13 @@ from collab_conformance.report.document import Level
 
 @dataclass(frozen=True)
 class Subject:
-    """A GGUF artifact and the pack that it is held to, as paths; ``name`` is the artifact's in the report."""
+    """A GGUF artifact and the pack that it is held to, as paths; ``name`` is the artifact's in the report; ``short``
+    whether the short form has it."""
 
     name: str
     artifact: str
     pack: str
+    short: bool = True
 
 
 @dataclass(frozen=True)

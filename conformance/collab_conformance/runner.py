@@ -41,7 +41,7 @@ from collab_plugin.manager import pick, registry
 from collab_plugin.quant.types import TYPES
 from collab_plugin.target import TargetInfo, TargetProvider
 
-TIME_LIMIT = 1800.0
+TIME_LIMIT = 3600.0
 """Seconds for one target: llama.cpp on Vulkan's software driver compiles shaders for minutes."""
 Progress = Callable[[str, str, int, int], None]
 """Called with (target, check, checks done, checks in all) when a check begins."""
@@ -64,7 +64,8 @@ def verify(
     """Hold every subject to its pack on every target, one target after the other.
 
     Absent targets become `not-run`; one that dies or overruns ``time_limit`` (seconds a target) fails, and the
-    next one is run. CollabError for an artifact or pack that cannot be read, or a target without a provider.
+    next one is run. A slow target gets the short form, which its reason says. CollabError for an artifact or pack
+    that cannot be read, or a target without a provider.
     """
     found = {s.name: describe(Path(s.artifact)) for s in subjects}  # hashes the file, so once
     documents = {s.name: read_document(Path(s.pack)) for s in subjects}
@@ -75,26 +76,37 @@ def verify(
     reports = []
     with tempfile.TemporaryDirectory(prefix="collab-operands-") as scratch:
         for info in infos:
-            job = Job(info.name, tuple(subjects), tuple(levels), short, threads, seed, scratch, ())
+            brief = short or bool(info.slow)
+            mine = tuple(s for s in subjects if s.short or not info.slow)
+            job = Job(info.name, mine, tuple(levels), brief, threads, seed, scratch, ())
             provider = pick(registry().targets, info.engine, "target")
             if "kernels" in levels and info.absent is None and provider.command(info.name):
-                keep_weights(SHORT if short else TYPES, seed, Path(scratch), short=short)
-            reports.append(
-                run_target(
-                    info,
-                    provider,
-                    job,
-                    files,
-                    limits=limits,
-                    skips=skips,
-                    xfails=xfails,
-                    time_limit=time_limit,
-                    progress=progress,
-                )
+                keep_weights(SHORT if brief else TYPES, seed, Path(scratch), short=brief)
+            report = run_target(
+                info,
+                provider,
+                job,
+                [m for m in files if m.artifact in {s.name for s in mine}],
+                limits=limits,
+                skips=skips,
+                xfails=xfails,
+                time_limit=time_limit,
+                progress=progress,
             )
-    prints = {each.name: each.plan_fingerprint for each in ids}
-    targets = tuple(r if r.verdict == "not-run" else replace(r, plan_fingerprint=prints) for r in reports)
-    return Report(REPORT_VERSION, machine(), _now(), short, versions(), ids, targets, ())
+            reports.append(_completed(report, info, ids, mine, short))
+    return Report(REPORT_VERSION, machine(), _now(), short, versions(), ids, tuple(reports), ())
+
+
+def _completed(
+    report: TargetReport, info: TargetInfo, ids: Sequence[ArtifactId], mine: Sequence[Subject], short: bool
+) -> TargetReport:
+    """With the fingerprints of what was run there, and why it was less than asked for."""
+    if report.verdict == "not-run":
+        return report
+    names = {subject.name for subject in mine}
+    prints = {each.name: each.plan_fingerprint for each in ids if each.name in names}
+    less = f"short form: {info.slow}" if info.slow and not short else ""
+    return replace(report, plan_fingerprint=prints, reason="; ".join(filter(None, [report.reason, less])))
 
 
 def run_target(

@@ -14,11 +14,13 @@ import numpy as np
 import odd_target
 import pytest
 from collab_conformance.job import Job
-from collab_conformance.limits import LimitRule
+from collab_conformance.limits import LimitRule, read_limits
 from collab_conformance.report.document import Check, TargetReport
-from collab_conformance.runner import run_target
+from collab_conformance.runner import run_target, verify
 from collab_conformance.skips import Rule
+from collab_conformance.suite.subjects import suite_subjects
 
+from collab_plugin.manager import build_registry, plugin_manager
 from collab_plugin.target import Device, TargetInfo
 
 LIMITS = (
@@ -204,3 +206,32 @@ def lives(pid: str) -> bool:
         return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_a_slow_target_gets_the_short_form_and_says_so(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = plugin_manager()
+    manager.register(odd_target)
+    registry = build_registry(manager)
+    monkeypatch.setattr("collab_conformance.runner.registry", lambda: registry)
+    request.getfixturevalue("run")  # from here on the child's environment is the plugin's
+    device = Device("numpy", "cpu", "software", None, None)
+    subjects = suite_subjects()
+    left_out = {subject.name for subject in subjects if not subject.short}
+    assert left_out
+    for slow, names in (("", {s.name for s in subjects}), ("takes hours", {s.name for s in subjects} - left_out)):
+        report = verify(
+            subjects,
+            [TargetInfo("odd:right", "odd", "1", device, slow=slow)],
+            levels=("artifact",),
+            short=False,
+            threads=1,
+            seed=0,
+            limits=read_limits(),
+            progress=lambda *_: None,
+        )
+        (target,) = report.targets
+        assert target.verdict == "pass"
+        assert set(target.plan_fingerprint) == {check.artifact for check in target.checks} == names
+        assert target.reason == ("short form: takes hours" if slow else "")

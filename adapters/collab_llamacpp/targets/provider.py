@@ -137,7 +137,15 @@ def _present(build: Build, listing: Listing, listed: Listed, device: str) -> _Fo
     versions = {"llama-cpp-python": version("llama-cpp-python"), "ggml": listing.version}
     if listed.features:
         versions["built for"] = " ".join(listed.features)
-    info = TargetInfo(f"{ENGINE}:{device}", ENGINE, build.describe(listing.version), listed.device, versions=versions)
+    software = "software" in listed.device.driver
+    info = TargetInfo(
+        f"{ENGINE}:{device}",
+        ENGINE,
+        build.describe(listing.version),
+        listed.device,
+        versions=versions,
+        slow="a software driver compiles shaders for minutes" if software else "",
+    )
     return _Found(info, build)
 
 

@@ -12,7 +12,7 @@ def suite_subjects(short: bool = False, folder: Path = HERE) -> tuple[Subject, .
     """The suite's artifacts with their packs, those of the short form only when ``short``."""
     artifacts = read_suite(folder).artifacts
     return tuple(
-        Subject(a.name, str(folder / a.name / f"{a.name}.gguf"), str(folder / a.name / "pack"))
+        Subject(a.name, str(folder / a.name / f"{a.name}.gguf"), str(folder / a.name / "pack"), a.short)
         for a in artifacts
         if a.short or not short
     )
