@@ -78,7 +78,7 @@ class Request:
 @click.option(
     "--time-limit",
     type=click.FloatRange(1, 1e6),
-    default=1800,
+    default=3600,
     show_default=True,
     help="Seconds for each target; one that takes longer is ended and fails.",
 )
