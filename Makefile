@@ -6,6 +6,8 @@ LLAMA_CPP := $(shell sed -n 's/.*llama-cpp-python==\([0-9.]*\)".*/\1/p' pyprojec
 NATIVE := tests/native
 # Workers of pytest, each on a core of its own.
 WORKERS ?= 2
+# 6 GB over a slow line must not use up the time that CI has; where there is no `timeout`, it may.
+LIMIT := $(shell command -v timeout >/dev/null && echo timeout 1500)
 
 .PHONY: demo test lint native clean
 
@@ -30,7 +32,7 @@ native: $(VENV)/ready
 	@if [ -x $(NATIVE)/ollama.sh ] && [ -z "$$COLLAB_OLLAMA" ]; then \
 		echo "== Ollama"; $(NATIVE)/ollama.sh $(VENV)/bin/python $(LLAMA_CPP) || true; fi
 	@if [ -x $(NATIVE)/vllm_env.sh ] && [ -z "$$COLLAB_VLLM" ]; then \
-		echo "== vLLM"; $(NATIVE)/vllm_env.sh $(VENV)/bin/python || true; fi
+		echo "== vLLM"; $(LIMIT) $(NATIVE)/vllm_env.sh $(VENV)/bin/python || true; fi
 	@if [ -x $(NATIVE)/llama_variants.sh ]; then \
 		echo "== llama.cpp's other code paths"; $(NATIVE)/llama_variants.sh $(VENV)/bin/python $(LLAMA_CPP) || true; fi
 
