@@ -22,7 +22,7 @@ from collab_conformance.levels.operands import keep_weights
 from collab_conformance.limits import LimitRule
 from collab_conformance.pack.artifact import describe
 from collab_conformance.pack.document import Artifact, PackDocument
-from collab_conformance.pack.pack_file import read_document
+from collab_conformance.pack.pack_file import read_pack
 from collab_conformance.process import run_child
 from collab_conformance.report.document import (
     REPORT_VERSION,
@@ -68,7 +68,7 @@ def verify(
     that cannot be read, or a target without a provider.
     """
     found = {s.name: describe(Path(s.artifact)) for s in subjects}  # hashes the file, so once
-    documents = {s.name: read_document(Path(s.pack)) for s in subjects}
+    documents = {s.name: read_pack(Path(s.pack)).document for s in subjects}
     ids = tuple(identify(name, found[name], documents[name]) for name in found)
     files = [m for name in found for m in artifact.measured(name, found[name], documents[name].artifact)]
     if "artifact" not in levels:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from collab_conformance.runner import run_target, verify
 from collab_conformance.skips import Rule
 from collab_conformance.suite.subjects import suite_subjects
 
+from collab_plugin.errors import CollabError
 from collab_plugin.manager import build_registry, plugin_manager
 from collab_plugin.target import Device, TargetInfo
 
@@ -235,3 +238,16 @@ def test_a_slow_target_gets_the_short_form_and_says_so(
         assert target.verdict == "pass"
         assert set(target.plan_fingerprint) == {check.artifact for check in target.checks} == names
         assert target.reason == ("short form: takes hours" if slow else "")
+
+
+def test_a_damaged_pack_is_the_users_mistake_and_no_targets_failure(tmp_path: Path) -> None:
+    subject = suite_subjects(short=True)[0]
+    pack = tmp_path / "pack"
+    shutil.copytree(subject.pack, pack)
+    with (pack / "pack.safetensors").open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(CollabError, match=r"is not the file that pack\.json is of"):
+        verify(
+            [replace(subject, pack=str(pack))], [],
+            levels=("logits",), short=True, threads=1, seed=0, limits=(), progress=lambda *_: None,
+        )  # fmt: skip
