@@ -3,8 +3,8 @@ r"""Hold the mutants of artifacts to the right artifacts' packs on every target 
     python conformance/measure_mutants.py [--target llamacpp:cpu] [--artifact out.gguf --pack pack/] \
         [--mutant NAME] [--keep cells.json] [-o FILE.md]
 
-Without --artifact the suite's own. The artifact level is left out, as its hash would catch every one. Exit code 1
-when one was not caught.
+Without --artifact the suite's own. The artifact level is left out, as its hash would catch every one. What the short
+form misses is held to the full form. Exit code 1 when one was not caught.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import datetime
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
-from collab_conformance.job import Job, Subject
+from collab_conformance.job import Job, Skip, Subject
 from collab_conformance.limits import read_limits
 from collab_conformance.mutants.make import Made, make_mutants
 from collab_conformance.mutants.mutants import MUTANTS
@@ -29,6 +30,13 @@ from collab_plugin.manager import registry
 from collab_plugin.target import TargetInfo
 
 LEVELS: tuple[Level, ...] = ("routing", "logits", "text")
+SCALES = tuple(Skip(check, "only scales are wanted") for check in ("routing.*", "logits.[!t]*", "text.*"))
+FORMS: Mapping[str, tuple[bool, tuple[Skip, ...]]] = {
+    "": (True, ()),
+    "full: ": (False, SCALES),
+    "full, all checks: ": (False, ()),
+}
+"""What is run one after the other until a mutant is caught, cheapest first: a cell's beginning, short, skips."""
 TIME_LIMIT = 3 * 3600.0
 MISSED = "**not caught**"
 
@@ -49,7 +57,7 @@ def main() -> int:
     p.add_argument("--pack", type=Path, action="append", default=[])
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--mutant", action="append", help="only these (default: all)")
-    p.add_argument("--keep", type=Path, help="JSON file of cells: those of other runs are added to the table")
+    p.add_argument("--keep", type=Path, help="JSON file of cells: those in it are not run again")
     p.add_argument("-o", "--output", type=Path)
     a = p.parse_args()
     subjects = [Subject(g.stem, str(g), str(k)) for g, k in zip(a.artifact, a.pack, strict=True)] or suite()
@@ -60,9 +68,12 @@ def main() -> int:
         wrong = [m.subject for each in made.values() for m in each if m.subject and m.mutant.name in wanted]
         found: dict[str, dict[str, str]] = json.loads(a.keep.read_text()) if a.keep and a.keep.exists() else {}
         for info in infos:
-            found.setdefault(info.name, {}).update(caught(info, wrong, a.threads))
-            if a.keep:
-                a.keep.write_text(json.dumps(found, indent=1))
+            cells = found.setdefault(info.name, {})
+            left = [s for s in wrong if s.name not in cells]
+            for _, group in groupby(left, lambda s: s.pack):
+                cells |= caught(info, list(group), a.threads)
+                if a.keep:
+                    a.keep.write_text(json.dumps(found, indent=1))
     rows = [
         Row(name, m, {t: cells.get(m.subject.name, "") for t, cells in found.items()} if m.subject else {})
         for name, each in made.items()
@@ -86,35 +97,50 @@ def targets() -> list[TargetInfo]:
 
 
 def caught(info: TargetInfo, subjects: Sequence[Subject], threads: int) -> dict[str, str]:
-    """What failed for each subject. A child that dies in one is caught in it; the others are run again."""
-    left, cells = list(subjects), {}
-    while left:
-        report = run(info, left, threads)
-        died = report.reason.startswith("in ") and report.verdict == "fail"
+    """What failed for each subject in the first form that failed it, MISSED when none did."""
+    cells: dict[str, str] = {}
+    for begin, (short, skips) in FORMS.items():
+        left = [s for s in subjects if s.name not in cells]
+        for name, failed in failures(info, left, threads, short, skips).items():
+            if failed:
+                cells[name] = begin + cell(failed)
+    return {s.name: cells.get(s.name, MISSED) for s in subjects}
+
+
+def failures(
+    info: TargetInfo, subjects: Sequence[Subject], threads: int, short: bool, skips: tuple[Skip, ...]
+) -> dict[str, list[Check]]:
+    """The checks that each subject failed. A child that dies in one is a failure of it; the others are run again."""
+    found: dict[str, list[Check]] = {}
+    while left := [s for s in subjects if s.name not in found]:
+        report = run(info, left, threads, short, skips)
+        died = report.verdict == "fail" and report.reason.startswith("in ")
         for subject in left:
             checks = [check for check in report.checks if check.artifact == subject.name]
-            if checks:
-                cells[subject.name] = cell(checks)
-        left = [s for s in left if s.name not in cells] if died else []
-        print(f"{info.name}: {len(cells)} of {len(subjects)} mutants, {report.seconds:.0f} s", file=sys.stderr)
-    return cells
+            failed = [check for check in checks if check.verdict == "fail"]
+            if failed or (checks and not died):
+                found[subject.name] = failed
+        if not died and len(found) < len(subjects):
+            raise SystemExit(f"{info.name}: {report.verdict}, {report.reason}")
+        form = "short" if short else "full"
+        print(f"\n{info.name}, {form}: {len(found)} of {len(subjects)}, {report.seconds:.0f} s", file=sys.stderr)
+    return found
 
 
-def run(info: TargetInfo, subjects: Sequence[Subject], threads: int) -> TargetReport:
+def run(
+    info: TargetInfo, subjects: Sequence[Subject], threads: int, short: bool, skips: tuple[Skip, ...]
+) -> TargetReport:
     def show(target: str, check: str, done: int, total: int) -> None:
         print(f"\r{target} {done}/{total} {check:70}", end="", file=sys.stderr)
 
     with tempfile.TemporaryDirectory() as scratch:
-        job = Job(info.name, tuple(subjects), LEVELS, False, threads, 0, scratch, ())
+        job = Job(info.name, tuple(subjects), LEVELS, short, threads, 0, scratch, skips)
         provider = registry().targets[info.engine]
         return run_target(info, provider, job, limits=read_limits(), time_limit=TIME_LIMIT, progress=show)
 
 
-def cell(checks: Sequence[Check]) -> str:
-    """The checks that failed, the clearest first: by how many times the limit the figure is."""
-    failed = [check for check in checks if check.verdict == "fail"]
-    if not failed:
-        return MISSED
+def cell(failed: Sequence[Check]) -> str:
+    """The clearest of the checks that failed: by how many times the limit the figure is."""
     first = max(failed, key=clearness)
     more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
     if first.value is None or first.limit is None:
@@ -140,7 +166,8 @@ def page(rows: Sequence[Row], names: Sequence[str]) -> str:
         "",
         f"Of {len(cells)} runs of a mutant on a target {len(cells) - missed} were failed by verify. "
         f"Measured {datetime.date.today():%Y-%m-%d} on {machine()}: levels {', '.join(LEVELS)} against the right "
-        "file's pack, the artifact level left out. A cell names the check that caught the mutant most clearly.",
+        "file's pack, the artifact level left out. A cell names the check that caught the mutant most clearly, in the "
+        "short form of the suite where it does not say full.",
         "",
         *(f"- **{name}**: {bug}." for name, bug in bugs),
         "",

@@ -131,7 +131,7 @@ def run_target(
     listener = Listener(info.name, progress, len(files))
     began = time.monotonic()
     died = run_child(
-        replace(job, skips=tuple(Skip(rule.check, rule.reason) for rule in mine)),
+        replace(job, skips=(*job.skips, *(Skip(rule.check, rule.reason) for rule in mine))),
         listener.hear,
         command=provider.command(info.name),
         environment=provider.environment(info.name),
