@@ -19,7 +19,7 @@ from collab_conformance.pack.artifact import describe
 from collab_conformance.pack.document import Artifact, Pack, PackDocument, Prompt, Recorder, Recording, Routes
 from collab_conformance.pack.make import top_of
 from collab_conformance.pack.pack_file import read_document
-from collab_conformance.pack.scales import Scales, read_scales, write_scales
+from collab_conformance.pack.scales import Scales
 from collab_conformance.suite.subjects import suite_subjects
 
 from collab_plugin.errors import CollabError
@@ -49,8 +49,8 @@ def pack(routed: bool = True) -> Pack:
         routes = Routes(choices(length), np.full((len(LAYERS), length), 0.5, np.float32)) if routed else None
         greedy = top_of(answers(steps), 5) if steps else None
         recordings.append(Recording(top_of(whole, 20), whole[list(positions)], routes, greedy))
-    document = PackDocument(artifact, Recorder("engine", "toy", "cpu", {}), routed, tuple(prompts), "0" * 64)
-    return Pack(document, tuple(recordings))
+    document = PackDocument(artifact, Recorder("engine", "toy", "cpu", {}), routed, tuple(prompts), "0" * 64, None)
+    return Pack(document, tuple(recordings), None)
 
 
 @dataclass
@@ -287,29 +287,6 @@ def test_a_constant_added_to_all_logits_is_no_scale() -> None:
     assert scale_errors(scales, spread(scales, scales.logits + 3.0)) == pytest.approx(
         {"a.weight": 0, "b.weight": 0}, abs=1e-6
     )
-
-
-def test_scale_directions_are_read_as_they_were_written(tmp_path: Path) -> None:
-    scales = directions()
-    write_scales(tmp_path, scales)
-    found = read_scales(tmp_path)
-    assert found is not None and found.prompt == 0 and list(found.directions) == list(scales.directions)
-    assert (found.logits == scales.logits).all() and (found.columns == scales.columns).all()
-    assert (found.directions["b.weight"] == scales.directions["b.weight"]).all()
-    assert read_scales(tmp_path / "none") is None
-
-
-def test_scale_directions_that_lie_column_by_column_are_written_right(tmp_path: Path) -> None:
-    scales = directions()
-    turned = Scales(0, scales.columns, np.asfortranarray(scales.logits), scales.directions)
-    write_scales(tmp_path, turned)
-    assert (read_scales(tmp_path).logits == scales.logits).all()  # type: ignore[union-attr]
-
-
-def test_damaged_scale_directions_are_told(tmp_path: Path) -> None:
-    (tmp_path / "scales.safetensors").write_bytes(b"\xff" * 100)
-    with pytest.raises(CollabError, match="record the pack again"):
-        read_scales(tmp_path)
 
 
 def test_the_artifact_level_says_what_differs() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from collab_conformance.pack.document import Prompt, Recorder
 from collab_conformance.pack.make import make_pack
 from collab_conformance.pack.pack_file import pack_schema, read_pack, write_pack
 from collab_conformance.pack.prompts import default_prompts, evenly, segment, text_prompts
+from collab_conformance.pack.scales import Scales
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
@@ -86,6 +88,68 @@ def test_pack_follows_its_schema(pack_folder: Path) -> None:
 
 
 Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture(scope="session")
+def scaled_folder(pack_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pack with scale directions, which lie column by column in memory as picked columns do."""
+    rng = np.random.default_rng(5)
+    made = {name: rng.standard_normal((4, 6)).astype(np.float16) for name in ("a.weight", "b.weight")}
+    logits = np.asfortranarray(rng.standard_normal((4, 6)).astype(np.float32))
+    scales = Scales(1, np.arange(0, 12, 2, dtype=np.int32), logits, made)
+    folder = tmp_path_factory.mktemp("packs") / "scaled"
+    write_pack(folder, replace(read_pack(pack_folder), scales=scales))
+    return folder
+
+
+def test_scale_directions_are_read_as_they_were_written(scaled_folder: Path, pack_folder: Path, tmp_path: Path) -> None:
+    pack = read_pack(scaled_folder)
+    assert pack.scales is not None and pack.scales.prompt == 1
+    assert pack.scales.columns.tolist() == [0, 2, 4, 6, 8, 10]
+    rng = np.random.default_rng(5)
+    for name in ("a.weight", "b.weight"):
+        assert (pack.scales.directions[name] == rng.standard_normal((4, 6)).astype(np.float16)).all()
+    assert (pack.scales.logits == rng.standard_normal((4, 6)).astype(np.float32)).all()
+    assert read_pack(pack_folder).scales is None
+    write_pack(tmp_path / "copy", pack)
+    for name in ("pack.json", "scales.safetensors"):
+        assert (tmp_path / "copy" / name).read_bytes() == (scaled_folder / name).read_bytes()
+    Draft202012Validator(pack_schema()).validate(json.loads((scaled_folder / "pack.json").read_text()))
+
+
+def test_scale_directions_that_no_document_names_are_not_read(pack_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(pack_folder, tmp_path / "pack")
+    (tmp_path / "pack" / "scales.safetensors").write_bytes(b"x")
+    assert read_pack(tmp_path / "pack").scales is None
+
+
+SCALES: list[tuple[Change, str]] = [
+    (lambda a: a.pop("columns"), "it has no 'columns'"),
+    (lambda a: a.update(prompt=np.array([2], np.int32)), "it is of no prompt"),
+    (lambda a: a.update(prompt=np.array([0], np.int32)), "logits of 4 positions, the prompt has 1"),
+    (lambda a: a.update(prompt=np.array([-1], np.int32)), "it is of no prompt"),
+    (lambda a: a["columns"].__setitem__(0, VOCABULARY), "columns outside the vocabulary"),
+    (lambda a: a.update({"other": np.zeros(3, np.float32)}), "or other arrays"),
+    (lambda a: (a.pop("direction.a.weight"), a.pop("direction.b.weight")), "no scale directions"),
+    (lambda a: a.update({"direction.a.weight": np.zeros((4, 5), np.float16)}), "of another shape or type"),
+    (lambda a: a["logits"].__setitem__((0, 0), np.nan), "not finite"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), SCALES)
+def test_scale_directions_that_are_wrong_are_refused(
+    change: Change, words: str, scaled_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pack"
+    shutil.copytree(scaled_folder, folder)
+    arrays = load_file(folder / "scales.safetensors")
+    change(arrays)
+    save_file(arrays, folder / "scales.safetensors")
+    assert "its sha256 differs" in _refusal(folder)
+    _rehash(folder)
+    assert words in _refusal(folder)
+
+
 BROKEN: list[tuple[Change, str]] = [
     (lambda d: d.update(version=2), "pack version 2"),
     (lambda d: d.update(version=True), "pack version True"),
@@ -109,6 +173,8 @@ BROKEN: list[tuple[Change, str]] = [
     (lambda d: d["prompts"][1]["tokens"].append(0), "1.top.ids is int32(5, 20), not int32(6, 20)"),
     (lambda d: d.update(routing=True), "lacks array '0.routing.ids'"),
     (lambda d: d.update(tensors_sha256="0" * 64), "its sha256 differs"),
+    (lambda d: d.update(scales_sha256="0"), "$.scales_sha256 is no sha256"),
+    (lambda d: d.update(scales_sha256="0" * 64), "scales.safetensors: No such file"),
 ]
 
 
@@ -174,7 +240,9 @@ def _refusal(folder: Path) -> str:
 
 def _rehash(folder: Path) -> None:
     document = json.loads((folder / "pack.json").read_text())
-    document["tensors_sha256"] = sha256((folder / "pack.safetensors").read_bytes()).hexdigest()
+    for member, name in (("tensors_sha256", "pack.safetensors"), ("scales_sha256", "scales.safetensors")):
+        if document[member]:
+            document[member] = sha256((folder / name).read_bytes()).hexdigest()
     (folder / "pack.json").write_text(json.dumps(document))
 
 

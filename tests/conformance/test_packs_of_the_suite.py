@@ -10,7 +10,6 @@ import pytest
 from collab_conformance.measures import nmse
 from collab_conformance.pack.artifact import describe
 from collab_conformance.pack.pack_file import read_pack
-from collab_conformance.pack.scales import read_scales
 from collab_conformance.suite.manifest import HERE, SuiteArtifact, read_suite
 from collab_conformance.suite.subjects import suite_subjects
 from collab_llamacpp.kernels import GgmlKernels
@@ -76,7 +75,7 @@ def test_files_are_those_of_the_manifest(artifact: SuiteArtifact) -> None:
 
 
 def test_packs_have_scale_directions_of_every_layer(artifact: SuiteArtifact) -> None:
-    scales = read_scales(HERE / artifact.name / "pack")
+    scales = read_pack(HERE / artifact.name / "pack").scales
     assert scales is not None
     assert "output.weight" in scales.directions
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -26,7 +25,7 @@ from collab_conformance.levels.running import Running
 from collab_conformance.levels.scales import scale_errors, worst
 from collab_conformance.measures import F64, kld, kld_of_top, nmse, same_top1
 from collab_conformance.pack.document import TOP
-from collab_conformance.pack.scales import centred, read_scales
+from collab_conformance.pack.scales import centred
 from collab_plugin.target import F32, NotOfferedError
 
 
@@ -75,7 +74,7 @@ def _median(running: Running) -> float:
 
 
 def _tensor_scale(running: Running) -> float:
-    scales = read_scales(Path(running.subject.pack))
+    scales = running.pack.scales
     if scales is None:
         raise NotOfferedError("the pack has no scale directions: an engine recorded it")
     tokens = running.pack.document.prompts[scales.prompt].tokens

@@ -30,7 +30,8 @@ def check_document(where: str, document: PackDocument) -> None:
 def _claims(d: PackDocument) -> Iterable[tuple[bool, str, str]]:
     a = d.artifact
     for path, value in (("artifact.sha256", a.sha256), ("artifact.tokenizer", a.tokenizer),
-                        ("tensors_sha256", d.tensors_sha256)):  # fmt: skip
+                        ("tensors_sha256", d.tensors_sha256),
+                        *((("scales_sha256", d.scales_sha256),) if d.scales_sha256 else ())):  # fmt: skip
         yield _HASH.fullmatch(value) is not None, f"$.{path}", "is no sha256 in hex"
     plain = a.name not in ("", ".", "..") and not re.search(r"[/\\\0]", a.name)
     yield plain, "$.artifact.name", "is not a plain file name"

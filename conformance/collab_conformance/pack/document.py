@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from collab_conformance.pack.scales import Scales
 from collab_plugin.target import F32, I32, LogProbabilities
 
 PACK_VERSION = 1
@@ -60,14 +61,16 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PackDocument:
-    """pack.json without its format and version. ``tensors_sha256``: hex, of pack.safetensors. ``routing``: the
-    pack has the experts chosen (an engine's pack need not)."""
+    """pack.json without its format and version. ``tensors_sha256``: hex, of pack.safetensors; ``scales_sha256``: of
+    scales.safetensors, None where the pack has none. ``routing``: the pack has the experts chosen. An engine's
+    pack need not have either."""
 
     artifact: Artifact
     recorder: Recorder
     routing: bool
     prompts: tuple[Prompt, ...]
     tensors_sha256: str
+    scales_sha256: str | None
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,9 @@ class Recording:
 
 @dataclass(frozen=True)
 class Pack:
-    """A pack as read and checked; ``recordings`` in the order of ``document.prompts``."""
+    """A pack as read and checked; ``recordings`` in the order of ``document.prompts``. ``scales``: how the logits
+    answer to each tensor's scale, None where an engine recorded it."""
 
     document: PackDocument
     recordings: tuple[Recording, ...]
+    scales: Scales | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from collab_conformance.pack.document import (
     Routes,
 )
 from collab_conformance.pack.pack_file import write_pack
-from collab_conformance.pack.scales import record_scales, write_scales
+from collab_conformance.pack.scales import record_scales
 from collab_conformance.reference.run import Reference, RoutingLayer
 from collab_plugin.errors import CollabError
 from collab_plugin.progress import Report, silent
@@ -67,12 +68,11 @@ def make_pack(
     described = describe(artifact)
     _refuse_ids(described, prompts)
     routing = record is None and bool(described.moe_layers)
-    document = PackDocument(described, recorder, routing, tuple(prompts), "0" * 64)
+    document = PackDocument(described, recorder, routing, tuple(prompts), "0" * 64, None)
     recordings = _record(described, prompts, run, report)
-    document = write_pack(out, Pack(document, recordings))
-    if record is None:
-        write_scales(out, record_scales(artifact, [prompt.tokens for prompt in prompts], report))
-    return Pack(document, recordings)
+    scales = None if record else record_scales(artifact, [prompt.tokens for prompt in prompts], report)
+    pack = Pack(document, recordings, scales)
+    return replace(pack, document=write_pack(out, pack))
 
 
 def _refuse_ids(artifact: Artifact, prompts: Sequence[Prompt]) -> None:

@@ -1,4 +1,4 @@
-"""Packs on disk: pack.json and pack.safetensors in a folder, read strictly, written whole. A pack may come from
+"""Packs on disk: pack.json and arrays beside it in a folder, read strictly, written whole. A pack may come from
 anyone, so nothing in it is trusted before it was checked."""
 
 from __future__ import annotations
@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ from safetensors.numpy import load, save
 
 from collab_conformance.pack.check import check_arrays, check_document
 from collab_conformance.pack.document import PACK_VERSION, Pack, PackDocument, Recording, Routes
-from collab_conformance.pack.scales import FILE as SCALES
+from collab_conformance.pack.scales import Scales, scale_arrays, scales_of
 from collab_plugin.atomic import write_bytes
 from collab_plugin.document import from_plain, schema_of, to_plain
 from collab_plugin.errors import CollabError
 from collab_plugin.target import LogProbabilities
 
 FORMAT = "collab-plugin pack"
-DOCUMENT, TENSORS = "pack.json", "pack.safetensors"
+DOCUMENT, TENSORS, SCALES = "pack.json", "pack.safetensors", "scales.safetensors"
 MOST_DOCUMENT_BYTES = 64 * 2**20
 MOST_TENSOR_BYTES = 4 * 2**30
 _NUMBERS = re.compile(r"\[[\d,\s]+\]")  # lists of token ids, which would take a line a token
@@ -41,19 +42,24 @@ def pack_schema() -> dict[str, Any]:
 
 def write_pack(folder: Path, pack: Pack) -> PackDocument:
     """Write ``pack`` into ``folder`` (made when missing); the document comes last, so a pack that has one is whole.
-    The same pack gives the same bytes. Returns the document with the tensors' hash filled in."""
+    The same pack gives the same bytes. Returns the document with the hashes filled in."""
     arrays = _arrays(pack)
     check_arrays(str(folder), pack.document, arrays)
     data = save(arrays)
-    document = PackDocument(**{**vars(pack.document), "tensors_sha256": hashlib.sha256(data).hexdigest()})
+    scales = save(scale_arrays(pack.scales)) if pack.scales else None
+    document = replace(
+        pack.document, tensors_sha256=_sha256(data), scales_sha256=None if scales is None else _sha256(scales)
+    )
     check_document(str(folder), document)
     try:
         folder.mkdir(exist_ok=True)
-        for old in (DOCUMENT, SCALES):  # scale directions are written afterwards, if at all
+        for old in (DOCUMENT, SCALES):
             (folder / old).unlink(missing_ok=True)
     except OSError as error:
         raise CollabError(f"cannot write the pack {folder}: {error.strerror}") from None
     write_bytes(folder / TENSORS, data)
+    if scales is not None:
+        write_bytes(folder / SCALES, scales)
     head = {"format": FORMAT, "version": PACK_VERSION}
     text = json.dumps({**head, **to_plain(document)}, indent=1, ensure_ascii=False)
     write_bytes(folder / DOCUMENT, (_NUMBERS.sub(lambda m: " ".join(m[0].split()), text) + "\n").encode())
@@ -83,15 +89,36 @@ def read_pack(folder: Path) -> Pack:
     """Read a pack. CollabError naming the file and what is wrong: unlike hash, shape, type or range."""
     document = read_document(folder)
     path = folder / TENSORS
+    arrays = _read(path, document.tensors_sha256)
+    check_arrays(str(path), document, arrays)
+    recordings = tuple(_recording(document, arrays, i) for i in range(len(document.prompts)))
+    return Pack(document, recordings, _scales(folder / SCALES, document))
+
+
+def _scales(path: Path, document: PackDocument) -> Scales | None:
+    """A file that the document does not name is not read."""
+    if document.scales_sha256 is None:
+        return None
+    arrays = _read(path, document.scales_sha256)
+    try:
+        return scales_of(arrays, [len(p.tokens) for p in document.prompts], document.artifact.vocabulary)
+    except ValueError as error:
+        raise CollabError(f"{path} is not sound: {error}; record the pack again") from None
+
+
+def _read(path: Path, sha256: str) -> Arrays:
+    """The arrays of a file of the pack, whose hash must be that."""
     data = _bytes(path, MOST_TENSOR_BYTES)
-    if hashlib.sha256(data).hexdigest() != document.tensors_sha256:
+    if _sha256(data) != sha256:
         raise CollabError(f"{path} is not the file that {DOCUMENT} is of (its sha256 differs); record the pack again")
     try:
-        arrays = load(data)
+        return load(data)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise CollabError(f"{path} is no safetensors file: {' '.join(str(error).split())}") from None
-    check_arrays(str(path), document, arrays)
-    return Pack(document, tuple(_recording(document, arrays, i) for i in range(len(document.prompts))))
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _bytes(path: Path, most: int) -> bytes:

@@ -1,6 +1,6 @@
 """Scale directions: how the logits answer to each tensor's scale, recorded beside a pack by the reference.
 
-At the positions of one long prompt and some of the vocabulary's columns the file scales.safetensors has the
+At the positions of one long prompt and some of the vocabulary's columns a pack's scales.safetensors has the
 reference's logits and, for each weight that adds to the residual stream (attention output, down projections) and
 for the head, the derivative of the logits by the logarithm of its scale. `levels/scales.py` fits an engine's
 logits with them: the fit is the factor by which the engine's weights seem to be scaled.
@@ -16,15 +16,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
-from collab_plugin.atomic import write_bytes
 from collab_plugin.checkpoint.gguf import open_gguf
-from collab_plugin.errors import CollabError
 from collab_plugin.progress import Report, silent
 
-FILE = "scales.safetensors"
 COLUMNS = 64
 MOST_POSITIONS = 512
 STEP = 1e-6
@@ -76,26 +71,35 @@ def centred(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return np.asarray(x - x.mean(-1, keepdims=True))
 
 
-def write_scales(folder: Path, scales: Scales) -> None:
-    """Write scales.safetensors into a pack's folder."""
+def scale_arrays(scales: Scales) -> dict[str, NDArray[Any]]:
+    """What scales.safetensors holds, by name."""
     arrays: dict[str, NDArray[Any]] = {_DIRECTION + name: values for name, values in scales.directions.items()}
     arrays |= {"columns": scales.columns, "logits": scales.logits, "prompt": np.array([scales.prompt], np.int32)}
     # safetensors writes memory as it lies; columns picked from a matrix lie column by column.
-    plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    write_bytes(folder / FILE, save(plain))
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
-def read_scales(folder: Path) -> Scales | None:
-    """Read a pack's scale directions, None where it has none; CollabError for a file that is not sound."""
-    path = folder / FILE
-    if not path.exists():
-        return None
+def scales_of(arrays: Mapping[str, NDArray[Any]], prompts: Sequence[int], vocabulary: int) -> Scales:
+    """The inverse of `scale_arrays`, checked against the pack: ``prompts`` are the tokens of each of its prompts.
+
+    ValueError that says what is wrong.
+    """
+    rest = dict(arrays)
     try:
-        arrays = load_file(str(path))
-        prompt, columns, logits = int(arrays.pop("prompt")[0]), arrays.pop("columns"), arrays.pop("logits")
-    except (OSError, SafetensorError, KeyError, IndexError) as error:
-        raise CollabError(f"{path} holds no scale directions ({error}); record the pack again") from None
-    directions = {name.removeprefix(_DIRECTION): values for name, values in arrays.items()}
-    if not directions or any(values.shape != logits.shape for values in directions.values()):
-        raise CollabError(f"{path} holds directions of other shapes than its logits; record the pack again")
-    return Scales(prompt, columns, logits, directions)
+        prompt, columns, logits = rest.pop("prompt"), rest.pop("columns"), rest.pop("logits")
+    except KeyError as error:
+        raise ValueError(f"it has no {error}") from None
+    if prompt.shape != (1,) or prompt.dtype != np.int32 or not 0 <= int(prompt[0]) < len(prompts):
+        raise ValueError("it is of no prompt of the pack")
+    if columns.ndim != 1 or columns.dtype != np.int32 or not ((columns >= 0) & (columns < vocabulary)).all():
+        raise ValueError("it has columns outside the vocabulary")
+    shape = (len(logits) if logits.ndim else 0, len(columns))
+    if not 0 < shape[0] <= prompts[int(prompt[0])]:
+        raise ValueError(f"it has logits of {shape[0]} positions, the prompt has {prompts[int(prompt[0])]}")
+    directions = {name.removeprefix(_DIRECTION): values for name, values in rest.items()}
+    if not directions or any(not name.startswith(_DIRECTION) for name in rest):
+        raise ValueError("it has no scale directions, or other arrays")
+    for values, kind in ((logits, np.float32), *((values, np.float16) for values in directions.values())):
+        if values.shape != shape or values.dtype != kind or not np.isfinite(values).all():
+            raise ValueError("it has arrays of another shape or type, or values that are not finite")
+    return Scales(int(prompt[0]), columns, logits, directions)
