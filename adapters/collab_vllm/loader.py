@@ -14,6 +14,7 @@ from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
 from collab_plugin.errors import CollabError
 from collab_vllm.artifact import Artifact
+from collab_vllm.draft import is_draft
 from collab_vllm.experts import fill, replacing_experts
 from collab_vllm.files import Weights, weight_files
 from collab_vllm.options import LOAD_FORMAT, parse_options
@@ -40,8 +41,9 @@ class CollabModelLoader(DefaultModelLoader):
         self._filled: set[str] = set()
 
     def load_model(self, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str = "") -> nn.Module:
-        if model_config is not vllm_config.model_config:
-            return self._draft(vllm_config, model_config, prefix)
+        if is_draft(vllm_config, model_config):
+            plain: BaseModelLoader = DefaultModelLoader(dataclasses.replace(self.load_config, load_format="auto"))
+            return plain.load_model(vllm_config, model_config, prefix)
         self._prepared = prepare(vllm_config)
         with replacing_experts(self._prepared) as self._artifact:
             return super().load_model(vllm_config, model_config, prefix)
@@ -96,13 +98,6 @@ class CollabModelLoader(DefaultModelLoader):
         missing = sorted({name for name, _ in model.named_parameters()} - loaded_weights - optional - self._filled)
         if missing:
             raise CollabError(f"the checkpoint has nothing for {missing[0]} ({len(missing)} parameters are missing)")
-
-    def _draft(self, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str) -> nn.Module:
-        """A draft model of speculative decoding: another model, to which the plan does not apply."""
-        if model_config.model == vllm_config.model_config.model:
-            raise CollabError("speculative decoding with the model's own prediction layers needs another load format")
-        plain: BaseModelLoader = DefaultModelLoader(dataclasses.replace(self.load_config, load_format="auto"))
-        return plain.load_model(vllm_config, model_config, prefix)
 
 
 def register_load_format() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from collab_plugin.errors import CollabError
 from collab_plugin.plan import Plan
 from collab_plugin.plan_file import plan_fingerprint, read_plan
+from collab_vllm.draft import check_draft
 from collab_vllm.errors import one_line
 from collab_vllm.families import Family, family_of
 from collab_vllm.files import Weights, weight_files
@@ -84,6 +85,7 @@ def prepare(vllm_config: VllmConfig) -> Prepared:
         if done != mark:
             raise CollabError(f"{options.plan} was changed while vLLM was starting; start it again")
         return prepared
+    check_draft(vllm_config)
     check_latent_attention(vllm_config)
     if plan is not None and selection is not None:
         check_parallel(vllm_config, selection)

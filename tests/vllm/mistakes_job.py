@@ -24,6 +24,7 @@ def main(folder: Path, models: Path, other: Path) -> None:
     LlamaForCausalLM(small).save_pretrained(dense)
     plan, theirs = {"plan": str(folder / "qwen.json")}, {"plan": str(folder / "deepseek.json")}
     (folder / "edited.json").write_text((folder / "qwen.json").read_text().replace('"used": 3', '"used": 4'))
+    itself = {"model": str(qwen), "method": "draft_model", "num_speculative_tokens": 1}
     ranks: dict[str, Any] = {"enable_expert_parallel": True}
     cases: dict[str, tuple[Path, Any, dict[str, Any]]] = {
         "fits": (qwen, plan, {}),
@@ -41,6 +42,7 @@ def main(folder: Path, models: Path, other: Path) -> None:
         "another family's plan": (qwen, theirs, {}),
         "another seed": (other, plan, {}),
         "another seed, not strict": (other, plan | {"strict": False}, {}),
+        "own prediction layers": (qwen, plan, {"speculative_config": itself}),
         "dense model": (dense, plan, {}),
         "experts over ranks": (qwen, plan, ranks | {"data_parallel_size": 5}),
         "expert parallel on a processor": (qwen, plan, ranks | {"data_parallel_size": 4}),

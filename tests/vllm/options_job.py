@@ -16,9 +16,11 @@ import torch
 from in_process import close, engine, prompt_logprobs
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
+from vllm import LLM, SamplingParams
 
 from collab_plugin.checkpoint.gguf import open_gguf
 
+GREEDY = 16
 PROMPTS = [list(range(100, 160)), [7, 200, 31, 90, 12] * 9]
 
 
@@ -40,8 +42,14 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
         dequantized = pruned.with_name(f"{pruned.name}-{case['name']}")
         write_dequantized(pruned, Path(artifact), dequantized)
         expected = reference(dequantized)
-    llm = engine(Path(case["model"]), case["options"], skip_tokenizer_init=True, enforce_eager=case["eager"])
+    more = draft(case["draft"]) if "draft" in case else {}
+    llm = engine(Path(case["model"]), case["options"], skip_tokenizer_init=True, enforce_eager=case["eager"], **more)
     ours = prompt_logprobs(llm, PROMPTS)
+    if more:
+        return {
+            "difference": apart(ours, expected), "from_plain": 0.0,
+            "expert_bytes": llm.apply_model(count_bytes)[0], "accepted": accepted(llm, pruned),
+        }  # fmt: skip
     routing = llm.collective_rpc("collab_routing")[0]["layers"] if case["options"].get("stats") else {}
     parameters = llm.apply_model(count_bytes)[0]
     close(llm)
@@ -52,6 +60,29 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
         "tokens": sum(map(len, PROMPTS)),
         "expert_bytes": parameters,
     }
+
+
+def draft(model: str) -> dict[str, Any]:
+    """An engine's options for speculative decoding with that draft model."""
+    speculative = {"model": model, "num_speculative_tokens": 3, "method": "draft_model"}
+    return {"speculative_config": speculative, "disable_log_stats": False}
+
+
+def accepted(llm: LLM, pruned: Path) -> float:
+    """Tokens of the draft model that were taken; ours must be those of transformers without one."""
+    wanted = SamplingParams(max_tokens=GREEDY, temperature=0, detokenize=False, ignore_eos=True)
+    outputs = llm.generate([{"prompt_token_ids": p} for p in PROMPTS], wanted, use_tqdm=False)
+    model = AutoModelForCausalLM.from_pretrained(pruned, dtype=torch.float32).eval()
+    for prompt, output in zip(PROMPTS, outputs, strict=True):
+        with torch.no_grad():
+            whole = model.generate(
+                torch.tensor([prompt]), max_new_tokens=GREEDY, min_new_tokens=GREEDY, do_sample=False
+            )
+        ours, theirs = list(output.outputs[0].token_ids), whole[0, len(prompt) :].tolist()
+        assert ours == theirs, f"{ours}, transformers has {theirs}"
+    metrics = {metric.name: getattr(metric, "value", 0) for metric in llm.get_metrics()}
+    close(llm)
+    return metrics["vllm:spec_decode_num_accepted_tokens"]
 
 
 def count_bytes(model: torch.nn.Module) -> int:

@@ -22,6 +22,7 @@ SAID = {
     "two extensions": ("extends vLLM's workers", "mine.Worker"),
     "another family's plan": ("for another model", "tiny-deepseek-v3"),
     "another seed": ("for another model", "router weights differ", '"strict": false'),
+    "own prediction layers": ("does not read a model's own prediction layers", "--speculative-config"),
     "dense model": ("LlamaForCausalLM", "cannot prune"),
     "experts over ranks": ("24 experts", "5 expert-parallel ranks"),
     "expert parallel on a processor": ("know no expert parallelism",),

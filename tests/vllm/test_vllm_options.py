@@ -30,6 +30,7 @@ CASES = (
     ("everything", "tiny-deepseek-v3", True, ("artifact", "stats", "hot")),
 )
 HOT = 3
+DRAFTED = "tiny-qwen3moe"
 
 
 def _types(info: TensorInfo) -> str:
@@ -59,6 +60,7 @@ def results(vllm: Vllm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, d
         kernels = GgmlKernels()
         compress(checkpoint, plan, None, folder / f"{model}.gguf", kernels=kernels, threads=2, report=_quiet)
         compress_folder(checkpoint, plan, folder / model, precision="original", threads=2, report=_quiet)
+    (folder / "draft").symlink_to(MODELS / DRAFTED, target_is_directory=True)  # the whole model speaks for the pruned
     cases = []
     for name, model, eager, wanted in CASES:
         values = {"artifact": str(folder / f"{model}.gguf"), "stats": True, "hot": HOT}
@@ -71,6 +73,7 @@ def results(vllm: Vllm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, d
                 "options": options,
                 "eager": eager,
             }
+            | ({"draft": str(folder / "draft")} if name == "tiers" else {})
         )
     (folder / "cases.json").write_text(json.dumps(cases))
     with pytest.MonkeyPatch.context() as patch:
@@ -107,6 +110,11 @@ def test_only_hot_experts_are_parameters(results: dict[str, dict[str, Any]]) -> 
     one = 3 * 256 * 256 * 4
     assert results["tiers"]["expert_bytes"] == HOT * LAYERS["tiny-qwen3moe"] * one
     assert 0 < results["everything"]["expert_bytes"] < HOT * LAYERS["tiny-deepseek-v3"] * one / 4
+
+
+def test_a_draft_model_is_not_pruned_and_changes_no_token(results: dict[str, dict[str, Any]]) -> None:
+    """The job compares the tokens; that the whole model's were taken shows that it kept its experts."""
+    assert results["tiers"]["accepted"] > 0
 
 
 def test_every_offered_type_is_dequantized_to_the_bit(vllm: Vllm) -> None:
