@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from collab_plugin.checkpoint.safetensors import INDEX
+from collab_plugin.checkpoint.safetensors_header import Place, read_places
 from collab_plugin.checkpoint.tokenizer import load_json
 from collab_plugin.errors import CollabError
+from collab_vllm.disk import Range, RangeReader, merged
 from collab_vllm.pruning import Part
 
 if TYPE_CHECKING:
     from vllm.config import LoadConfig, ModelConfig
+
+
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
+    "C64": torch.complex64, "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
 
 
 def weight_files(load_config: LoadConfig, model_config: ModelConfig) -> list[Path]:
@@ -39,17 +49,17 @@ class Weights:
     """
 
     def __init__(self, files: Iterable[Path]) -> None:
-        self._files = tuple(files)
-        self.total_bytes = sum(path.stat().st_size for path in self._files)
+        self._places = {path: read_places(path) for path in files}
+        self.total_bytes = sum(path.stat().st_size for path in self._places)
         self.read_bytes = 0
 
     def names(self) -> Iterator[str]:
-        for _, opened in self._opened():
-            yield from opened.keys()
+        for places in self._places.values():
+            yield from places
 
     def promised(self) -> set[str]:
         """Names in the index beside the files, nothing where there is none."""
-        index = self._files[0].parent / INDEX
+        index = next(iter(self._places)).parent / INDEX
         if not index.is_file():
             return set()
         table = load_json(index).get("weight_map")
@@ -59,43 +69,51 @@ class Weights:
 
     def parts(self, choose: Callable[[str], Part | None]) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield what ``choose`` wants of each tensor, under the name it gives; None leaves it on the disk."""
-        for path, opened in self._opened():
-            for name in opened.keys():  # noqa: SIM118 - not a mapping
-                if (part := choose(name)) is None:
-                    continue
-                try:
-                    tensor = opened.get_tensor(name) if part.rows is None else _rows(opened, name, part.rows)
-                except (SafetensorError, IndexError) as error:
-                    raise CollabError(f"{path}: {name} cannot be read ({error})") from None
-                self.read_bytes += tensor.nbytes
-                yield part.name, tensor
-
-    def _opened(self) -> Iterator[tuple[Path, Any]]:
-        for path in self._files:
-            try:
-                with safe_open(path, framework="pt") as opened:
-                    yield path, opened
-            except SafetensorError as error:
-                raise CollabError(f"{path} is not a sound safetensors file ({error}); download it again") from None
+        for path, places in self._places.items():
+            wanted = [
+                _Wanted(part.name, place, _rows(name, place, part.rows))
+                for name, place in places.items()
+                if (part := choose(name)) is not None
+            ]
+            with RangeReader(path, [one for w in wanted for one in w.ranges]) as file:
+                for one in wanted:
+                    tensor = one.read(file)
+                    self.read_bytes += tensor.nbytes
+                    yield one.name, tensor
 
 
-def _rows(opened: Any, name: str, rows: tuple[int, ...]) -> torch.Tensor:
-    """Rows of axis 0 in the given order; nothing between them is read."""
-    stored = opened.get_slice(name)
-    if not stored.get_shape():  # one scale for all experts
-        return torch.as_tensor(opened.get_tensor(name))
-    count = stored.get_shape()[0]
-    if max(rows) >= count:
-        raise CollabError(f"{name} has {count} rows, the plan keeps row {max(rows)}: it is for another model")
-    return torch.cat([stored[start:stop] for start, stop in _runs(rows)])
+@dataclass(frozen=True)
+class _Wanted:
+    """What is read of the tensor at ``place``: ``rows`` of axis 0 in this order, or all of it."""
+
+    name: str
+    place: Place
+    rows: tuple[int, ...] | None
+
+    @property
+    def ranges(self) -> list[Range]:
+        start, stop = self.place.start, self.place.stop
+        if self.rows is None:
+            return [(start, stop)]
+        size = (stop - start) // self.place.shape[0]
+        return merged([(start + row * size, start + (row + 1) * size) for row in self.rows])
+
+    def read(self, file: RangeReader) -> torch.Tensor:
+        ranges = self.ranges
+        raw = torch.empty(sum(stop - start for start, stop in ranges), dtype=torch.uint8, device="cpu")
+        buffer = memoryview(raw.numpy())
+        filled = 0
+        for start, stop in ranges:
+            file.read_into(start, buffer[filled : filled + stop - start])
+            filled += stop - start
+        shape = self.place.shape if self.rows is None else (len(self.rows), *self.place.shape[1:])
+        return raw.view(DTYPES[self.place.dtype]).reshape(shape)
 
 
-def _runs(rows: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Half-open ranges that give ``rows`` in order."""
-    runs: list[tuple[int, int]] = []
-    for row in rows:
-        if runs and runs[-1][1] == row:
-            runs[-1] = (runs[-1][0], row + 1)
-        else:
-            runs.append((row, row + 1))
-    return runs
+def _rows(name: str, place: Place, rows: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """``rows`` of a tensor that has them; None for all, and for one number that is all experts' scale."""
+    if rows is None or not place.shape:
+        return None
+    if max(rows) >= place.shape[0]:
+        raise CollabError(f"{name} has {place.shape[0]} rows, the plan keeps row {max(rows)}: it is for another model")
+    return rows

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,19 @@ from numpy.typing import NDArray
 
 from collab_plugin.errors import CollabError
 
-ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4,
-              "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}  # fmt: skip
+ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "C64": 8,
+              "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1}  # fmt: skip
 MAX_HEADER = 100_000_000  # the format's own limit (safetensors README)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor lies: bytes ``start`` to ``stop`` of its file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True)
@@ -40,37 +51,49 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def read_header(path: Path) -> dict[str, Stored]:
     """Map ``path`` and return its tensors; CollabError for whatever is not sound."""
-    try:
-        data: NDArray[np.uint8] = np.memmap(path, np.uint8, "r")
-    except OSError as error:
-        raise CollabError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise CollabError(f"{path} is empty") from None
+    places = read_places(path)
+    data: NDArray[np.uint8] = np.memmap(path, np.uint8, "r")
+    return {name: Stored(name, p.dtype, p.shape, data[p.start : p.stop]) for name, p in places.items()}
+
+
+def read_places(path: Path) -> dict[str, Place]:
+    """Return where the tensors of ``path`` lie, in the file's order; CollabError for whatever is not sound.
+
+    Reads the header alone, and not through a memory map, for which systems fetch what lies around it.
+    """
 
     def fail(what: str) -> CollabError:
         return CollabError(f"{path} is not a sound safetensors file: {what}; download it again")
 
-    if len(data) < 8:
-        raise fail("it is shorter than its header")
-    size = int(data[:8].view("<u8")[0])
-    if size > min(MAX_HEADER, len(data) - 8):
-        raise fail(f"it claims a header of {size} bytes in {len(data)}")
     try:
-        header = json.loads(data[8 : 8 + size].tobytes(), object_pairs_hook=_unique)
+        with path.open("rb") as file:
+            length = os.fstat(file.fileno()).st_size
+            if length == 0:
+                raise CollabError(f"{path} is empty")
+            if length < 8:
+                raise fail("it is shorter than its header")
+            size = int.from_bytes(file.read(8), "little")
+            if size > min(MAX_HEADER, length - 8):
+                raise fail(f"it claims a header of {size} bytes in {length}")
+            text = file.read(size)
+    except OSError as error:
+        raise CollabError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        header = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise fail(f"its header is not JSON ({error})") from None
     if not isinstance(header, dict):
         raise fail("its header is no JSON object")
     header.pop("__metadata__", None)
-    body = data[8 + size :]
-    found: dict[str, Stored] = {}
+    body = 8 + size
+    found: dict[str, Place] = {}
     end = 0
     for name, entry in sorted(header.items(), key=lambda item: _start(item[1])):
-        problem, start, stop = _check(entry, len(body), end)
+        problem, start, stop = _check(entry, length - body, end)
         if problem:
             raise fail(f"tensor {name!r} {problem}")
         end = stop
-        found[name] = Stored(name, entry["dtype"], tuple(entry["shape"]), body[start:stop])
+        found[name] = Place(entry["dtype"], tuple(entry["shape"]), body + start, body + stop)
     return found
 
 
