@@ -95,6 +95,7 @@ class GgufExperts(_Grouped):
     def process_weights_after_loading(self, layer: RoutedExperts) -> None:
         whole = {part: getattr(layer, f"{part}_blocks").data for part in PARTS}
         self.stores = _stores(layer, whole, self.hot, "{}_blocks")
+        self.matrices(0, torch.float32)  # compiles, so that no request waits for it
 
     def matrices(self, expert: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         gate, up, down = (

@@ -41,6 +41,7 @@ class Vllm:
             "VLLM_CPU_KVCACHE_SPACE": "1",
             # Kept, as vLLM's own is: compiled code is found by everything that decides it, the plan among it.
             "VLLM_CACHE_ROOT": str(cache / "collab-plugin" / "vllm" / "compiled"),
+            "TORCHINDUCTOR_CACHE_DIR": str(cache / "collab-plugin" / "vllm" / "inductor"),
             "VLLM_NO_USAGE_STATS": "1",
             "HF_HUB_OFFLINE": "1",
         }

@@ -9,9 +9,11 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from torch import Tensor
 
 from collab_vllm.ggml import i_quants, k_quants
+from collab_vllm.ggml.compiled import Compiled
+from collab_vllm.ggml.tables import four_bit_values, grid, signs
 
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_BLOCKS: dict[str, Callable[[Tensor], Tensor]] = {
+_BLOCKS: dict[str, Callable[..., Tensor]] = {
     "Q4_0": k_quants.q4_0,
     "Q5_0": k_quants.q5_0,
     "Q5_1": k_quants.q5_1,
@@ -31,7 +33,9 @@ _BLOCKS: dict[str, Callable[[Tensor], Tensor]] = {
     "IQ3_XXS": i_quants.iq3_xxs,
     "IQ3_S": i_quants.iq3_s,
 }
+_WITH_SIGNS = ("IQ2_XXS", "IQ2_XS", "IQ3_XXS")
 SUPPORTED = frozenset(_PLAIN) | frozenset(_BLOCKS)
+_FAST = {name: Compiled(function) for name, function in _BLOCKS.items()}
 
 
 def dequantize(rows: Tensor, type_name: str) -> Tensor:
@@ -39,4 +43,15 @@ def dequantize(rows: Tensor, type_name: str) -> Tensor:
     if type_name in _PLAIN:
         return rows.contiguous().view(_PLAIN[type_name]).to(torch.float32)
     _, size = GGML_QUANT_SIZES[GGMLQuantizationType[type_name]]
-    return _BLOCKS[type_name](rows.reshape(-1, size)).reshape(rows.shape[0], -1)
+    blocks = rows.reshape(-1, size)
+    return _FAST[type_name](blocks, *_tables(type_name, rows.device)).reshape(rows.shape[0], -1)
+
+
+def _tables(type_name: str, device: torch.device) -> tuple[Tensor, ...]:
+    """What the type's function looks up, beside the blocks."""
+    if type_name.startswith("IQ4"):
+        return (four_bit_values(device),)
+    if not type_name.startswith("IQ"):
+        return ()
+    points = grid(type_name, device)
+    return (points, signs(device)) if type_name in _WITH_SIGNS else (points,)

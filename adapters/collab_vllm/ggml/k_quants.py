@@ -1,6 +1,6 @@
 """Blocks of 32 values with one scale, and the K types: super-blocks of 256 (ggml-common.h).
 
-Each function takes uint8[n, block bytes] and returns f32[n, block values].
+Each function takes uint8[n, block bytes] and returns f32[n, block values]; IQ4 types take their f32[16] steps too.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from collab_vllm.ggml.fields import half, planes, signed
-from collab_vllm.ggml.tables import four_bit_values
 
 
 def q8_0(b: Tensor) -> Tensor:
@@ -29,13 +28,13 @@ def q5_1(b: Tensor) -> Tensor:
     return half(b[:, :2]) * q + half(b[:, 2:4])
 
 
-def iq4_nl(b: Tensor) -> Tensor:
-    return half(b[:, :2]) * four_bit_values(b.device)[planes(b[:, 2:], 16, 4)]
+def iq4_nl(b: Tensor, steps: Tensor) -> Tensor:
+    return half(b[:, :2]) * steps[planes(b[:, 2:], 16, 4)]
 
 
-def iq4_xs(b: Tensor) -> Tensor:
+def iq4_xs(b: Tensor, steps: Tensor) -> Tensor:
     scale = (planes(b[:, 4:8], 1, 4) | planes(b[:, 2:4], 1, 2) << 4) - 32
-    return _scaled(half(b[:, :2]) * scale, four_bit_values(b.device)[planes(b[:, 8:], 16, 4)])
+    return _scaled(half(b[:, :2]) * scale, steps[planes(b[:, 8:], 16, 4)])
 
 
 def q2_k(b: Tensor) -> Tensor:
