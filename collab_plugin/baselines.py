@@ -40,9 +40,12 @@ class Baseline:
 def baselines(frames: Frames, errors: ErrorTable, sensitivity: Sensitivity, budget: int) -> list[Baseline]:
     """Those that this model can have: "pruning only" at the budget, "paper" at its own bytes.
 
-    "paper" is left out where the user named the types: measuring its own would take most of the time.
+    "paper" is left out where the user named the types: measuring its own would take most of the time. Both keep as
+    many experts in every layer, so they are left out where layers keep their own numbers.
     """
-    found = []
+    found: list[Baseline] = []
+    if frames.request.layers == "varied":
+        return found
     t = frames.topology
     step = t.groups if frames.policy == "balanced" else 1
     counts = range(step, t.expert_count + 1, step)

@@ -59,6 +59,11 @@ def decide(
         )
     if measuring is not None and (kernels is None or request.keep_types):
         raise CollabError("--probe and --confirm have nothing to measure with --keep-types; leave them out")
+    if measuring is not None and request.layers == "varied":
+        raise CollabError(
+            "--probe and --confirm measure GGUF files, which have one number of experts for all layers; --probe "
+            "without --layers varied first: what quantizing costs is kept in the stats and counts for this plan too"
+        )
     check_stats(checkpoint, topology, source)
     if measuring is not None:
         # Mistakes are told before minutes are spent.

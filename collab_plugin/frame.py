@@ -18,9 +18,18 @@ from collab_plugin.gguf_layout import DEFAULT_ALIGNMENT, padded
 from collab_plugin.importance.builtin import NORMALISATION
 from collab_plugin.importance.criterion import CriterionOptions, ImportanceCriterion
 from collab_plugin.overlap import encode_sketch
-from collab_plugin.plan import Activation, Calibration, GroupPolicy, Plan, Pruning, Source, TensorPlan
+from collab_plugin.plan import (
+    Activation,
+    Calibration,
+    GroupPolicy,
+    Plan,
+    Pruning,
+    Source,
+    TensorPlan,
+    requirements_of,
+)
 from collab_plugin.plan_request import DEFAULT_TYPES, PlanRequest, StatsSource
-from collab_plugin.pruning import Choice, check_enough, check_routing, check_servable, choose
+from collab_plugin.pruning import Choice, check_enough, check_routing, check_servable, choose, fewest_servable
 from collab_plugin.quant.kernels import Kernels
 from collab_plugin.quant.types import TYPES, bits_per_weight, fallback, quantizable, tensor_bytes, without_imatrix
 from collab_plugin.topology import Topology
@@ -70,7 +79,7 @@ class Frames:
                 f"NO IMPORTANCE MATRIX: the stats lack it ({self._engine}), so all columns count alike and types "
                 "that need it are not used"
             )
-        self._choices: dict[int, Choice] = {}
+        self._choices: dict[tuple[int, int | None], Choice] = {}
 
     def _criterion(self) -> ImportanceCriterion:
         """The criterion asked for, or frequency alone when the stats are a foreign imatrix."""
@@ -100,7 +109,8 @@ class Frames:
     def rule(self) -> str:
         """How experts are chosen, in one line: probes of another rule do not count."""
         r = self.request
-        return f"{self.criterion.name} alpha={r.alpha} seed={r.seed} groups={self.policy}"
+        layers = "" if r.layers == "same" else f" layers={r.layers}"
+        return f"{self.criterion.name} alpha={r.alpha} seed={r.seed} groups={self.policy}{layers}"
 
     def scaled(self, count: int) -> int:
         return scaled_top_k(self.topology, count)
@@ -112,27 +122,30 @@ class Frames:
             return False
         return True
 
-    def choice(self, count: int) -> Choice:
-        """Which experts stay when ``count`` a layer do."""
-        if count not in self._choices:
+    def choice(self, count: int, used: int) -> Choice:
+        """Which experts stay when ``count`` a layer do, and a token uses ``used``."""
+        t, r = self.topology, self.request
+        fewest = fewest_servable(t, used, self.policy) if r.layers == "varied" else None
+        if (count, fewest) not in self._choices:
             if self.source is None:
                 raise CollabError("pruning and ordering experts need statistics: calibrate, then give --stats")
-            r, routing = self.request, self.source.stats.routing
-            check_routing(routing, self.topology)
-            options = CriterionOptions(r.alpha, r.seed)
-            self._choices[count] = choose(routing, self.topology, count, self.policy, self.criterion, options, r.order)
-        return self._choices[count]
+            routing, options = self.source.stats.routing, CriterionOptions(r.alpha, r.seed)
+            check_routing(routing, t)
+            self._choices[count, fewest] = choose(
+                routing, t, count, self.policy, self.criterion, options, r.order, fewest
+            )
+        return self._choices[count, fewest]
 
     def frame(self, count: int, used: int) -> Frame:
         """The skeleton; CollabError when the router cannot serve it or the stats are too thin."""
         t, checkpoint = self.topology, self.checkpoint
         check_servable(t, count, used, self.policy)
-        pruning, notes = self._pruning(count)
+        pruning, notes = self._pruning(count, used)
         if note := weight_note(t, count, used):
             notes.append(note)
         arch = checkpoint.architecture
         metadata: dict[str, int | None] = {}
-        if count != t.expert_count:
+        if count != t.expert_count and not requirements_of(pruning):
             metadata[f"{arch}.expert_count"] = count
         if used != t.experts_used:
             metadata[f"{arch}.expert_used_count"] = used
@@ -153,11 +166,11 @@ class Frames:
             return "unchanged"
         return "searched" if asked == "auto" else "share"
 
-    def _pruning(self, count: int) -> tuple[Pruning, list[str]]:
+    def _pruning(self, count: int, used: int) -> tuple[Pruning, list[str]]:
         t, r = self.topology, self.request
         if count == t.expert_count and self.policy != "disband" and r.order == "original":
             return Pruning("none", {}, NORMALISATION, self.policy, count, {}, 0.0 if self.source else None), []
-        chosen = self.choice(count)
+        chosen = self.choice(count, used)
         if self.source is not None and not r.allow_few_tokens and count < t.expert_count:
             check_enough(self.source.stats.routing, t)
         notes = []
@@ -169,8 +182,16 @@ class Frames:
             notes.append(
                 f"ROUTING CHANGES: the {t.groups} expert groups are disbanded, so a token may use experts of any group"
             )
-        used: dict[str, float | int | str] = {"alpha": r.alpha, "seed": r.seed, "order": r.order}
-        pruning = Pruning(self.criterion.name, used, NORMALISATION, self.policy, count, chosen.kept, chosen.mass_lost)
+        how: dict[str, float | int | str] = {"alpha": r.alpha, "seed": r.seed, "order": r.order}
+        if r.layers == "varied":
+            how["layers"] = r.layers
+        pruning = Pruning(self.criterion.name, how, NORMALISATION, self.policy, count, chosen.kept, chosen.mass_lost)
+        if requirements_of(pruning):
+            notes.append(
+                f"ONLY vLLM RUNS IT: the layers keep {pruning.span} experts, which no GGUF and no config.json can say; "
+                "its load format collab reads the checkpoint's own types, so types and bytes here are what the "
+                "tensors would take"
+            )
         return pruning, notes
 
     @cached_property
@@ -189,6 +210,7 @@ class Frames:
             notes.append(f"{calibration.unseen} experts were never seen in calibration; their importance is unknown")
         return Plan(
             source=self._source,
+            requires=requirements_of(pruning),
             calibration=calibration,
             pruning=pruning,
             activation=activation,

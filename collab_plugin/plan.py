@@ -12,6 +12,8 @@ from typing import Literal
 PLAN_VERSION = 1
 
 GroupPolicy = Literal["none", "balanced", "disband"]
+Requirement = Literal["expert-count-by-layer"]
+"""What an engine must be able to do: hold another number of experts in each layer."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,9 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Pruning:
-    """``kept[layer]`` lists original expert ids in their new order; the same count in every layer.
+    """``kept[layer]`` lists original expert ids in their new order.
 
+    ``expert_count`` a layer: of every layer, or the mean of all where the plan requires "expert-count-by-layer".
     ``criterion`` and ``options`` say how they were chosen ("none" when all are kept);
     ``normalisation`` how frequency and score were scaled before mixing. ``mass_lost`` is the share
     of calibration activations that went to dropped experts (mean over layers; None without stats).
@@ -65,6 +68,22 @@ class Pruning:
     expert_count: int
     kept: Mapping[int, tuple[int, ...]]
     mass_lost: float | None
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Experts kept in each layer that ``kept`` lists."""
+        return tuple(len(ids) for ids in self.kept.values())
+
+    @property
+    def span(self) -> str:
+        """Experts kept a layer, for people: "24", or "20 to 28 (mean 24)"."""
+        low, high = min(self.counts, default=0), max(self.counts, default=0)
+        return str(self.expert_count) if low == high else f"{low} to {high} (mean {self.expert_count})"
+
+
+def requirements_of(pruning: Pruning) -> tuple[Requirement, ...]:
+    """What an engine must be able to do to honour ``pruning``."""
+    return ("expert-count-by-layer",) if len(set(pruning.counts)) > 1 else ()
 
 
 @dataclass(frozen=True)
@@ -126,15 +145,18 @@ def ascending(points: Iterable[Point]) -> tuple[Point, ...]:
 class Plan:
     """See the module's docstring. ``metadata`` holds the GGUF integer keys to set (None: remove).
 
-    ``bytes`` is the exact size of the GGUF file, header and padding included; ``budget`` what was
-    asked for, None when no budget was given. ``bits_per_weight`` is 8 x bytes over the original's
-    parameters, pruned ones included. ``predicted_kld``: KL divergence in nats that quantization and
-    pruning are predicted to cost, as good as ``sensitivity`` says: where the weights behind it come from.
+    ``requires``: what an engine must be able to do to run what the plan describes (`requirements_of`).
+    ``bytes`` is the exact size of the GGUF file, header and padding included; with ``requires`` no GGUF can
+    be written, and it is what these tensors would take in one. ``budget``: what was asked for, None when no
+    budget was given. ``bits_per_weight`` is 8 x bytes over the original's parameters, pruned ones included.
+    ``predicted_kld``: KL divergence in nats that quantization and pruning are predicted to cost, as good as
+    ``sensitivity`` says: where the weights behind it come from.
     ``considered``: what the joint search weighed, ascending in bytes (empty when there was no search).
     ``versions``: tool, gguf, kernels, numpy. ``notes``: what a reader must know, one sentence each.
     """
 
     source: Source
+    requires: tuple[Requirement, ...]
     calibration: Calibration | None
     pruning: Pruning
     activation: Activation

@@ -38,7 +38,9 @@ def diff_plans(a: Plan, b: Plan) -> PlanDiff:
         "bytes": Pair(a.bytes, b.bytes),
         "bits_per_weight": Pair(a.bits_per_weight, b.bits_per_weight),
         "predicted_kld": Pair(a.predicted_kld, b.predicted_kld),
+        "requires": Pair(", ".join(a.requires), ", ".join(b.requires)),
         "expert_count": Pair(a.pruning.expert_count, b.pruning.expert_count),
+        "experts a layer": Pair(_span(a, b), _span(b, a)),
         "experts_used": Pair(a.activation.used, b.activation.used),
         "criterion": Pair(a.pruning.criterion, b.pruning.criterion),
         "groups": Pair(a.pruning.group_policy, b.pruning.group_policy),
@@ -72,6 +74,11 @@ def _only(a: Plan, b: Plan) -> dict[int, tuple[int, ...]]:
         if mine - other:
             only[layer] = tuple(sorted(mine - other))
     return dict(sorted(only.items()))
+
+
+def _span(plan: Plan, other: Plan) -> str | None:
+    """None where the count says it all."""
+    return plan.pruning.span if plan.requires or other.requires else None
 
 
 def _text(values: Mapping[str, object]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from collab_plugin.atomic import write_bytes
 from collab_plugin.document import from_plain, schema_of, to_plain
 from collab_plugin.errors import CollabError
-from collab_plugin.plan import PLAN_VERSION, Plan
+from collab_plugin.plan import PLAN_VERSION, Plan, Pruning, requirements_of
 from collab_plugin.quant.types import stored_type
 
 FORMAT = "collab-plugin plan"
@@ -79,19 +79,29 @@ def read_plan(path: Path) -> Plan:
 
 
 def _check(plan: Plan) -> None:
-    """What the types cannot say. ``pruning.expert_count`` is the number kept in every layer."""
+    """What the types cannot say."""
     for name, tensor in plan.tensors.items():
         if len(name.encode()) > 63:
             raise CollabError(f"$.tensors has a name longer than 63 bytes: {name[:70]!r}")
         stored_type(tensor.type)
     if plan.calibration is not None and Path(plan.calibration.file).name != plan.calibration.file:
         raise CollabError(f"$.calibration.file is {plan.calibration.file!r}, not a plain file name")
-    if plan.pruning.expert_count < 1:
-        raise CollabError(f"$.pruning.expert_count is {plan.pruning.expert_count}")
-    for layer, kept in plan.pruning.kept.items():
-        if len(kept) != plan.pruning.expert_count:
-            raise CollabError(f"$.pruning.kept.{layer} lists {len(kept)} experts, not {plan.pruning.expert_count}")
-        if len(set(kept)) != len(kept) or min(kept) < 0 or max(kept) > 65535:
-            raise CollabError(f"$.pruning.kept.{layer} repeats an expert or names an impossible one")
-    if not 1 <= plan.activation.used <= plan.pruning.expert_count:
-        raise CollabError(f"$.activation.used is {plan.activation.used} of {plan.pruning.expert_count} experts")
+    _check_kept(plan.pruning, by_layer="expert-count-by-layer" in plan.requires)
+    if (needed := requirements_of(plan.pruning)) != plan.requires:
+        raise CollabError(f"$.requires is {list(plan.requires)}, what the plan keeps requires {list(needed)}")
+    fewest = min((plan.pruning.expert_count, *plan.pruning.counts))
+    if not 1 <= plan.activation.used <= fewest:
+        raise CollabError(f"$.activation.used is {plan.activation.used} of {fewest} experts")
+
+
+def _check_kept(pruning: Pruning, *, by_layer: bool) -> None:
+    """``by_layer``: ``expert_count`` is the mean of all layers, not the number in each."""
+    if pruning.expert_count < 1:
+        raise CollabError(f"$.pruning.expert_count is {pruning.expert_count}")
+    for layer, kept in pruning.kept.items():
+        if len(kept) != pruning.expert_count and not by_layer:
+            raise CollabError(f"$.pruning.kept.{layer} lists {len(kept)} experts, not {pruning.expert_count}")
+        if not kept or len(set(kept)) != len(kept) or min(kept) < 0 or max(kept) > 65535:
+            raise CollabError(f"$.pruning.kept.{layer} is empty, repeats an expert or names an impossible one")
+    if sum(pruning.counts) != pruning.expert_count * len(pruning.kept):
+        raise CollabError(f"$.pruning.expert_count is {pruning.expert_count}, which is not the mean of $.pruning.kept")

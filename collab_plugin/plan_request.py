@@ -14,7 +14,7 @@ from collab_plugin.checkpoint.identity import model_id
 from collab_plugin.errors import CollabError
 from collab_plugin.importance.criterion import ImportanceCriterion
 from collab_plugin.plan import GroupPolicy
-from collab_plugin.pruning import Order
+from collab_plugin.pruning import Layers, Order
 from collab_plugin.quant.types import SUPER_BLOCK
 from collab_plugin.stats import BORROW, Stats
 from collab_plugin.stats_file import read_stats, stats_sha256
@@ -29,6 +29,7 @@ class PlanRequest:
     """What the user asked for; the options of `collab-plugin plan` under the same names.
 
     ``budget`` in bytes, None only with ``keep_types``. ``keep``: "auto" (searched), a share or a count.
+    ``layers`` "varied": that is the mean, and each layer keeps its own number.
     ``borrow``: tokens' worth of importance that an expert borrows from its layer, 0 as llama-quantize.
     ``experts_used`` None: scaled with the kept share; "auto": that or the original number, whichever is
     predicted to cost less. ``base`` None: the default floor for experts,
@@ -39,6 +40,7 @@ class PlanRequest:
     criterion: ImportanceCriterion
     allocator: Allocator
     keep: str = "auto"
+    layers: Layers = "same"
     experts_used: int | Literal["auto"] | None = None
     alpha: float = 0.5
     seed: int = 0

@@ -138,8 +138,8 @@ def sensitivity_of(frames: Frames) -> Sensitivity:
     """From the probes in the stats where there are any, else from models probed earlier."""
     default = default_weights(frames.checkpoint, frames.topology)
 
-    def lost(count: int) -> Mapping[int, float]:
-        return frames.choice(count).weight_lost
+    def lost(count: int, used: int) -> Mapping[int, float]:
+        return frames.choice(count, used).weight_lost
 
     guess = default_prune_cost(frames.checkpoint, frames.topology, default, lost)
     probes = frames.source.stats.probes if frames.source else None

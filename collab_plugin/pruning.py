@@ -17,6 +17,8 @@ from collab_plugin.stats import LayerRouting
 from collab_plugin.topology import Topology
 
 Order = Literal["original", "importance"]
+Layers = Literal["same", "varied"]
+"""How many experts a layer keeps: as many as every other, or its own number."""
 MIN_SELECTIONS = 50
 """Mean selections an expert needs before importance means something: a count of 50 is known to 14 %."""
 
@@ -76,6 +78,13 @@ def check_servable(topology: Topology, count: int, used: int, policy: GroupPolic
         )
 
 
+def fewest_servable(topology: Topology, used: int, policy: GroupPolicy) -> int:
+    """The smallest count that `check_servable` lets pass; with balanced groups a multiple of them."""
+    if policy == "disband" or topology.groups == 1:
+        return used
+    return topology.groups * max(2, -(-used // topology.groups_used))
+
+
 def check_routing(routing: Mapping[int, LayerRouting], topology: Topology) -> None:
     """CollabError when a layer with experts has no statistics."""
     missing = [layer for layer in topology.moe_layers if layer not in routing]
@@ -120,8 +129,12 @@ def choose(
     criterion: ImportanceCriterion,
     options: CriterionOptions,
     order: Order = "original",
+    fewest: int | None = None,
 ) -> Choice:
     """Keep the ``count`` most important experts of every layer.
+
+    With ``fewest`` the experts of all layers compete instead (`shares_of`): ``count`` is what layers keep on
+    average, to the expert, and ``fewest`` what each keeps at least.
 
     ``order``: "original" ids ascending, or "importance", the best of each group first: then hot experts
     are one contiguous range of the file, which llama.cpp copies and pages in together.
@@ -130,14 +143,21 @@ def choose(
     Equal scores: the lower id stays.
     """
     groups = topology.groups if policy == "balanced" else 1
+    by_layer = {
+        layer: importance_of(routing[layer], criterion, CriterionOptions(options.alpha, options.seed, layer)).reshape(
+            groups, -1
+        )
+        for layer in topology.moe_layers
+    }
+    shares = dict.fromkeys(by_layer, count // groups)
+    if fewest is not None:
+        shares = shares_of(by_layer, count // groups, fewest // groups)
     kept: dict[int, tuple[int, ...]] = {}
     lost: list[float] = []
     weight_lost: dict[int, float] = {}
     unseen = 0
-    for layer in topology.moe_layers:
-        here = CriterionOptions(options.alpha, options.seed, layer)
-        scores = importance_of(routing[layer], criterion, here).reshape(groups, -1)
-        best = np.argsort(-scores, axis=1, kind="stable")[:, : count // groups]
+    for layer, scores in by_layer.items():
+        best = np.argsort(-scores, axis=1, kind="stable")[:, : shares[layer]]
         ranked = best + np.arange(groups)[:, None] * scores.shape[1]
         ids = (np.sort(ranked, axis=1) if order == "original" else ranked).reshape(-1)
         kept[layer] = tuple(int(i) for i in ids)
@@ -148,3 +168,28 @@ def choose(
         weight_lost[layer] = float(mass[dropped].sum() / max(float(mass.sum()), 1e-300))
         unseen += int(routing[layer].unseen[dropped].sum())
     return Choice(kept, float(np.mean(lost)), weight_lost, unseen)
+
+
+def shares_of(scores: Mapping[int, NDArray[np.float64]], mean: int, fewest: int) -> dict[int, int]:
+    """Experts that each layer keeps in every group: ``mean`` on average, at least ``fewest``.
+
+    ``scores[layer]``: the criterion's, f64[groups, experts a group]. The sum of the kept scores is the largest
+    possible. A step takes the next best expert of every group of a layer, and counts as their mean. Equal
+    steps: the better rank first, then the lower layer.
+
+    Scores of layers are compared as the criterion gives them. The built-in ones are scaled to the layer's
+    largest ("layer-max"), so what competes is an expert's worth beside the best of its own layer: a layer whose
+    experts share the work keeps more than one where few do it. Unscaled, sums and norms grow with depth, and whole
+    layers would lose to others; Lee et al. (arXiv 2010.07611) argue so for weights and scale within layers before
+    they compare across them.
+    """
+    steps = [
+        (-float(worth), rank, layer)
+        for layer, values in scores.items()
+        for rank, worth in enumerate(np.sort(values, axis=1)[:, ::-1].mean(axis=0))
+        if rank >= fewest
+    ]
+    shares = dict.fromkeys(scores, fewest)
+    for _, _, layer in sorted(steps)[: (mean - fewest) * len(scores)]:
+        shares[layer] += 1
+    return shares

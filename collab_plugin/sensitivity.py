@@ -94,9 +94,12 @@ def probed_weights(default: Mapping[str, float], probes: Probes) -> dict[str, fl
 
 
 def default_prune_cost(
-    checkpoint: Checkpoint, topology: Topology, weights: Mapping[str, float], lost: Callable[[int], Mapping[int, float]]
+    checkpoint: Checkpoint,
+    topology: Topology,
+    weights: Mapping[str, float],
+    lost: Callable[[int, int], Mapping[int, float]],
 ) -> PruneCost:
-    """``lost(kept)``: share of router weight of the dropped experts, by layer.
+    """``lost(kept, used)``: share of router weight of the dropped experts, by layer.
 
     P = 8 Σ_l ω_down(l) (lost_l + ((k − k') / k)³): with fewer experts a token, the weakest go.
     """
@@ -108,7 +111,7 @@ def default_prune_cost(
 
     def cost(kept: int, used: int) -> float:
         share = max(0, topology.experts_used - used) / topology.experts_used
-        gone = lost(kept) if kept < topology.expert_count else {}
+        gone = lost(kept, used) if kept < topology.expert_count else {}
         return PRUNING * sum(w * (gone.get(layer or 0, 0.0) + share**3) for layer, w in down.items())
 
     return cost

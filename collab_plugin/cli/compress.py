@@ -58,12 +58,14 @@ def command(
     if precision is not None:
         raise click.UsageError("--precision is for --format safetensors: a GGUF has the plan's types")
     from collab_plugin.checkpoint.open import open_checkpoint
+    from collab_plugin.compress.artifact import check_one_count
     from collab_plugin.compress.executor import compress
     from collab_plugin.compress.inputs import kernels_for, stats_of
     from collab_plugin.plan_file import read_plan
     from collab_plugin.progress import track
 
     plan = read_plan(plan_path)
+    check_one_count(plan, "a GGUF")  # before stats and kernels are missed
     checkpoint = open_checkpoint(model)
     stats = stats_of(plan, checkpoint, plan_path.parent, stats_path)
     kernels = kernels_for(plan, checkpoint)
@@ -85,11 +87,13 @@ def _folder(
     model: Path, plan_path: Path, precision: Literal["plan", "original"], output: Path, threads: int, as_json: bool
 ) -> None:
     from collab_plugin.checkpoint.open import open_checkpoint
+    from collab_plugin.compress.artifact import check_one_count
     from collab_plugin.compress.folder import compress_folder
     from collab_plugin.plan_file import read_plan
     from collab_plugin.progress import track
 
     plan = read_plan(plan_path)
+    check_one_count(plan, "a config.json")
     checkpoint = open_checkpoint(model)
     with track("compressing", unit="weights") as report:
         result = compress_folder(checkpoint, plan, output, precision=precision, threads=threads, report=report)

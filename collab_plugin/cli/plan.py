@@ -46,6 +46,13 @@ def _used(context: click.Context, parameter: click.Parameter, value: str | None)
     "--keep", default="auto", show_default=True, help="Experts a layer: auto, a share (0.75, 75%) or a count."
 )
 @click.option(
+    "--layers",
+    type=click.Choice(["same", "varied"]),
+    default="same",
+    show_default=True,
+    help="As many experts in every layer, or each layer its own number with that mean, which only vLLM runs.",
+)
+@click.option(
     "--experts-used",
     callback=_used,
     metavar="N|auto",
@@ -132,6 +139,7 @@ def command(
     stats_path: Path | None,
     budget: str | None,
     keep: str,
+    layers: str,
     experts_used: int | Literal["auto"] | None,
     criterion: str,
     alpha: float,
@@ -193,6 +201,7 @@ def command(
         criterion=pick(registry().criteria, criterion, "criterion"),
         allocator=pick(registry().allocators, allocator, "allocator"),
         keep=keep,
+        layers=layers,  # type: ignore[arg-type]  # click.Choice gives one of the literals
         experts_used=experts_used,
         alpha=alpha,
         seed=seed,
@@ -256,7 +265,7 @@ def render_plan(console: Console, plan: Plan) -> None:
     console.print(f"[bold]{plan.source.name}[/bold]: {plan.bytes:,} bytes{of}, {plan.bits_per_weight:.3f} bpw")
     lost = f", {p.mass_lost:.1%} of the routing mass dropped" if p.mass_lost else ""
     console.print(
-        f"experts kept a layer: {p.expert_count} ({p.criterion}{lost}); "
+        f"experts kept a layer: {p.span} ({p.criterion}{lost}); "
         f"experts a token: {plan.activation.used} (was {plan.activation.original})"
     )
     roles: dict[str, dict[str, int]] = {}

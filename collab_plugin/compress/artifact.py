@@ -105,6 +105,16 @@ def artifact_tensors(checkpoint: Checkpoint, plan: Plan) -> list[TensorSpec]:
     ]
 
 
+def check_one_count(plan: Plan, what: str) -> None:
+    """CollabError when layers keep different numbers of experts, which ``what`` ("a GGUF") has no place for."""
+    if "expert-count-by-layer" in plan.requires:
+        raise CollabError(
+            f"the plan keeps {plan.pruning.span} experts a layer, and {what} has one number for all layers: only "
+            "vLLM runs this plan (vllm serve MODEL --load-format collab ...); for other engines plan without "
+            "--layers varied"
+        )
+
+
 def check_names(tensors: Mapping[str, TensorInfo], plan: Plan) -> None:
     other = sorted(set(tensors) ^ set(plan.tensors))
     if other:

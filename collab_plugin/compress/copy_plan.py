@@ -20,6 +20,7 @@ def copy_plan(checkpoint: Checkpoint) -> Plan:
             fingerprint(checkpoint), model_id(checkpoint), t.name, t.architecture, checkpoint.format,
             t.total_bytes, t.total_parameters,
         ),
+        requires=(),
         calibration=None,
         pruning=Pruning("none", {}, "none", "none", t.expert_count, {}, None),
         activation=Activation(t.experts_used, t.experts_used, "unchanged"),

@@ -20,7 +20,7 @@ from collab_plugin.atomic import sync_folder
 from collab_plugin.checkpoint.base import Checkpoint
 from collab_plugin.checkpoint.gguf import shard_paths
 from collab_plugin.checkpoint.identity import fingerprint
-from collab_plugin.compress.artifact import artifact_layout
+from collab_plugin.compress.artifact import artifact_layout, check_one_count
 from collab_plugin.compress.journal import Journal
 from collab_plugin.compress.tiles import Tile, tile_bytes, tiles_of
 from collab_plugin.errors import CollabError
@@ -61,8 +61,10 @@ def compress(
 
     Peak memory: threads × (one tile of at most 32 MiB as float32, and its result) plus a constant.
     An interrupted run leaves ``out``.partial and ``out``.journal, and the same call goes on there.
-    Raises CollabError for a plan of another source, a full disk, values that are not finite.
+    Raises CollabError for a plan of another source or with its own number of experts in each layer, a full disk,
+    values that are not finite.
     """
+    check_one_count(plan, "a GGUF")
     if fingerprint(checkpoint) != plan.source.fingerprint:
         raise CollabError(
             f"the plan was made for another checkpoint than {checkpoint.path} "

@@ -23,7 +23,7 @@ from collab_plugin.checkpoint.identity import fingerprint
 from collab_plugin.checkpoint.safetensors import INDEX, SafetensorsCheckpoint
 from collab_plugin.checkpoint.safetensors_layout import Shard, StoredTensor, shards_of
 from collab_plugin.checkpoint.tokenizer import load_json
-from collab_plugin.compress.artifact import check_names
+from collab_plugin.compress.artifact import check_names, check_one_count
 from collab_plugin.compress.executor import peak_memory
 from collab_plugin.compress.folder_tensors import Work, outputs, works
 from collab_plugin.compress.hf_config import pruned_config
@@ -71,9 +71,10 @@ def compress_folder(
 
     ``precision`` "original" keeps the stored values bit for bit; "plan" quantizes as precision.py says.
     Peak memory: threads x a few times 32 MiB (a tile as float32 and what it becomes) plus a constant.
-    Raises CollabError for a source that is no Hugging Face folder, a plan of another source, an ``out`` that
-    exists, a full disk, values that are not finite.
+    Raises CollabError for a source that is no Hugging Face folder, a plan of another source or with its own number
+    of experts in each layer, an ``out`` that exists, a full disk, values that are not finite.
     """
+    check_one_count(plan, "a config.json")
     if not isinstance(checkpoint, SafetensorsCheckpoint):
         raise CollabError(
             f"{checkpoint.path} is a {checkpoint.format.upper()} file: --format safetensors prunes Hugging Face "

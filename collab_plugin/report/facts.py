@@ -131,7 +131,7 @@ def _left_out(plan: Plan, extras: Extras, memory: Memory, importance: Importance
         said.append("The router's expert groups: give the model with --model.")
     if not plan.considered:
         said.append("Alternatives: this plan was made without comparing any.")
-    if not extras.evaluations and not any(p.measured_kld is not None for p in plan.considered):
+    if not plan.requires and not extras.evaluations and not any(p.measured_kld is not None for p in plan.considered):
         said.append("Measured quality: compress, then `evaluate --json`, and give the result with --evaluation.")
     return said
 

@@ -67,7 +67,13 @@ def _decided(facts: Facts) -> str:
         steps = "one step back was" if len(plan.back_off) == 1 else f"{len(plan.back_off)} steps back were"
         said.append(f"The budget could not be held with the usual lower limits; {steps} taken.")
     left = "" if plan.budget is None else f", {exact(plan.budget - plan.bytes)} below the budget"
-    said.append(f"The file will have exactly {exact(plan.bytes)} bytes ({size(plan.bytes)}){left}.")
+    if plan.requires:
+        said.append(
+            f"No file holds a number of experts for each layer: vLLM's load format collab runs the plan. In a file "
+            f"these tensors would take {exact(plan.bytes)} bytes ({size(plan.bytes)}){left}."
+        )
+    else:
+        said.append(f"The file will have exactly {exact(plan.bytes)} bytes ({size(plan.bytes)}){left}.")
     return " ".join(said)
 
 
@@ -76,13 +82,19 @@ def _experts(facts: Facts) -> str:
     if not pruning.kept or facts.experts == pruning.expert_count:
         return f"All {pruning.expert_count} experts of every layer stay."
     if facts.experts is None:
-        return f"{pruning.expert_count} experts of every layer stay, chosen by {pruning.criterion}."
+        return f"{pruning.span} experts of every layer stay, chosen by {pruning.criterion}."
     dropped = facts.experts - pruning.expert_count
     lost = (
         f", which had {percent(pruning.mass_lost)} of the router's selections there"
         if pruning.mass_lost is not None
         else ""
     )
+    if facts.plan.requires:
+        return (
+            f"The experts of all layers compete: {pruning.span} of {facts.experts} stay in a layer, and "
+            f"{share_of(dropped, facts.experts)} of all are dropped, the least important on the calibration text by "
+            f"the criterion {pruning.criterion}{lost}."
+        )
     return (
         f"In every layer {dropped} of the {facts.experts} experts ({share_of(dropped, facts.experts)}) are dropped: "
         f"the least important on the calibration text by the criterion {pruning.criterion}{lost}."
@@ -131,6 +143,6 @@ def _quality(facts: Facts) -> list[str]:
             f"Predicted cost: {kld(plan.predicted_kld)}, a sum of relative errors that compares plans of one model "
             "but is no KL divergence."
         )
-    if not facts.evaluations and own is None:
+    if not facts.evaluations and own is None and not plan.requires:
         said.append("The file itself was not measured yet: compress it, then run `collab-plugin evaluate`.")
     return [*said, KLD, SCALE]

@@ -92,8 +92,8 @@ def _bits(plan: Plan, part: str, layer: int | None, names: Iterable[str]) -> Bit
 def original_experts(plan: Plan) -> int | None:
     """Return how many experts a layer had before pruning; None when the plan's sizes do not tell.
 
-    Every layer keeps the same count E' of E, so what the artifact lacks of the source's parameters is
-    (E − E') / E' of what its experts, router rows and router biases hold.
+    Layers keep E' of E experts, on average where they differ, so what the artifact lacks of the source's
+    parameters is (E − E') / E' of what its experts, router rows and router biases hold.
     """
     kept = plan.pruning.expert_count
     missing = plan.source.parameters - sum(map(weights_of, plan.tensors.values()))

@@ -29,12 +29,12 @@ def _matrix(rng: np.random.Generator, *shape: int) -> NDArray[np.float16]:
     return (rng.standard_normal(shape) * scale / np.sqrt(shape[-1])).astype(np.float16)
 
 
-def _writer(path: Path, architecture: str) -> GGUFWriter:
+def _writer(path: Path, architecture: str, blocks: int = BLOCKS) -> GGUFWriter:
     writer = GGUFWriter(path, architecture)
     writer.add_name(f"random {architecture}")
     writer.add_context_length(512)
     writer.add_embedding_length(WIDTH)
-    writer.add_block_count(BLOCKS)
+    writer.add_block_count(blocks)
     writer.add_feed_forward_length(WIDTH)
     writer.add_expert_feed_forward_length(WIDTH)
     writer.add_expert_count(EXPERTS)
@@ -86,10 +86,10 @@ def write_qwen3moe(path: Path, *, seed: int = 0) -> Path:
     return _write(_writer(path, "qwen3moe"), tensors, path)
 
 
-def write_deepseek2(path: Path, *, seed: int = 0) -> Path:
+def write_deepseek2(path: Path, *, seed: int = 0, blocks: int = BLOCKS) -> Path:
     """MLA, a leading dense layer, sigmoid router with bias, 4 groups of which 2 are used, a shared expert."""
     rng = np.random.default_rng(seed)
-    writer = _writer(path, "deepseek2")
+    writer = _writer(path, "deepseek2", blocks)
     writer.add_leading_dense_block_count(1)
     writer.add_expert_shared_count(1)
     writer.add_expert_group_count(GROUPS)
@@ -98,7 +98,7 @@ def write_deepseek2(path: Path, *, seed: int = 0) -> Path:
     writer.add_expert_weights_scale(2.5)
     writer.add_expert_gating_func(ExpertGatingFuncType.SIGMOID)
     tensors = _ends(rng)
-    for layer in range(BLOCKS):
+    for layer in range(blocks):
         b = f"blk.{layer}"
         tensors |= {
             f"{b}.attn_norm.weight": np.ones(WIDTH, np.float32),

@@ -13,6 +13,7 @@ from collab_plugin.plan import (
     Pruning,
     Source,
     TensorPlan,
+    requirements_of,
 )
 from collab_plugin.quant.types import TYPES
 
@@ -27,7 +28,9 @@ def pruning(draw: st.DrawFn) -> Pruning:
     experts = draw(st.integers(2, 64))
     count = draw(st.integers(1, experts))
     layers = draw(st.lists(st.integers(0, 999), unique=True, max_size=4))
-    ids = st.lists(st.integers(0, experts - 1), min_size=count, max_size=count, unique=True)
+    # A pair of layers may keep fewer and more, so that the mean stays.
+    spread = draw(st.integers(0, min(count - 1, experts - count))) if len(layers) > 1 else 0
+    counts = [count - spread, count + spread, count, count]
     return Pruning(
         criterion=draw(_TEXT),
         # Whole floats come back as integers from `float | int | str`, and equal them.
@@ -35,7 +38,10 @@ def pruning(draw: st.DrawFn) -> Pruning:
         normalisation=draw(_TEXT),
         group_policy=draw(st.sampled_from(["none", "balanced", "disband"])),
         expert_count=count,
-        kept={layer: tuple(draw(ids)) for layer in layers},
+        kept={
+            layer: tuple(draw(st.lists(st.integers(0, experts - 1), min_size=n, max_size=n, unique=True)))
+            for layer, n in zip(layers, counts, strict=False)
+        },
         mass_lost=draw(st.none() | st.floats(0, 1)),
     )
 
@@ -43,6 +49,7 @@ def pruning(draw: st.DrawFn) -> Pruning:
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
     pruned = draw(pruning())
+    fewest = min((pruned.expert_count, *pruned.counts))
     calibration = st.builds(
         Calibration,
         sha256=_SHA,
@@ -69,9 +76,10 @@ def plans(draw: st.DrawFn) -> Plan:
     )
     return Plan(
         source=draw(st.builds(Source, _SHA, _SHA, _TEXT, _TEXT, _TEXT, _SIZE, _SIZE)),
+        requires=requirements_of(pruned),
         calibration=draw(st.none() | calibration),
         pruning=pruned,
-        activation=Activation(draw(st.integers(1, 64)), draw(st.integers(1, pruned.expert_count)), draw(_TEXT)),
+        activation=Activation(draw(st.integers(1, 64)), draw(st.integers(1, fewest)), draw(_TEXT)),
         metadata=draw(st.dictionaries(_TEXT, st.none() | _SIZE, max_size=3)),
         tensors=draw(st.dictionaries(_TEXT, tensor, max_size=4)),
         budget=draw(st.none() | _SIZE),

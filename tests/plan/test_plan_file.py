@@ -133,6 +133,13 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "too few kept": (lambda d: _kept(d).pop(), "lists 11 experts, not 12"),
     "kept twice": (lambda d: _kept(d).__setitem__(0, _kept(d)[1]), "repeats an expert"),
     "impossible expert": (lambda d: _kept(d).__setitem__(0, -1), "names an impossible one"),
+    "more kept in one layer": (lambda d: _kept(d).append(12), "lists 13 experts, not 12"),
+    "requirement that the plan has not": (
+        lambda d: d.update(requires=["expert-count-by-layer"]),
+        "$.requires is ['expert-count-by-layer'], what the plan keeps requires []",
+    ),
+    "requirement twice": (lambda d: d.update(requires=["expert-count-by-layer"] * 2), "$.requires is"),
+    "unknown requirement": (lambda d: d.update(requires=["gold"]), "$.requires[0] is 'gold'"),
     "no experts used": (lambda d: d["activation"].update(used=0), "$.activation.used is 0 of 12 experts"),
     "too many used": (lambda d: d["activation"].update(used=13), "$.activation.used is 13 of 12 experts"),
     "folder of the stats": (lambda d: d["calibration"].update(file="../stats.gguf"), "not a plain file name"),

@@ -85,7 +85,7 @@ def test_kept_sets_are_nested(bench: Bench, criterion: object, order: str) -> No
     """Errors are measured on the experts of the smallest candidate, which are in every other."""
     frames = _frames(bench, criterion=criterion, order=order)
     for more, fewer in itertools.pairwise(notches(frames)):
-        large, small = (frames.choice(n).kept for n in (more, fewer))
+        large, small = (frames.choice(n, 1).kept for n in (more, fewer))
         for layer in bench.topology.moe_layers:
             assert set(small[layer]) < set(large[layer])
 
@@ -93,7 +93,7 @@ def test_kept_sets_are_nested(bench: Bench, criterion: object, order: str) -> No
 def test_more_is_lost_with_fewer_experts(bench: Bench) -> None:
     frames = _frames(bench)
     for layer in bench.topology.moe_layers:
-        lost = [frames.choice(n).weight_lost[layer] for n in notches(frames)]
+        lost = [frames.choice(n, 1).weight_lost[layer] for n in notches(frames)]
         assert lost[0] == 0
         assert lost == sorted(lost)
         assert lost[-1] < 1

@@ -128,7 +128,7 @@ def test_default_prune_cost_grows_with_what_is_lost(bench: Bench) -> None:
     weights = default_weights(bench.checkpoint, bench.topology)
     t = bench.topology
     lost = {k: dict.fromkeys(t.moe_layers, 1 - k / t.expert_count) for k in range(1, t.expert_count + 1)}
-    cost = default_prune_cost(bench.checkpoint, t, weights, lost.__getitem__)
+    cost = default_prune_cost(bench.checkpoint, t, weights, lambda kept, used: lost[kept])
     assert cost(16, 4) == 0
     assert cost(12, 4) == pytest.approx(2 * cost(14, 4))  # linear in the lost share
     assert 0 < cost(16, 3) < cost(16, 2)

@@ -97,6 +97,7 @@ def big_plan(kept: dict[int, tuple[int, ...]]) -> Plan:
             2 * old,
             old,
         ),
+        requires=(),
         calibration=Calibration(
             sha256="3" * 64,
             tokens=1_600_000,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from collab_plugin.plan import Activation, Plan, Pruning, Source
+from collab_plugin.plan import Activation, Plan, Pruning, Source, requirements_of
 from collab_plugin.plan_file import write_plan
 
 
@@ -21,14 +21,16 @@ def plan_of(
     metadata: Mapping[str, int | None] | None = None,
     architecture: str = "tiny",
 ) -> Plan:
-    """A plan for the model of these router weights, float32 under GGUF names; ``experts`` stay a layer."""
+    """A plan for the model of these router weights, float32 under GGUF names; ``experts`` stay a layer (mean)."""
     digest = hashlib.sha256()
     for name in sorted(routers):
         digest.update(name.encode() + routers[name].astype(np.float32).tobytes())
+    pruning = Pruning("given", {}, "none", "none", experts, kept, None)
     return Plan(
         source=Source("sha256:0", f"sha256:{digest.hexdigest()}", "tiny", architecture, "gguf", 1, 1),
+        requires=requirements_of(pruning),
         calibration=None,
-        pruning=Pruning("given", {}, "none", "none", experts, kept, None),
+        pruning=pruning,
         activation=Activation(used, used, "given"),
         metadata=metadata or {},
         tensors={}, budget=None, bytes=1, bits_per_weight=1.0, predicted_kld=None, sensitivity="", considered=(),

@@ -217,7 +217,7 @@ def _over_experts(axes: Axes, facts: Facts) -> None:
     levels = [p.predicted_kld for p in candidates]
     log_axis(axes, "y", min(levels), max(levels))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-    axes.set_xlabel("experts kept in every layer")
+    axes.set_xlabel("experts kept a layer, mean" if facts.plan.requires else "experts kept in every layer")
     axes.set_ylabel(_level(facts))
     axes.set_title("Candidates at the budget, predicted")
     axes.legend(title="experts used", loc="best", title_fontsize=10)
