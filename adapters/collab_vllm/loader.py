@@ -14,6 +14,7 @@ from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
 from collab_plugin.errors import CollabError
 from collab_vllm.artifact import Artifact
+from collab_vllm.by_layer import counts_by_layer
 from collab_vllm.draft import is_draft
 from collab_vllm.experts import fill, replacing_experts
 from collab_vllm.files import Weights, weight_files
@@ -45,7 +46,8 @@ class CollabModelLoader(DefaultModelLoader):
             plain: BaseModelLoader = DefaultModelLoader(dataclasses.replace(self.load_config, load_format="auto"))
             return plain.load_model(vllm_config, model_config, prefix)
         self._prepared = prepare(vllm_config)
-        with replacing_experts(self._prepared) as self._artifact:
+        counts = counts_by_layer(model_config, self._prepared.family, self._prepared.selection)
+        with counts, replacing_experts(self._prepared) as self._artifact:
             return super().load_model(vllm_config, model_config, prefix)
 
     def get_all_weights(
@@ -63,7 +65,7 @@ class CollabModelLoader(DefaultModelLoader):
             weights.total_bytes / 1e6,
             time.perf_counter() - begun,
             (weights.total_bytes - weights.read_bytes) / 1e6,
-            f" ({selection.count} experts a layer, {selection.used} a token)" if selection else "",
+            f" ({selection.span} experts a layer, {selection.used} a token)" if selection else "",
         )
         if self._artifact is not None:
             self._filled = fill(model, self._artifact)

@@ -17,8 +17,8 @@ _EXTENSION = "collab_vllm.worker.CollabWorker"
 
 def set_experts(model_config: ModelConfig, family: Family, selection: Selection) -> None:
     """Write counts and groups where model classes, and vLLM's own cache of them, read them."""
+    set_count(model_config, family, selection.count)
     for config in _configs(model_config):
-        setattr(config, family.count, selection.count)
         config.num_experts_per_tok = selection.used
         if selection.groups is not None and hasattr(config, "n_group"):
             config.n_group = selection.groups
@@ -27,6 +27,12 @@ def set_experts(model_config: ModelConfig, family: Family, selection: Selection)
     # Filled when ModelConfig is made, and the only thing that get_num_experts() looks at.
     model_config.model_arch_config.num_experts = selection.count
     model_config.model_arch_config.num_experts_per_token = selection.used
+
+
+def set_count(model_config: ModelConfig, family: Family, count: int) -> None:
+    """Write the number of experts where model classes read it."""
+    for config in _configs(model_config):
+        setattr(config, family.count, count)
 
 
 def _configs(model_config: ModelConfig) -> list[Any]:
@@ -46,21 +52,22 @@ def check_parallel(vllm_config: VllmConfig, selection: Selection) -> None:
     tensor, data = parallel.tensor_parallel_size, parallel.data_parallel_size
     if parallel.enable_expert_parallel:
         ranks = tensor * data
-        held = selection.count + parallel.eplb_config.num_redundant_experts
-        if held % ranks:
-            raise CollabError(
-                f"{held} experts a layer do not divide among {ranks} expert-parallel ranks; "
-                "keep a multiple of them, or choose other --tensor-parallel-size and --data-parallel-size"
-            )
+        for count in sorted({selection.count, *selection.counts.values()}):
+            held = count + parallel.eplb_config.num_redundant_experts
+            if held % ranks:
+                raise CollabError(
+                    f"{held} experts a layer do not divide among {ranks} expert-parallel ranks; "
+                    "keep a multiple of them, or choose other --tensor-parallel-size and --data-parallel-size"
+                )
         if current_platform.is_cpu():
             # CPUUnquantizedExperts drops the expert map and reads past its weights: the worker dies.
             raise CollabError(
                 "vLLM's kernels for processors know no expert parallelism; leave out --enable-expert-parallel"
             )
         return
-    if tensor > selection.count:
+    if tensor > selection.fewest:
         raise CollabError(
-            f"--tensor-parallel-size {tensor} is more than the {selection.count} experts that stay, "
+            f"--tensor-parallel-size {tensor} is more than the {selection.fewest} experts that stay in a layer, "
             "which vLLM's model classes refuse"
         )
     config = vllm_config.model_config.hf_text_config

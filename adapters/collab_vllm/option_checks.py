@@ -18,6 +18,11 @@ def check_artifact(options: LoaderOptions, plan: Plan | None) -> None:
     """CollabError when the artifact is not the plan's, or not one that can be used."""
     if options.artifact is None or plan is None:
         return
+    if "expert-count-by-layer" in plan.requires:
+        raise CollabError(
+            f'option "artifact": the plan keeps {plan.pruning.span} experts a layer, which no GGUF can hold; leave it '
+            "out, experts then have the checkpoint's own type"
+        )
     artifact = Artifact(options.artifact, plan)
     for layer, found in artifact.layers.items():
         missing = [part for part in PARTS if part not in found]
@@ -26,7 +31,10 @@ def check_artifact(options: LoaderOptions, plan: Plan | None) -> None:
 
 
 def check_hot(options: LoaderOptions, vllm_config: VllmConfig, experts: int) -> None:
-    """CollabError when not so many of ``experts`` a layer can be hot, or a kernel needs all of them at once."""
+    """CollabError when not so many of a layer's experts can be hot, or a kernel needs all of them at once.
+
+    ``experts``: of the layer that has fewest.
+    """
     if options.hot is None:
         return
     if options.hot > experts:

@@ -18,8 +18,8 @@ class Selection:
     """What the model becomes.
 
     ``kept[layer]``: original expert ids in their new order, empty when every expert stays in its place.
-    ``count`` experts a layer, ``used`` a token; ``groups`` and ``groups_used`` are None where the plan
-    leaves them as they are.
+    ``count`` experts a layer, in the largest where layers differ; ``used`` a token; ``groups`` and
+    ``groups_used`` are None where the plan leaves them as they are.
     """
 
     kept: Mapping[int, tuple[int, ...]]
@@ -27,6 +27,25 @@ class Selection:
     used: int
     groups: int | None
     groups_used: int | None
+
+    @property
+    def counts(self) -> dict[int, int]:
+        """Experts of each layer that the plan lists."""
+        return {layer: len(ids) for layer, ids in self.kept.items()}
+
+    @property
+    def fewest(self) -> int:
+        return min(self.counts.values(), default=self.count)
+
+    @property
+    def varied(self) -> bool:
+        """True when layers keep different numbers of experts."""
+        return self.fewest != self.count
+
+    @property
+    def span(self) -> str:
+        """Experts a layer, for people."""
+        return f"{self.fewest} to {self.count}" if self.varied else str(self.count)
 
 
 @dataclass(frozen=True)
@@ -39,9 +58,10 @@ class Part:
 
 def selection_of(plan: Plan, layers: int) -> Selection:
     """The plan's choice for a model of ``layers`` blocks; a GGUF may count prediction layers on top."""
+    kept = {layer: ids for layer, ids in plan.pruning.kept.items() if layer < layers}
     return Selection(
-        kept={layer: ids for layer, ids in plan.pruning.kept.items() if layer < layers},
-        count=plan.pruning.expert_count,
+        kept=kept,
+        count=max(map(len, kept.values()), default=plan.pruning.expert_count),
         used=plan.activation.used,
         groups=_groups(plan, "expert_group_count"),
         groups_used=_groups(plan, "expert_group_used_count"),

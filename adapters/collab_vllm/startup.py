@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from collab_plugin.errors import CollabError
 from collab_plugin.plan import Plan
 from collab_plugin.plan_file import plan_fingerprint, read_plan
+from collab_vllm.by_layer import check_by_layer
 from collab_vllm.draft import check_draft
 from collab_vllm.errors import one_line
 from collab_vllm.families import Family, family_of
@@ -89,11 +90,12 @@ def prepare(vllm_config: VllmConfig) -> Prepared:
     check_latent_attention(vllm_config)
     if plan is not None and selection is not None:
         check_parallel(vllm_config, selection)
+        check_by_layer(vllm_config, family, selection)
         weights = Weights(weight_files(vllm_config.load_config, model_config))
         check_model(plan, weights, family, hf.num_hidden_layers, getattr(hf, family.count, 0), strict=options.strict)
         set_experts(model_config, family, selection)
     check_artifact(options, plan)
-    check_hot(options, vllm_config, getattr(hf, family.count, 0))
+    check_hot(options, vllm_config, selection.fewest if selection else getattr(hf, family.count, 0))
     right_rotation(vllm_config, family)
     if options.replaces_experts:
         check_engine(vllm_config)

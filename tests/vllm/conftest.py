@@ -28,6 +28,7 @@ def shared_output(vllm: Vllm, tmp_path_factory: pytest.TempPathFactory) -> list[
     """The lines that shared_job.py printed, vLLM's own among them."""
     folder = tmp_path_factory.mktemp("shared")
     pruning_plan(MODELS / "tiny-qwen3moe", folder / "qwen.json", keep=24, used=3)
+    pruning_plan(MODELS / "tiny-qwen3moe", folder / "varied.json", keep=24, used=3, spread=4)
     pruning_plan(MODELS / "tiny-deepseek-v3", folder / "deepseek.json", keep=24, used=3)
     done = vllm.run(HERE / "shared_job.py", folder, MODELS, OTHER)
     assert done.returncode == 0, done.stderr[-3000:]

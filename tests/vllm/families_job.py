@@ -18,14 +18,21 @@ from safetensors.torch import load_file, save_file
 from tiny_families import EXPERTS, FAMILIES, LAYERS, make, pruned, save
 from transformers import PreTrainedModel
 
-CASES = [(name, "") for name in FAMILIES] + [("qwen3-moe", "fused"), ("deepseek-v3", "disband"), ("glm4-moe", "mtp")]
+CASES = [(name, "varied") for name in FAMILIES]
+CASES += [("qwen3-moe", "fused"), ("deepseek-v3", "disband"), ("glm4-moe", "mtp")]
 KEPT, USED = (3, 1, 2, 7, 4, 6), 3  # three of each half, for routers with two groups; not in order
+VARIED = {
+    # By number of groups and of layers with experts: ids in the order of KEPT and after; six on average, or seven.
+    (1, 3): ((3, 1, 2, 7, 4), (1, 2, 7, 4, 6, 3, 0), (5, 2, 3, 6, 4, 0)),
+    (1, 2): ((3, 1, 2, 7, 4), (1, 2, 7, 4, 6, 3, 0)),
+    (2, 2): (KEPT, (3, 1, 2, 0, 7, 4, 6, 5)),
+}
 PROMPTS = [list(range(3, 60)), [7, 200, 31, 90, 12] * 9]
 
 
 def main(folder: Path) -> None:
     for name, how in CASES:
-        label = f"{name}-{how}".rstrip("-")
+        label = f"{name}-{how}"
         try:
             found = compare(folder / label, name, how)
         except Exception:
@@ -37,15 +44,14 @@ def compare(folder: Path, name: str, how: str) -> dict[str, Any]:
     model = make(name)
     save(model, name, folder, fused=how == "fused")
     mtp = add_prediction_layer(folder) if how == "mtp" else 0
-    moves = FAMILIES[name].groups == 1
-    kept = {n: KEPT[n:] + KEPT[:n] if moves else KEPT for n in range(FAMILIES[name].dense, LAYERS)}
+    kept = kept_of(name, how)
     groups = {"tiny.expert_group_count": None, "tiny.expert_group_used_count": None} if how == "disband" else {}
     routers = {
         f"blk.{key.split('.')[2]}.ffn_gate_inp.{key.rpartition('.')[2]}": tensor.float().numpy()
         for key, tensor in model.state_dict().items()
         if key.endswith((".gate.weight", ".router.weight", ".router.bias"))
     }
-    plan = save_plan(folder / "plan.json", plan_of(routers, kept, experts=len(KEPT), used=USED, metadata=groups))
+    plan = save_plan(folder / "plan.json", plan_of(routers, kept, experts=mean(kept), used=USED, metadata=groups))
     llm = engine(folder, {"plan": str(plan)}, skip_tokenizer_init=True)
     ours = prompt_logprobs(llm, PROMPTS)
     held = expert_rows(llm)
@@ -53,19 +59,31 @@ def compare(folder: Path, name: str, how: str) -> dict[str, Any]:
     expected = reference(pruned(model, kept, USED, disband=how == "disband"))
     whole = reference(model)
     stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    experts = sum(t.nbytes for k, t in model.state_dict().items() if ".mlp.experts." in k and t.shape[0] == EXPERTS)
-    routers_bytes = sum(
-        t.nbytes
+    dropped = sum(
+        t.nbytes * (EXPERTS - len(kept[int(k.split(".")[2])])) // EXPERTS
         for k, t in model.state_dict().items()
-        if ".mlp." in k and ".experts" not in k and t.dim() and t.shape[0] == EXPERTS
+        if ".mlp." in k and t.dim() and t.shape[0] == EXPERTS
     )
     return {
         "difference": apart(ours, expected),
         "from_whole": apart(expected, whole),
         "held": held,
         "stored": stored,
-        "pruned_bytes": (experts + routers_bytes) * (EXPERTS - len(KEPT)) // EXPERTS + mtp,
+        "pruned_bytes": dropped + mtp,
+        "kept": sorted({len(ids) for ids in kept.values()}),
     }
+
+
+def kept_of(name: str, how: str) -> dict[int, tuple[int, ...]]:
+    """What the case keeps of each layer with experts."""
+    tiny, layers = FAMILIES[name], range(FAMILIES[name].dense, LAYERS)
+    if how == "varied":
+        return dict(zip(layers, VARIED[tiny.groups, len(layers)], strict=True))
+    return {n: KEPT[n:] + KEPT[:n] if tiny.groups == 1 else KEPT for n in layers}
+
+
+def mean(kept: dict[int, tuple[int, ...]]) -> int:
+    return sum(map(len, kept.values())) // len(kept)
 
 
 def add_prediction_layer(folder: Path) -> int:

@@ -25,6 +25,7 @@ def main(folder: Path, models: Path, other: Path) -> None:
     plan, theirs = {"plan": str(folder / "qwen.json")}, {"plan": str(folder / "deepseek.json")}
     (folder / "edited.json").write_text((folder / "qwen.json").read_text().replace('"used": 3', '"used": 4'))
     itself = {"model": str(qwen), "method": "draft_model", "num_speculative_tokens": 1}
+    varied = {"plan": str(folder / "varied.json")}
     ranks: dict[str, Any] = {"enable_expert_parallel": True}
     cases: dict[str, tuple[Path, Any, dict[str, Any]]] = {
         "fits": (qwen, plan, {}),
@@ -44,6 +45,10 @@ def main(folder: Path, models: Path, other: Path) -> None:
         "another seed, not strict": (other, plan | {"strict": False}, {}),
         "own prediction layers": (qwen, plan, {"speculative_config": itself}),
         "dense model": (dense, plan, {}),
+        "varied": (qwen, varied, {}),
+        "artifact of a varied plan": (qwen, varied | {"artifact": "out.gguf"}, {}),
+        "too many hot for one layer": (qwen, varied | {"hot": 21}, {}),
+        "one layer's experts over ranks": (qwen, varied, ranks | {"data_parallel_size": 8}),
         "experts over ranks": (qwen, plan, ranks | {"data_parallel_size": 5}),
         "expert parallel on a processor": (qwen, plan, ranks | {"data_parallel_size": 4}),
         "wrong rotation": (deepseek, theirs, {"compilation_config": {"custom_ops": ["+rotary_embedding"]}}),

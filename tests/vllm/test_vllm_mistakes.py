@@ -24,6 +24,9 @@ SAID = {
     "another seed": ("for another model", "router weights differ", '"strict": false'),
     "own prediction layers": ("does not read a model's own prediction layers", "--speculative-config"),
     "dense model": ("LlamaForCausalLM", "cannot prune"),
+    "artifact of a varied plan": ("20 to 28 (mean 24) experts a layer", "no GGUF"),
+    "too many hot for one layer": ('option "hot" is 21', "20 experts"),
+    "one layer's experts over ranks": ("20 experts", "8 expert-parallel ranks"),
     "experts over ranks": ("24 experts", "5 expert-parallel ranks"),
     "expert parallel on a processor": ("know no expert parallelism",),
     "wrong rotation": ("+rotary_embedding", "custom_ops"),
@@ -46,6 +49,7 @@ def test_one_line_says_what_is_wrong(said: dict[str, str], case: str) -> None:
 
 def test_configuration_is_pruned_before_the_engine_starts(said: dict[str, str]) -> None:
     assert said["fits"] == said["another seed, not strict"] == "24 experts, 3 used, 24 cached"
+    assert said["varied"] == "28 experts, 3 used, 28 cached"
 
 
 def test_registering_twice_changes_nothing(said: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -10,24 +11,28 @@ from collab_llamacpp.kernels import GgmlKernels
 from plans import pruned, typed_plan
 from real_vllm import HERE, MODELS, Vllm
 
-from collab_plugin.checkpoint.base import TensorInfo
+from collab_plugin.checkpoint.base import Checkpoint, TensorInfo
 from collab_plugin.checkpoint.roles import Role
 from collab_plugin.checkpoint.safetensors import open_safetensors
+from collab_plugin.compress.copy_plan import copy_plan
 from collab_plugin.compress.executor import compress
 from collab_plugin.compress.folder import compress_folder
+from collab_plugin.plan import Plan, requirements_of
 from collab_plugin.plan_file import write_plan
 from collab_plugin.quant.types import TYPES
 
 pytestmark = pytest.mark.slow
 
 KEPT = {"tiny-qwen3moe": (1, 5, 7, 30, 8, 9, 20, 21), "tiny-deepseek-v3": (2, 3, 8, 11, 16, 17, 25, 30)}
+VARIED = {0: (1, 5, 7, 30, 8), 1: KEPT["tiny-qwen3moe"], 2: (*KEPT["tiny-qwen3moe"], 31, 2, 11)}
 LAYERS = {"tiny-qwen3moe": 3, "tiny-deepseek-v3": 3}
 SCALE = {"tiny-qwen3moe": 1.0, "tiny-deepseek-v3": 2.0}
-# Name, model, compiled or not, and which options.
+# Name, model, plan, eager or compiled, and which options.
 CASES = (
-    ("compiled", "tiny-qwen3moe", False, ("artifact", "stats")),
-    ("tiers", "tiny-qwen3moe", True, ("hot",)),
-    ("everything", "tiny-deepseek-v3", True, ("artifact", "stats", "hot")),
+    ("compiled", "tiny-qwen3moe", "tiny-qwen3moe", False, ("artifact", "stats")),
+    ("varied", "tiny-qwen3moe", "varied", False, ("stats",)),
+    ("tiers", "tiny-qwen3moe", "varied", True, ("hot",)),
+    ("everything", "tiny-deepseek-v3", "tiny-deepseek-v3", True, ("artifact", "stats", "hot")),
 )
 HOT = 3
 DRAFTED = "tiny-qwen3moe"
@@ -46,6 +51,13 @@ def _types(info: TensorInfo) -> str:
     return by_layer[part][info.layer or 0]
 
 
+def _varied(checkpoint: Checkpoint) -> Plan:
+    """Another number of experts in each layer; their types are those of the checkpoint, as vLLM reads them."""
+    plan = pruned(checkpoint, copy_plan(checkpoint), KEPT["tiny-qwen3moe"])
+    pruning = dataclasses.replace(plan.pruning, kept=VARIED)
+    return dataclasses.replace(plan, pruning=pruning, requires=requirements_of(pruning), metadata={})
+
+
 def _quiet(done: float, total: float | None = None) -> None: ...
 
 
@@ -61,15 +73,16 @@ def results(vllm: Vllm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, d
         compress(checkpoint, plan, None, folder / f"{model}.gguf", kernels=kernels, threads=2, report=_quiet)
         compress_folder(checkpoint, plan, folder / model, precision="original", threads=2, report=_quiet)
     (folder / "draft").symlink_to(MODELS / DRAFTED, target_is_directory=True)  # the whole model speaks for the pruned
+    write_plan(folder / "varied.json", _varied(open_safetensors(MODELS / "tiny-qwen3moe")))
     cases = []
-    for name, model, eager, wanted in CASES:
+    for name, model, plan_name, eager, wanted in CASES:
         values = {"artifact": str(folder / f"{model}.gguf"), "stats": True, "hot": HOT}
-        options = {"plan": str(folder / f"{model}.json")} | {key: values[key] for key in wanted}
+        options = {"plan": str(folder / f"{plan_name}.json")} | {key: values[key] for key in wanted}
         cases.append(
             {
                 "name": name,
                 "model": str(MODELS / model),
-                "pruned": str(folder / model),
+                "pruned": str(folder / plan_name),
                 "options": options,
                 "eager": eager,
             }
@@ -91,18 +104,19 @@ def test_log_probabilities_are_those_of_the_dequantized_weights(case: str, resul
     assert "error" not in found, found["error"]
     print(case, "max |difference|:", found["difference"], "quantization changed:", found["from_plain"])
     assert found["difference"] < 1e-3
-    assert (found["from_plain"] > 0.01) == (case != "tiers"), "quantization changed nothing"
+    assert (found["from_plain"] > 0.01) == (case in ("compiled", "everything")), "quantization changed nothing"
 
 
-@pytest.mark.parametrize("case", ["compiled", "everything"])
+@pytest.mark.parametrize("case", ["compiled", "varied", "everything"])
 def test_every_token_is_counted_once_and_warm_up_is_not(case: str, results: dict[str, dict[str, Any]]) -> None:
     found = results[case]
     model = next(m for name, m, *_ in CASES if name == case)
+    kept = VARIED if case == "varied" else dict.fromkeys(range(4), KEPT[model])
     assert len(found["routing"]) == LAYERS[model]
-    for sums in found["routing"].values():
+    for layer, sums in found["routing"].items():
         assert sums["tokens"] == found["tokens"]
         assert sum(sums["count"]) == 4 * found["tokens"]
-        assert len(sums["count"]) == len(KEPT[model])
+        assert len(sums["count"]) == len(kept[int(layer)])
         assert sum(sums["weight_sum"]) == pytest.approx(SCALE[model] * found["tokens"], rel=1e-5)
 
 

@@ -119,19 +119,29 @@ def save(model: PreTrainedModel, name: str, folder: Path, *, fused: bool = False
 def pruned(
     model: PreTrainedModel, kept: dict[int, tuple[int, ...]], used: int, *, disband: bool = False
 ) -> PreTrainedModel:
-    """The same model with ``kept[layer]`` experts, of which a token uses ``used``; ``disband``: without groups."""
+    """The same model with ``kept[layer]`` experts, of which a token uses ``used``; ``disband``: without groups.
+
+    Layers with other numbers of experts are taken out of models that have these in every layer.
+    """
     config: PretrainedConfig = copy.deepcopy(model.config)
     count = next(key for key in ("n_routed_experts", "num_local_experts", "num_experts") if hasattr(config, key))
     experts = getattr(config, count)
-    setattr(config, count, len(next(iter(kept.values()))))
     config.num_experts_per_tok = used
     if disband:
         config.n_group = config.topk_group = 1
+    uniform = {}
+    for number in {len(ids) for ids in kept.values()}:
+        setattr(config, count, number)
+        uniform[number] = AutoModelForCausalLM.from_config(
+            copy.deepcopy(config), dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+    small = next(iter(uniform.values()))
+    for layer, ids in kept.items():
+        small.model.layers[layer] = uniform[len(ids)].model.layers[layer]
     state = model.state_dict()
     for key, tensor in state.items():
         found = re.match(r"model\.layers\.(\d+)\.mlp\.(experts|gate|router)\.", key)
         if found and tensor.dim() and tensor.shape[0] == experts and int(found[1]) in kept:
             state[key] = tensor[list(kept[int(found[1])])]
-    small = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
     small.load_state_dict(state)
     return small

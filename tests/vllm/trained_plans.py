@@ -15,18 +15,24 @@ from collab_plugin.quant.types import tensor_bytes
 from collab_plugin.topology import topology_of
 
 
-def pruning_plan(model: Path, path: Path, *, keep: int, used: int, seed: int = 0) -> Plan:
-    """Write to ``path`` a plan that keeps ``keep`` random experts, as many in each group, of which ``used`` a token."""
+def pruning_plan(model: Path, path: Path, *, keep: int, used: int, seed: int = 0, spread: int = 0) -> Plan:
+    """Write to ``path`` a plan that keeps ``keep`` random experts, as many in each group, of which ``used`` a token.
+
+    The first layer keeps ``spread`` fewer and the last as many more.
+    """
     checkpoint = open_checkpoint(model)
     shape, choose = topology_of(checkpoint), random.Random(seed)
     size = shape.experts_per_group
+    numbers = dict.fromkeys(shape.moe_layers, keep)
+    numbers[shape.moe_layers[0]] -= spread
+    numbers[shape.moe_layers[-1]] += spread
     kept = {
         layer: tuple(
             expert
             for group in range(shape.groups)
-            for expert in choose.sample(range(group * size, (group + 1) * size), keep // shape.groups)
+            for expert in choose.sample(range(group * size, (group + 1) * size), number // shape.groups)
         )
-        for layer in shape.moe_layers
+        for layer, number in numbers.items()
     }
     plan = copy_plan(checkpoint)
     arch = checkpoint.architecture
@@ -37,7 +43,8 @@ def pruning_plan(model: Path, path: Path, *, keep: int, used: int, seed: int = 0
             group_policy="balanced" if shape.groups > 1 else "none",
         ),
         activation=dataclasses.replace(plan.activation, used=used, rule="given"),
-        metadata={f"{arch}.expert_count": keep, f"{arch}.expert_used_count": used},
+        requires=("expert-count-by-layer",) if spread else (),
+        metadata={f"{arch}.expert_used_count": used} | ({} if spread else {f"{arch}.expert_count": keep}),
         tensors={n: TensorPlan("F32", tensor_bytes("F32", i.shape), 0.0) for n, i in checkpoint.tensors.items()},
     )  # fmt: skip
     plan = dataclasses.replace(plan, bytes=artifact_layout(checkpoint, plan).total)
