@@ -37,7 +37,8 @@ def main(folder: Path) -> None:
 
 def run(case: dict[str, Any]) -> dict[str, Any]:
     pruned = Path(case["pruned"])
-    plain = reference(load(pruned)) if pruned.exists() else by_layer(case)
+    small = load(pruned) if pruned.exists() else by_layer(case)
+    plain = reference(small)
     artifact = case["options"].get("artifact")
     expected = plain
     if artifact is not None:
@@ -50,7 +51,7 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
     if more:
         return {
             "difference": apart(ours, expected), "from_plain": 0.0,
-            "expert_bytes": llm.apply_model(count_bytes)[0], "accepted": accepted(llm, pruned),
+            "expert_bytes": llm.apply_model(count_bytes)[0], "accepted": accepted(llm, small),
         }  # fmt: skip
     routing = llm.collective_rpc("collab_routing")[0]["layers"] if case["options"].get("stats") else {}
     parameters = llm.apply_model(count_bytes)[0]
@@ -70,11 +71,10 @@ def draft(model: str) -> dict[str, Any]:
     return {"speculative_config": speculative, "disable_log_stats": False}
 
 
-def accepted(llm: LLM, pruned: Path) -> float:
+def accepted(llm: LLM, model: PreTrainedModel) -> float:
     """Tokens of the draft model that were taken; ours must be those of transformers without one."""
     wanted = SamplingParams(max_tokens=GREEDY, temperature=0, detokenize=False, ignore_eos=True)
     outputs = llm.generate([{"prompt_token_ids": p} for p in PROMPTS], wanted, use_tqdm=False)
-    model = AutoModelForCausalLM.from_pretrained(pruned, dtype=torch.float32).eval()
     for prompt, output in zip(PROMPTS, outputs, strict=True):
         with torch.no_grad():
             whole = model.generate(
@@ -106,10 +106,10 @@ def write_dequantized(pruned: Path, artifact: Path, out: Path) -> None:
     (out / "config.json").write_bytes((pruned / "config.json").read_bytes())
 
 
-def by_layer(case: dict[str, Any]) -> list[list[float]]:
+def by_layer(case: dict[str, Any]) -> PreTrainedModel:
     """Of a plan that no folder holds: layers with other numbers of experts."""
     plan = read_plan(Path(case["options"]["plan"]))
-    return reference(pruned_model(load(Path(case["model"])), dict(plan.pruning.kept), plan.activation.used))
+    return pruned_model(load(Path(case["model"])), dict(plan.pruning.kept), plan.activation.used)
 
 
 def load(folder: Path) -> PreTrainedModel:
