@@ -150,7 +150,7 @@ def main() -> None:
         for number in range(a.rounds):
             for way, keep, path, plan in ways:
                 print(f"round {number + 1} of {a.rounds}: {way}, {keep:.0%}", file=sys.stderr, flush=True)
-                arguments = [path] if plan is None else [path, plan]
+                arguments = [path] if plan is None else [path, json.dumps({"plan": str(plan)})]
                 rows.append(Row(way, keep, number + 1, **measured(child(python, site, *arguments))))
     show(rows)
     a.results.mkdir(exist_ok=True)

@@ -1,7 +1,11 @@
-"""Start vLLM once and measure; a child of vllm.py. Runs in vLLM's environment, with -P: `vllm` is not vllm.py.
+"""Start vLLM once and measure; a child of vllm.py and vllm_artifact.py.
 
-usage: vllm_measure.py MODEL [PLAN]: prints one JSON line. vllm_measure.py --make FOLDER TOKENIZER LAYERS WIDTH
-EXPERTS EXPERT_WIDTH: writes a Qwen3-MoE checkpoint with random bfloat16 weights.
+Runs in vLLM's environment, with -P: `vllm` is not vllm.py. Prints one JSON line.
+
+vllm_measure.py MODEL [OPTIONS]: a start. OPTIONS is a JSON object for load format collab.
+vllm_measure.py --dequantize ROWS COLUMNS ROUNDS: dequantizing a matrix, by type.
+vllm_measure.py --make FOLDER TOKENIZER LAYERS WIDTH EXPERTS EXPERT_WIDTH: writes a Qwen3-MoE checkpoint with random
+bfloat16 weights.
 """
 
 from __future__ import annotations
@@ -22,15 +26,15 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 PROMPTS, PROMPT, NEW, REPEATS = 8, 32, 64, 3
 
 
-def main(model: Path, plan: Path | None) -> None:
+def main(model: Path, options: dict[str, Any] | None) -> None:
     from vllm import LLM, SamplingParams
 
     evict(model)
     load: dict[str, float] = {}
     watch_loaders(load)
     how: dict[str, Any] = {}
-    if plan is not None:
-        how = {"load_format": "collab", "model_loader_extra_config": {"plan": str(plan)}}
+    if options is not None:
+        how = {"load_format": "collab", "model_loader_extra_config": options}
     begun = time.perf_counter()
     # One short request at a time is no measure of serving; eight at once are.
     llm = LLM(str(model), enforce_eager=True, max_model_len=256, max_num_seqs=PROMPTS, **how)
@@ -86,6 +90,31 @@ def watched(original: Callable[..., Any], load: dict[str, float], asked: list[in
     return load_model
 
 
+def dequantize_matrices(rows: int, columns: int, rounds: int) -> None:
+    """Milliseconds a matrix, by type: as plain PyTorch and compiled, in turn."""
+    import torch
+    from collab_vllm.ggml.dequantize import BLOCKS, Compiled, tables_of
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    torch.manual_seed(0)
+    found = {}
+    for kind, function in BLOCKS.items():
+        values, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
+        blocks = torch.randint(0, 256, (rows * columns // values, size), dtype=torch.uint8)
+        ways = {"plain": function, "compiled": Compiled(function)}
+        times: dict[str, list[float]] = {way: [] for way in ways}
+        tables = tables_of(kind, blocks.device)
+        with torch.inference_mode():
+            for number in range(rounds + 1):
+                for way, call in ways.items():
+                    begun = time.perf_counter()
+                    call(blocks, *tables)
+                    if number:  # the first compiles
+                        times[way].append(1e3 * (time.perf_counter() - begun))
+        found[kind] = {way: statistics.median(values) for way, values in times.items()}
+    print("MEASURED " + json.dumps(found), flush=True)
+
+
 def evict(model: Path) -> None:
     """Drop the model's files from the page cache, so that reading them is reading the disk."""
     for path in model.glob("*.safetensors"):
@@ -132,5 +161,7 @@ def make(folder: Path, tokenizer: Path, layers: int, width: int, experts: int, e
 if __name__ == "__main__":
     if sys.argv[1] == "--make":
         make(Path(sys.argv[2]), Path(sys.argv[3]), *map(int, sys.argv[4:]))
+    elif sys.argv[1] == "--dequantize":
+        dequantize_matrices(*map(int, sys.argv[2:]))
     else:
-        main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)
+        main(Path(sys.argv[1]), json.loads(sys.argv[2]) if len(sys.argv) > 2 else None)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 # Okabe-Ito, told apart by colour-blind readers; ours is black.
-COLOURS = ("#0072B2", "#E69F00", "#000000")
+BLUE, ORANGE, BLACK = "#0072B2", "#E69F00", "#000000"
+COLOURS = (BLUE, ORANGE, BLACK)
 PANELS = (
     ("load_s", "loading (s)"),
     ("asked_mb", "read (MB)"),

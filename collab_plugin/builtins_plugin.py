@@ -1,4 +1,4 @@
-"""The built-in formats, criteria and allocators, registered through the same hooks as anyone's."""
+"""The built-in formats, criteria, allocators and placement policy, registered through the same hooks as anyone's."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collab_plugin.checkpoint.base import CheckpointFormat
     from collab_plugin.command import PluginCommand
     from collab_plugin.importance.criterion import ImportanceCriterion
+    from collab_plugin.placement.policy import PlacementPolicy
 
 
 @hookimpl
@@ -37,6 +38,13 @@ def collab_register_allocators(register: Callable[[Allocator], None]) -> None:
 
     register(KNAPSACK)
     register(UNIFORM)
+
+
+@hookimpl
+def collab_register_placement_policies(register: Callable[[PlacementPolicy], None]) -> None:
+    from collab_plugin.placement.policy import MOST_SELECTED
+
+    register(MOST_SELECTED)
 
 
 @hookimpl

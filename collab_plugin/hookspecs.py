@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # at run time this page costs nothing: `collab-plugin --help`
     from collab_plugin.engine import Engine
     from collab_plugin.importance.criterion import ImportanceCriterion
     from collab_plugin.loader import Loader
+    from collab_plugin.placement.policy import PlacementPolicy
     from collab_plugin.quant.kernels import Kernels
     from collab_plugin.target import TargetProvider
 
@@ -41,6 +42,11 @@ def collab_register_criteria(register: Callable[[ImportanceCriterion], None]) ->
 @hookspec
 def collab_register_allocators(register: Callable[[Allocator], None]) -> None:
     """Add bit allocators for ``plan --allocator NAME``: one type a tensor within a byte budget."""
+
+
+@hookspec
+def collab_register_placement_policies(register: Callable[[PlacementPolicy], None]) -> None:
+    """Add placement policies: which experts of a layer stay on the device when an engine keeps only some there."""
 
 
 @hookspec

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # help asks this module for commands alone; numpy and the res
     from collab_plugin.engine import Engine
     from collab_plugin.importance.criterion import ImportanceCriterion
     from collab_plugin.loader import Loader
+    from collab_plugin.placement.policy import PlacementPolicy
     from collab_plugin.quant.kernels import Kernels
     from collab_plugin.target import TargetProvider
 
@@ -34,7 +35,17 @@ class Named(Protocol):
 
 T = TypeVar("T", bound=Any)
 BUILTINS = "builtins"
-KINDS = ("checkpoint_formats", "criteria", "allocators", "kernels", "engines", "loaders", "targets", "commands")
+KINDS = (
+    "checkpoint_formats",
+    "criteria",
+    "allocators",
+    "placement_policies",
+    "kernels",
+    "engines",
+    "loaders",
+    "targets",
+    "commands",
+)
 
 
 @dataclass
@@ -44,6 +55,7 @@ class Registry:
     checkpoint_formats: dict[str, CheckpointFormat] = field(default_factory=dict)
     criteria: dict[str, ImportanceCriterion] = field(default_factory=dict)
     allocators: dict[str, Allocator] = field(default_factory=dict)
+    placement_policies: dict[str, PlacementPolicy] = field(default_factory=dict)
     kernels: dict[str, Kernels] = field(default_factory=dict)
     engines: dict[str, Engine] = field(default_factory=dict)
     loaders: dict[str, Loader] = field(default_factory=dict)

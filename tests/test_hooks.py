@@ -26,6 +26,7 @@ from collab_plugin.errors import CollabError
 from collab_plugin.importance.criterion import CriterionOptions, ImportanceCriterion
 from collab_plugin.loader import Loader, allowed_types, refuse_types
 from collab_plugin.manager import Registry, build_registry, plugin_manager
+from collab_plugin.placement.policy import LayerUse, PlacementPolicy, hot_experts
 from collab_plugin.quant.kernels import Kernels
 from collab_plugin.stats import LayerRouting
 from collab_plugin.target import Target, TargetInfo, TargetProvider
@@ -101,6 +102,30 @@ def test_hook_collab_register_allocators() -> None:
     items = [Item(name, (Choice("IQ1_S", 50, 9.0), Choice("Q8_0", 272, 1.0))) for name in ("a", "b")]
     assert dict(allocators["smallest"].solve(items, 1000)) == {"a": 0, "b": 0}
     assert dict(allocators["knapsack"].solve(items, 1000)) == {"a": 1, "b": 1}
+
+
+class LastOnes:
+    """The last experts stay on the device; one that is not there, when asked for 3."""
+
+    @hookimpl
+    def collab_register_placement_policies(self, register: Callable[[PlacementPolicy], None]) -> None:
+        register(PlacementPolicy("last", "the last ones", self.hot))
+
+    def hot(self, use: LayerUse, number: int) -> Sequence[int]:
+        return [use.experts if number == 3 else use.experts - 1 - index for index in range(number)]
+
+
+def test_hook_collab_register_placement_policies() -> None:
+    policies = registered(LastOnes()).placement_policies
+    assert list(policies) == ["last", "most-selected"]
+    routing = LayerRouting(tokens=10, count=np.array([7, 1, 2, 7]), weight_sum=None, reap_sum=None)
+    seen = LayerUse(5, 4, routing)
+    assert hot_experts(policies["most-selected"], seen, 3) == [0, 2, 3]
+    assert hot_experts(policies["most-selected"], seen, 1) == [0], "the first of equals"
+    assert hot_experts(policies["most-selected"], LayerUse(5, 4, None), 2) == [0, 1]
+    assert hot_experts(policies["last"], seen, 2) == [2, 3]
+    with pytest.raises(CollabError, match=r"'last' chose \[4\] in layer 5, not 3 of its 4 experts"):
+        hot_experts(policies["last"], seen, 3)
 
 
 class ForcedImatrix:

@@ -54,6 +54,7 @@ def stats_for(model: Path, out: Path) -> Path:
 def test_plugins_lists_the_wheel(installed: Path) -> None:
     listed = json.loads(collab(installed, "plugins", "--json").stdout)
     assert {"kind": "criteria", "name": "least-used", "plugin": "example"} in listed
+    assert {"kind": "placement-policies", "name": "spread", "plugin": "example"} in listed
     assert {"kind": "checkpoint-formats", "name": "zipped-gguf", "plugin": "example"} in listed
 
 

@@ -15,7 +15,7 @@ from vllm.model_executor.models.utils import extract_layer_index
 from collab_plugin.errors import CollabError
 from collab_vllm.artifact import Artifact
 from collab_vllm.counting import Counters
-from collab_vllm.hot import hot_experts
+from collab_vllm.hot import hot_of_layer
 from collab_vllm.methods import GgufExperts, TieredExperts
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class CollabRoutedExperts(RoutedExperts):
         prepared, artifact = _Building.prepared, _Building.artifact
         if prepared is None or (artifact is None and prepared.options.hot is None):
             return super()._get_quant_method(prefix, quant_config, moe_config)
-        hot = hot_experts(prepared, self._layer_block, moe_config.num_experts)
+        hot = hot_of_layer(prepared, self._layer_block, moe_config.num_experts)
         if artifact is not None:
             return GgufExperts(moe_config, artifact.layers[self._layer_block], hot)
         assert hot is not None

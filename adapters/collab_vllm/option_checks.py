@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from collab_plugin.errors import CollabError
 from collab_vllm.artifact import PARTS, Artifact
+from collab_vllm.hot import placement_policy
 from collab_vllm.options import LoaderOptions
 
 if TYPE_CHECKING:
@@ -31,12 +32,13 @@ def check_artifact(options: LoaderOptions, plan: Plan | None) -> None:
 
 
 def check_hot(options: LoaderOptions, vllm_config: VllmConfig, experts: int) -> None:
-    """CollabError when not so many of a layer's experts can be hot, or a kernel needs all of them at once.
+    """CollabError when there is no such policy, the layers have fewer experts, or a kernel needs all at once.
 
     ``experts``: of the layer that has fewest.
     """
     if options.hot is None:
         return
+    placement_policy(options.policy)
     if options.hot > experts:
         raise CollabError(f'option "hot" is {options.hot}, the layers have {experts} experts')
     method = vllm_config.model_config.quantization

@@ -10,6 +10,7 @@ from pathlib import Path
 from collab_plugin.errors import CollabError
 
 LOAD_FORMAT = "collab"
+DEFAULT_POLICY = "most-selected"
 _HOW = "--model-loader-extra-config"
 
 
@@ -19,14 +20,15 @@ class LoaderOptions:
 
     ``plan``: the plan file; None keeps every expert. ``artifact``: the GGUF that `compress` made of the plan;
     expert weights are its blocks, dequantized when they are used. ``stats``: count what the router selects.
-    ``hot``: experts a layer on the device, the others in host memory; None: all on the device. ``strict``:
-    refuse a model whose router weights are not those of the plan.
+    ``hot``: experts a layer on the device, the others in host memory; None: all on the device. ``policy``: the
+    placement policy that chooses them. ``strict``: refuse a model whose router weights are not those of the plan.
     """
 
     plan: Path | None = None
     artifact: Path | None = None
     stats: bool = False
     hot: int | None = None
+    policy: str = DEFAULT_POLICY
     strict: bool = True
 
     @property
@@ -54,8 +56,11 @@ def parse_options(given: object) -> LoaderOptions:
         artifact=_path(given, "artifact"),
         stats=_flag(given, "stats", False),
         hot=_count(given.get("hot")),
+        policy=_name(given, "policy", DEFAULT_POLICY),
         strict=_flag(given, "strict", True),
     )
+    if "policy" in given and options.hot is None:
+        raise CollabError('option "policy" chooses the hot experts; give "hot", their number, too')
     if options.artifact is not None and options.plan is None:
         raise CollabError('option "artifact" needs the plan that it was made of; give "plan" too')
     return options
@@ -68,6 +73,13 @@ def _path(given: Mapping[str, object], name: str) -> Path | None:
     if not isinstance(value, str) or not value:
         raise CollabError(f'option "{name}" is {value!r}, not the path of a file')
     return Path(value)
+
+
+def _name(given: Mapping[str, object], name: str, default: str) -> str:
+    value = given.get(name, default)
+    if not isinstance(value, str) or not value:
+        raise CollabError(f'option "{name}" is {value!r}, not a name')
+    return value
 
 
 def _flag(given: Mapping[str, object], name: str, default: bool) -> bool:

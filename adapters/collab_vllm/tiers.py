@@ -1,7 +1,7 @@
 """Where experts' weights live: some on the device, the others in host memory.
 
-The first, fixed policy. A policy that moves experts while the model runs belongs behind `Tiered.of`: all that
-a forward pass asks is the weights of one expert.
+Which are hot is a placement policy's choice (collab_plugin/placement/policy.py), made once. A policy that moves experts
+while the model runs belongs behind `Tiered.of`: all that a forward pass asks is the weights of one expert.
 """
 
 from __future__ import annotations

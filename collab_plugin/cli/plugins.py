@@ -12,7 +12,7 @@ from collab_plugin.cli.output import emit, json_option
 @click.command()
 @json_option
 def command(as_json: bool) -> None:
-    """List what plugins add: formats, criteria, allocators, kernels, engines, loaders, commands.
+    """List what plugins add: formats, criteria, allocators, placement policies, kernels, engines, loaders, commands.
 
     Example: collab-plugin plugins --json
     """

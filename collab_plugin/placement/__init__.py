@@ -1,1 +1,1 @@
-"""Where the tensors of an artifact live at run time: the placement document."""
+"""Where the tensors of an artifact live at run time: the placement document, and policies that choose."""

@@ -36,6 +36,8 @@ def main(folder: Path, models: Path, other: Path) -> None:
         "no path": (qwen, {"plan": 4}, {}),
         "no flag": (qwen, plan | {"strict": "yes"}, {}),
         "no count": (qwen, plan | {"hot": 0}, {}),
+        "unknown policy": (qwen, plan | {"hot": 2, "policy": "coldest"}, {}),
+        "policy alone": (qwen, plan | {"policy": "most-selected"}, {}),
         "too many hot": (qwen, plan | {"hot": 25}, {}),
         "artifact without a plan": (qwen, {"artifact": "out.gguf"}, {}),
         "no artifact": (qwen, plan | {"artifact": str(folder / "nowhere.gguf")}, {}),

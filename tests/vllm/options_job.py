@@ -6,6 +6,7 @@ usage: options_job.py FOLDER. FOLDER holds cases.json; see test_vllm_options.py.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -46,15 +47,21 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
         write_dequantized(pruned, Path(artifact), dequantized)
         expected = reference(load(dequantized))
     more = draft(case["draft"]) if "draft" in case else {}
+    if "ranks" in case:
+        cores = sorted(os.sched_getaffinity(0))
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = f"{cores[0]}|{cores[-1]}"  # vLLM would give each a NUMA node
+        more = {"tensor_parallel_size": case["ranks"]}
     llm = engine(Path(case["model"]), case["options"], skip_tokenizer_init=True, enforce_eager=case["eager"], **more)
+    os.environ.pop("VLLM_CPU_OMP_THREADS_BIND", None)
     ours = prompt_logprobs(llm, PROMPTS)
-    if more:
+    if "draft" in case:
         return {
             "difference": apart(ours, expected), "from_plain": 0.0,
-            "expert_bytes": llm.apply_model(count_bytes)[0], "accepted": accepted(llm, small),
+            "expert_bytes": llm.apply_model(count_bytes)[0], "hot": llm.apply_model(hot_experts)[0],
+            "accepted": accepted(llm, small),
         }  # fmt: skip
     routing = llm.collective_rpc("collab_routing")[0]["layers"] if case["options"].get("stats") else {}
-    parameters = llm.apply_model(count_bytes)[0]
+    parameters, hot = llm.apply_model(count_bytes)[0], llm.apply_model(hot_experts)[0]
     close(llm)
     return {
         "difference": apart(ours, expected),
@@ -62,6 +69,7 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
         "routing": routing,
         "tokens": sum(map(len, PROMPTS)),
         "expert_bytes": parameters,
+        "hot": hot,
     }
 
 
@@ -90,6 +98,12 @@ def accepted(llm: LLM, model: PreTrainedModel) -> float:
 def count_bytes(model: torch.nn.Module) -> int:
     """Of all parameters of routed experts."""
     return sum(p.nbytes for name, p in model.named_parameters() if ".routed_experts." in name)
+
+
+def hot_experts(model: torch.nn.Module) -> list[list[int]]:
+    """Of each layer that has tiers."""
+    methods = [getattr(module, "quant_method", None) for module in model.modules()]
+    return [list(method.hot) for method in methods if getattr(method, "hot", None) is not None]
 
 
 def write_dequantized(pruned: Path, artifact: Path, out: Path) -> None:
@@ -129,4 +143,5 @@ def apart(one: list[list[float]], other: list[list[float]]) -> float:
     return max(abs(a - b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True))
 
 
-main(Path(sys.argv[1]))
+if __name__ == "__main__":  # ranks import this file
+    main(Path(sys.argv[1]))

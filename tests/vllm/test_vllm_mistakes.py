@@ -9,13 +9,15 @@ import pytest
 pytestmark = pytest.mark.slow
 
 SAID = {
-    "unknown option": ("'keep'", "known: plan, artifact, stats, hot, strict"),
+    "unknown option": ("'keep'", "known: plan, artifact, stats, hot, policy, strict"),
     "no options": ("needs a plan", "--model-loader-extra-config"),
     "missing file": ("cannot read the plan", "nowhere.json"),
     "edited plan": ("was changed after it was made",),
     "no path": ("not the path of a file",),
     "no flag": ("neither true nor false",),
     "no count": ("not a number of experts",),
+    "unknown policy": ("unknown placement policy 'coldest'", "known: most-selected, spread"),
+    "policy alone": ('option "policy" chooses the hot experts', 'give "hot"'),
     "too many hot": ('option "hot" is 25', "24 experts"),
     "artifact without a plan": ('give "plan" too',),
     "no artifact": ("nowhere.gguf does not exist", "collab-plugin compress"),

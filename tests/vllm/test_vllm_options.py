@@ -30,9 +30,10 @@ LAYERS = {"tiny-qwen3moe": 3, "tiny-deepseek-v3": 3}
 SCALE = {"tiny-qwen3moe": 1.0, "tiny-deepseek-v3": 2.0}
 # Name, model, plan, eager or compiled, and which options.
 CASES = (
+    ("two ranks", "tiny-qwen3moe", "tiny-qwen3moe", True, ("artifact", "stats", "hot")),
     ("compiled", "tiny-qwen3moe", "tiny-qwen3moe", False, ("artifact", "stats")),
     ("varied", "tiny-qwen3moe", "varied", False, ("stats",)),
-    ("tiers", "tiny-qwen3moe", "varied", True, ("hot",)),
+    ("tiers", "tiny-qwen3moe", "varied", True, ("hot", "policy")),
     ("everything", "tiny-deepseek-v3", "tiny-deepseek-v3", True, ("artifact", "stats", "hot")),
 )
 HOT = 3
@@ -40,14 +41,14 @@ DRAFTED = "tiny-qwen3moe"
 
 
 def _types(info: TensorInfo) -> str:
-    """Another type for each projection and layer."""
+    """Another type for each projection and layer; columns of "down" can be parted in two."""
     if info.role != Role.EXPERT:
         return "BF16"
     part = info.name.split("ffn_")[1].split("_")[0]
     by_layer = {
-        "gate": ("Q4_K", "IQ3_S", "Q3_K", "IQ4_XS"),
-        "up": ("Q5_K", "Q2_K", "IQ4_NL", "Q4_K"),
-        "down": ("Q6_K", "Q4_0", "Q8_0", "Q5_K"),
+        "gate": ("Q4_K", "IQ3_S", "Q6_K", "IQ4_XS"),
+        "up": ("Q5_K", "Q2_K", "Q3_K", "Q4_K"),
+        "down": ("IQ4_NL", "Q4_0", "Q8_0", "Q5_0"),
     }
     return by_layer[part][info.layer or 0]
 
@@ -77,7 +78,7 @@ def results(vllm: Vllm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, d
     write_plan(folder / "varied.json", _varied(open_safetensors(MODELS / "tiny-qwen3moe")))
     cases = []
     for name, model, plan_name, eager, wanted in CASES:
-        values = {"artifact": str(folder / f"{model}.gguf"), "stats": True, "hot": HOT}
+        values = {"artifact": str(folder / f"{model}.gguf"), "stats": True, "hot": HOT, "policy": "spread"}
         options = {"plan": str(folder / f"{plan_name}.json")} | {key: values[key] for key in wanted}
         cases.append(
             {
@@ -88,6 +89,7 @@ def results(vllm: Vllm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, d
                 "eager": eager,
             }
             | ({"draft": str(folder / "draft")} if name == "tiers" else {})
+            | ({"ranks": 2} if name == "two ranks" else {})
         )
     (folder / "cases.json").write_text(json.dumps(cases))
     with pytest.MonkeyPatch.context() as patch:
@@ -105,10 +107,10 @@ def test_log_probabilities_are_those_of_the_dequantized_weights(case: str, resul
     assert "error" not in found, found["error"]
     print(case, "max |difference|:", found["difference"], "quantization changed:", found["from_plain"])
     assert found["difference"] < 1e-3
-    assert (found["from_plain"] > 0.01) == (case in ("compiled", "everything")), "quantization changed nothing"
+    assert (found["from_plain"] > 0.01) == (case not in ("varied", "tiers")), "quantization changed nothing"
 
 
-@pytest.mark.parametrize("case", ["compiled", "varied", "everything"])
+@pytest.mark.parametrize("case", ["two ranks", "compiled", "varied", "everything"])
 def test_every_token_is_counted_once_and_warm_up_is_not(case: str, results: dict[str, dict[str, Any]]) -> None:
     found = results[case]
     model = next(m for name, m, *_ in CASES if name == case)
@@ -124,7 +126,15 @@ def test_every_token_is_counted_once_and_warm_up_is_not(case: str, results: dict
 def test_only_hot_experts_are_parameters(results: dict[str, dict[str, Any]]) -> None:
     one = 3 * 256 * 256 * 4
     assert results["tiers"]["expert_bytes"] == HOT * LAYERS["tiny-qwen3moe"] * one
+    halves = results["two ranks"]["expert_bytes"]
+    assert 0 < halves < HOT * LAYERS["tiny-qwen3moe"] * one / 2 / 4, "a rank has half of each"
     assert 0 < results["everything"]["expert_bytes"] < HOT * LAYERS["tiny-deepseek-v3"] * one / 4
+
+
+def test_the_placement_policy_chooses_the_hot_experts(results: dict[str, dict[str, Any]]) -> None:
+    """That of tests/plugin_wheel, and the built-in one without statistics."""
+    assert results["tiers"]["hot"] == [[0, 6, 13], [0, 8, 16], [0, 9, 18]], "of 20, 24 and 28 experts"
+    assert results["everything"]["hot"] == [[0, 1, 2]] * LAYERS["tiny-deepseek-v3"]
 
 
 def test_a_draft_model_is_not_pruned_and_changes_no_token(results: dict[str, dict[str, Any]]) -> None:

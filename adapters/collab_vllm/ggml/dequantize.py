@@ -13,7 +13,7 @@ from collab_vllm.ggml.compiled import Compiled
 from collab_vllm.ggml.tables import four_bit_values, grid, signs
 
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_BLOCKS: dict[str, Callable[..., Tensor]] = {
+BLOCKS: dict[str, Callable[..., Tensor]] = {
     "Q4_0": k_quants.q4_0,
     "Q5_0": k_quants.q5_0,
     "Q5_1": k_quants.q5_1,
@@ -34,8 +34,8 @@ _BLOCKS: dict[str, Callable[..., Tensor]] = {
     "IQ3_S": i_quants.iq3_s,
 }
 _WITH_SIGNS = ("IQ2_XXS", "IQ2_XS", "IQ3_XXS")
-SUPPORTED = frozenset(_PLAIN) | frozenset(_BLOCKS)
-_FAST = {name: Compiled(function) for name, function in _BLOCKS.items()}
+SUPPORTED = frozenset(_PLAIN) | frozenset(BLOCKS)
+_FAST = {name: Compiled(function) for name, function in BLOCKS.items()}
 
 
 def dequantize(rows: Tensor, type_name: str) -> Tensor:
@@ -44,10 +44,10 @@ def dequantize(rows: Tensor, type_name: str) -> Tensor:
         return rows.contiguous().view(_PLAIN[type_name]).to(torch.float32)
     _, size = GGML_QUANT_SIZES[GGMLQuantizationType[type_name]]
     blocks = rows.reshape(-1, size)
-    return _FAST[type_name](blocks, *_tables(type_name, rows.device)).reshape(rows.shape[0], -1)
+    return _FAST[type_name](blocks, *tables_of(type_name, rows.device)).reshape(rows.shape[0], -1)
 
 
-def _tables(type_name: str, device: torch.device) -> tuple[Tensor, ...]:
+def tables_of(type_name: str, device: torch.device) -> tuple[Tensor, ...]:
     """What the type's function looks up, beside the blocks."""
     if type_name.startswith("IQ4"):
         return (four_bit_values(device),)
