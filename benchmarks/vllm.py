@@ -39,6 +39,7 @@ ROOT = HERE.parent
 MODELS = ROOT / "tests" / "models"
 KEEP = (1.0, 0.75, 0.5)
 WHOLE, PRUNED, OURS = "vLLM, whole model", "vLLM, pruned checkpoint", "collab, whole model"
+NEW = "64"
 FIGURES = ("load_s", "asked_mb", "disk_mb", "peak_mb", "start_s", "tokens_s")
 
 
@@ -150,7 +151,7 @@ def main() -> None:
         for number in range(a.rounds):
             for way, keep, path, plan in ways:
                 print(f"round {number + 1} of {a.rounds}: {way}, {keep:.0%}", file=sys.stderr, flush=True)
-                arguments = [path] if plan is None else [path, json.dumps({"plan": str(plan)})]
+                arguments = [path, NEW] if plan is None else [path, NEW, json.dumps({"plan": str(plan)})]
                 rows.append(Row(way, keep, number + 1, **measured(child(python, site, *arguments))))
     show(rows)
     a.results.mkdir(exist_ok=True)

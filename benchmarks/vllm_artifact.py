@@ -1,6 +1,6 @@
 """What experts at a GGUF's types cost and save in vLLM, beside the same experts unquantized.
 
-    python benchmarks/vllm_artifact.py [--rounds 3] [--layers 4] [--types Q8_0,Q4_K,IQ4_XS,IQ3_S]
+    python benchmarks/vllm_artifact.py [--rounds 3] [--layers 4] [--types Q8_0,Q4_K,IQ3_S,IQ2_XXS]
 
 Two tables. Dequantizing one expert matrix, by type: PyTorch operation after operation, and compiled, in turn. Then a
 Qwen3-MoE with random bfloat16 weights served in full and from an artifact of each type, one process a measurement,
@@ -41,6 +41,7 @@ from collab_plugin.quant.types import tensor_bytes
 from collab_plugin.stats import ImatrixEntry, Stats
 
 WHOLE = "unquantized"
+NEW = "16"
 FIGURES = ("load_s", "peak_mb", "start_s", "tokens_s")
 
 
@@ -137,7 +138,7 @@ def main() -> None:
     p.add_argument("--width", type=int, default=768)
     p.add_argument("--experts", type=int, default=64)
     p.add_argument("--expert-width", type=int, default=512)
-    p.add_argument("--types", default="Q8_0,Q4_K,IQ4_XS,IQ3_S,IQ2_XXS")
+    p.add_argument("--types", default="Q8_0,Q4_K,IQ3_S,IQ2_XXS")
     p.add_argument("--folder", type=Path, help="where models are made; by default a temporary folder")
     p.add_argument("--results", type=Path, default=HERE / "results")
     a = p.parse_args()
@@ -157,7 +158,7 @@ def main() -> None:
         for number in range(a.rounds):
             for way, options in ways.items():
                 print(f"round {number + 1} of {a.rounds}: {way}", file=sys.stderr, flush=True)
-                arguments = [model] if options is None else [model, json.dumps(options)]
+                arguments = [model, NEW] if options is None else [model, NEW, json.dumps(options)]
                 figures = measured(child(python, site, *arguments))
                 rows.append({"way": way, "round": number + 1, **{figure: figures[figure] for figure in FIGURES}})
     show(rows)

@@ -2,7 +2,8 @@
 
 Runs in vLLM's environment, with -P: `vllm` is not vllm.py. Prints one JSON line.
 
-vllm_measure.py MODEL [OPTIONS]: a start. OPTIONS is a JSON object for load format collab.
+vllm_measure.py MODEL NEW [OPTIONS]: a start, and prompts with NEW tokens after each. OPTIONS is a JSON object for load
+format collab.
 vllm_measure.py --dequantize ROWS COLUMNS ROUNDS: dequantizing a matrix, by type.
 vllm_measure.py --make FOLDER TOKENIZER LAYERS WIDTH EXPERTS EXPERT_WIDTH: writes a Qwen3-MoE checkpoint with random
 bfloat16 weights.
@@ -23,10 +24,10 @@ from typing import Any
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
-PROMPTS, PROMPT, NEW, REPEATS = 8, 32, 64, 3
+PROMPTS, PROMPT, REPEATS = 8, 32, 3
 
 
-def main(model: Path, options: dict[str, Any] | None) -> None:
+def main(model: Path, new: int, options: dict[str, Any] | None) -> None:
     from vllm import LLM, SamplingParams
 
     evict(model)
@@ -40,7 +41,7 @@ def main(model: Path, options: dict[str, Any] | None) -> None:
     llm = LLM(str(model), enforce_eager=True, max_model_len=256, max_num_seqs=PROMPTS, **how)
     start = time.perf_counter() - begun
     prompts = [{"prompt_token_ids": [3 + (7 * i + j) % 2048 for j in range(PROMPT)]} for i in range(PROMPTS)]
-    wanted = SamplingParams(max_tokens=NEW, temperature=0, ignore_eos=True, detokenize=False)
+    wanted = SamplingParams(max_tokens=new, temperature=0, ignore_eos=True, detokenize=False)
     llm.generate(prompts, wanted, use_tqdm=False)
     speeds = []
     for _ in range(REPEATS):
@@ -164,4 +165,4 @@ if __name__ == "__main__":
     elif sys.argv[1] == "--dequantize":
         dequantize_matrices(*map(int, sys.argv[2:]))
     else:
-        main(Path(sys.argv[1]), json.loads(sys.argv[2]) if len(sys.argv) > 2 else None)
+        main(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]) if len(sys.argv) > 3 else None)

@@ -35,7 +35,8 @@ BLOCKS: dict[str, Callable[..., Tensor]] = {
 }
 _WITH_SIGNS = ("IQ2_XXS", "IQ2_XS", "IQ3_XXS")
 SUPPORTED = frozenset(_PLAIN) | frozenset(BLOCKS)
-_FAST = {name: Compiled(function) for name, function in BLOCKS.items()}
+_FAST = {name: Compiled(function) for name, function in BLOCKS.items() if name != "Q8_0"}
+"""All but Q8_0, which PyTorch's own operations convert in half the time (benchmarks/vllm_artifact.py)."""
 
 
 def dequantize(rows: Tensor, type_name: str) -> Tensor:
@@ -44,7 +45,8 @@ def dequantize(rows: Tensor, type_name: str) -> Tensor:
         return rows.contiguous().view(_PLAIN[type_name]).to(torch.float32)
     _, size = GGML_QUANT_SIZES[GGMLQuantizationType[type_name]]
     blocks = rows.reshape(-1, size)
-    return _FAST[type_name](blocks, *tables_of(type_name, rows.device)).reshape(rows.shape[0], -1)
+    function = _FAST.get(type_name, BLOCKS[type_name])
+    return function(blocks, *tables_of(type_name, rows.device)).reshape(rows.shape[0], -1)
 
 
 def tables_of(type_name: str, device: torch.device) -> tuple[Tensor, ...]:
