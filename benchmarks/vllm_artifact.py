@@ -2,7 +2,7 @@
 
     python benchmarks/vllm_artifact.py [--rounds 3] [--layers 4] [--types Q8_0,Q4_K,IQ3_S,IQ2_XXS]
 
-Two tables. Dequantizing one expert matrix to bfloat16, by type: PyTorch operation after operation, and compiled, in turn. Then a
+Two tables. Dequantizing one expert matrix, by type: PyTorch operation after operation, and compiled, in turn. Then a
 Qwen3-MoE with random bfloat16 weights served in full and from an artifact of each type, one process a measurement,
 all ways in turn (A B A B). Prints the tables; writes results/vllm_dequantize.csv, vllm_artifact.csv and
 vllm_artifact.png.
@@ -77,9 +77,7 @@ def artifact(model: Path, kind: str, folder: Path) -> dict[str, str]:
 
 
 def show_matrices(times: Mapping[str, Mapping[str, float]], rows: int, columns: int) -> None:
-    table = Table(
-        "type", "plain ms", "compiled ms", "plain / compiled", title=f"a matrix of {rows} x {columns} to bfloat16"
-    )
+    table = Table("type", "plain ms", "compiled ms", "plain / compiled", title=f"a matrix of {rows} x {columns}")
     for kind, each in times.items():
         ratio = each["plain"] / each["compiled"]
         table.add_row(kind, f"{each['plain']:.2f}", f"{each['compiled']:.2f}", f"{ratio:.2f}")
@@ -118,7 +116,7 @@ def plot(times: Mapping[str, Mapping[str, float]], rows: Sequence[Mapping[str, A
         places = [place + 0.4 * (number - 0.5) for place in range(len(times))]
         left.bar(places, [each[way] for each in times.values()], 0.38, color=colour, label=way)
     left.set_xticks(range(len(times)), times, rotation=60)
-    left.set_title("dequantizing a matrix to bfloat16 (ms)", fontsize=10)
+    left.set_title("dequantizing a matrix (ms)", fontsize=10)
     left.legend(frameon=False)
     ways = list(dict.fromkeys(r["way"] for r in rows))
     for place, way in enumerate(ways):

@@ -92,9 +92,9 @@ def watched(original: Callable[..., Any], load: dict[str, float], asked: list[in
 
 
 def dequantize_matrices(rows: int, columns: int, rounds: int) -> None:
-    """Milliseconds a matrix to bfloat16, by type: as plain PyTorch and compiled, in turn."""
+    """Milliseconds a matrix, by type: as plain PyTorch and compiled, in turn."""
     import torch
-    from collab_vllm.ggml.dequantize import BLOCKS, Compiled, rounded, tables_of
+    from collab_vllm.ggml.dequantize import BLOCKS, Compiled, tables_of
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     torch.manual_seed(0)
@@ -102,8 +102,7 @@ def dequantize_matrices(rows: int, columns: int, rounds: int) -> None:
     for kind, function in BLOCKS.items():
         values, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
         blocks = torch.randint(0, 256, (rows * columns // values, size), dtype=torch.uint8)
-        plain = rounded(function, torch.bfloat16)
-        ways = {"plain": plain, "compiled": Compiled(kind, plain)}
+        ways = {"plain": function, "compiled": Compiled(function)}
         times: dict[str, list[float]] = {way: [] for way in ways}
         tables = tables_of(kind, blocks.device)
         with torch.inference_mode():

@@ -54,7 +54,6 @@ class GgufExperts(_Grouped):
     def __init__(self, moe: FusedMoEConfig, types: Mapping[str, Matrices], hot: Sequence[int] | None) -> None:
         super().__init__(moe)
         self.types, self.hot = types, hot
-        self.dtype = torch.float32
 
     def create_weights(
         self,
@@ -66,7 +65,6 @@ class GgufExperts(_Grouped):
         **extra_weight_attrs: Any,
     ) -> None:
         check_supported(layer)
-        self.dtype = params_dtype
         wide, narrow = hidden_size, intermediate_size_per_partition
         for part, (rows, columns) in zip(PARTS, ((narrow, wide), (narrow, wide), (wide, narrow)), strict=True):
             kind = self.types[part].type
@@ -97,11 +95,11 @@ class GgufExperts(_Grouped):
     def process_weights_after_loading(self, layer: RoutedExperts) -> None:
         whole = {part: getattr(layer, f"{part}_blocks").data for part in PARTS}
         self.stores = _stores(layer, whole, self.hot, "{}_blocks")
-        self.matrices(0, self.dtype)  # compiles, so that no request waits for it
+        self.matrices(0, torch.float32)  # compiles, so that no request waits for it
 
     def matrices(self, expert: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         gate, up, down = (
-            dequantize(store.of(expert), self.types[part].type, dtype) for part, store in self.stores.items()
+            dequantize(store.of(expert), self.types[part].type).to(dtype) for part, store in self.stores.items()
         )
         return gate, up, down
 

@@ -18,12 +18,12 @@ class Compiled:
     Results are ``function``'s to the bit. TORCH_COMPILE_DISABLE=1 turns it off.
     """
 
-    def __init__(self, name: str, function: Callable[..., Tensor]) -> None:
-        self._name, self._plain = name, function
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self._plain = function
         self._fast: Callable[..., Tensor] | None = torch.compile(function)
 
     def __call__(self, blocks: Tensor, *tables: Tensor) -> Tensor:
-        """``function(blocks, *tables)``: uint8[n, block bytes] to floats[n, block values]."""
+        """``function(blocks, *tables)``: uint8[n, block bytes] to f32[n, block values]."""
         # Always the same mode: code compiled in another would be compiled again.
         with torch.inference_mode():
             if self._fast is not None:
@@ -33,5 +33,5 @@ class Compiled:
                 except Exception as error:  # of a compiler, whichever it is; the plain function needs none
                     self._fast = None
                     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                    logger.warning("collab: %s is not compiled, and slower: %s", self._name, reason)
+                    logger.warning("collab: %s is not compiled, and slower: %s", self._plain.__name__, reason)
             return self._plain(blocks, *tables)

@@ -1,9 +1,8 @@
-"""Rows of any type that plans offer, to floats."""
+"""Rows of any type that plans offer, to float32."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
 import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -36,36 +35,18 @@ BLOCKS: dict[str, Callable[..., Tensor]] = {
 }
 _WITH_SIGNS = ("IQ2_XXS", "IQ2_XS", "IQ3_XXS")
 SUPPORTED = frozenset(_PLAIN) | frozenset(BLOCKS)
+_FAST = {name: Compiled(function) for name, function in BLOCKS.items() if name != "Q8_0"}
+"""All but Q8_0, which PyTorch's own operations convert in half the time (benchmarks/vllm_artifact.py)."""
 
 
-def dequantize(rows: Tensor, type_name: str, dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8[rows, bytes a row] at ``type_name`` to ``dtype``[rows, values]: float32, rounded to it.
-
-    KeyError for a type that is not SUPPORTED.
-    """
+def dequantize(rows: Tensor, type_name: str) -> Tensor:
+    """uint8[rows, bytes a row] at ``type_name`` to f32[rows, values]. KeyError for a type that is not SUPPORTED."""
     if type_name in _PLAIN:
-        return rows.contiguous().view(_PLAIN[type_name]).to(torch.float32).to(dtype)
+        return rows.contiguous().view(_PLAIN[type_name]).to(torch.float32)
     _, size = GGML_QUANT_SIZES[GGMLQuantizationType[type_name]]
     blocks = rows.reshape(-1, size)
-    return _converter(type_name, dtype)(blocks, *tables_of(type_name, rows.device)).reshape(rows.shape[0], -1)
-
-
-@cache
-def _converter(type_name: str, dtype: torch.dtype) -> Callable[..., Tensor]:
-    """Compiled, except for Q8_0, which PyTorch's own operations convert faster (benchmarks/vllm_artifact.py)."""
-    plain = rounded(BLOCKS[type_name], dtype)
-    return plain if type_name == "Q8_0" else Compiled(type_name, plain)
-
-
-def rounded(function: Callable[..., Tensor], dtype: torch.dtype) -> Callable[..., Tensor]:
-    """``function`` with its result at ``dtype``: one loop when it is compiled."""
-
-    def convert(blocks: Tensor, *tables: Tensor) -> Tensor:
-        return function(blocks, *tables).to(dtype)
-
-    # Code of its own: torch.compile counts recompilations by code, and gives up after eight.
-    convert.__code__ = convert.__code__.replace(co_name=f"{function.__name__}_to_{dtype}".replace(".", "_"))
-    return convert
+    function = _FAST.get(type_name, BLOCKS[type_name])
+    return function(blocks, *tables_of(type_name, rows.device)).reshape(rows.shape[0], -1)
 
 
 def tables_of(type_name: str, device: torch.device) -> tuple[Tensor, ...]:
