@@ -180,6 +180,8 @@ def test_the_child_ends_with_its_parent(run, tmp_path: Path, end: signal.Signals
     """The runner in a process of its own, interrupted or ended while its child hangs."""
     script = tmp_path / "script.py"
     script.write_text(
+        # A shell's background jobs ignore SIGINT, and so would this.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import sys; from pathlib import Path; import odd_target, numpy\n"
         "from collab_conformance.job import Job; from collab_conformance.runner import run_target\n"
         "from collab_plugin.target import TargetInfo\n"
