@@ -137,6 +137,14 @@ def unmeasured(stats: Stats) -> tuple[str, ...]:
     return tuple(sums) if stats.imatrix else (*sums, "imatrix")
 
 
+def read_plans_stats(path: Path, sha256: str, remedy: str) -> Stats:
+    """Read the stats that a plan records as ``sha256``; CollabError with the ``remedy`` when these are others."""
+    stats = read_stats(path)
+    if stats_sha256(path, stats) != sha256:
+        raise CollabError(f"{path} is not the stats file that the plan was made with; {remedy}")
+    return stats
+
+
 def read_stats(path: Path) -> Stats:
     """Read our stats, or an imatrix GGUF of anyone: then routing has counts only.
 

@@ -46,7 +46,7 @@ class CollabRoutedExperts(RoutedExperts):
         prepared, artifact = _Building.prepared, _Building.artifact
         if prepared is None or (artifact is None and prepared.options.hot is None):
             return super()._get_quant_method(prefix, quant_config, moe_config)
-        hot = hot_of_layer(prepared, self._layer_block, moe_config.num_experts)
+        hot = hot_of_layer(prepared.options, prepared.plan, self._layer_block, moe_config.num_experts)
         if artifact is not None:
             return GgufExperts(moe_config, artifact.layers[self._layer_block], hot)
         assert hot is not None

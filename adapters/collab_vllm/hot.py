@@ -5,47 +5,46 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from collab_plugin.manager import build_registry, pick, plugin_manager
 from collab_plugin.placement.policy import LayerUse, PlacementPolicy, hot_experts
+from collab_plugin.plan import Plan
 from collab_plugin.stats import LayerRouting
-from collab_plugin.stats_file import read_stats
-
-if TYPE_CHECKING:
-    from collab_vllm.startup import Prepared
+from collab_plugin.stats_file import read_plans_stats
+from collab_vllm.options import LoaderOptions
 
 
-def hot_of_layer(prepared: Prepared, block: int, experts: int) -> list[int] | None:
-    """Ids, in this model's numbers, of the ``hot`` experts of layer ``block``; None when all are on the device."""
-    number = prepared.options.hot
-    if number is None:
+def hot_of_layer(options: LoaderOptions, plan: Plan | None, layer: int, experts: int) -> list[int] | None:
+    """Ids, in this model's numbers, of the hot ones among the ``experts`` of ``layer``; None: all are on the device.
+
+    CollabError for a policy or a stats file that cannot be used.
+    """
+    if options.hot is None:
         return None
-    use = LayerUse(block, experts, _seen(prepared, block, experts))
-    return hot_experts(placement_policy(prepared.options.policy), use, number)
+    policy = _policy(options.policy)
+    return hot_experts(policy, LayerUse(layer, experts, _seen(options, plan, layer, experts)), options.hot)
 
 
 @lru_cache
-def placement_policy(name: str) -> PlacementPolicy:
-    """CollabError naming those that are installed, when there is none of that name."""
+def _policy(name: str) -> PlacementPolicy:
     policies = build_registry(plugin_manager(), ("placement_policies",)).placement_policies
     return pick(policies, name, "placement policy")
 
 
-def _seen(prepared: Prepared, block: int, experts: int) -> LayerRouting | None:
-    """From the plan's stats file, when it lies beside the plan."""
-    plan, path = prepared.plan, prepared.options.plan
-    if plan is None or path is None or plan.calibration is None:
+def _seen(options: LoaderOptions, plan: Plan | None, layer: int, experts: int) -> LayerRouting | None:
+    """From the plan's stats file, when it lies beside the plan; None where that says nothing of the layer."""
+    if plan is None or options.plan is None or plan.calibration is None:
         return None
-    stats = path.parent / plan.calibration.file
-    if not stats.is_file():
+    path = options.plan.parent / plan.calibration.file
+    if not path.is_file():
         return None
-    return _kept(_routing(stats)[block], plan.pruning.kept.get(block) or range(experts))
+    routing = _routing(path, plan.calibration.sha256).get(layer)
+    return None if routing is None else _kept(routing, plan.pruning.kept.get(layer) or range(experts))
 
 
 @lru_cache(maxsize=1)
-def _routing(stats: Path) -> Mapping[int, LayerRouting]:
-    return read_stats(stats).routing
+def _routing(path: Path, sha256: str) -> Mapping[int, LayerRouting]:
+    return read_plans_stats(path, sha256, "put that beside the plan, or take this one away").routing
 
 
 def _kept(routing: LayerRouting, kept: Sequence[int]) -> LayerRouting:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from collab_plugin.errors import CollabError
 from collab_vllm.artifact import PARTS, Artifact
-from collab_vllm.hot import placement_policy
+from collab_vllm.hot import hot_of_layer
 from collab_vllm.options import LoaderOptions
 
 if TYPE_CHECKING:
@@ -31,16 +32,17 @@ def check_artifact(options: LoaderOptions, plan: Plan | None) -> None:
             raise CollabError(f"{options.artifact} has no {missing[0]} matrices in layer {layer}")
 
 
-def check_hot(options: LoaderOptions, vllm_config: VllmConfig, experts: int) -> None:
-    """CollabError when there is no such policy, the layers have fewer experts, or a kernel needs all at once.
+def check_hot(options: LoaderOptions, plan: Plan | None, vllm_config: VllmConfig, counts: Mapping[int, int]) -> None:
+    """CollabError when hot experts cannot be chosen, the layers have fewer, or a kernel needs all at once.
 
-    ``experts``: of the layer that has fewest.
+    ``counts``: experts by layer; any layer will do where they are alike and no plan says more.
     """
     if options.hot is None:
         return
-    placement_policy(options.policy)
-    if options.hot > experts:
-        raise CollabError(f'option "hot" is {options.hot}, the layers have {experts} experts')
+    if options.hot > min(counts.values()):
+        raise CollabError(f'option "hot" is {options.hot}, the layers have {min(counts.values())} experts')
+    for layer, experts in counts.items():
+        hot_of_layer(options, plan, layer, experts)
     method = vllm_config.model_config.quantization
     if method is not None and options.artifact is None:
         raise CollabError(

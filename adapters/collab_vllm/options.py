@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from collab_plugin.errors import CollabError
+from collab_plugin.placement.policy import MOST_SELECTED
 
 LOAD_FORMAT = "collab"
-DEFAULT_POLICY = "most-selected"
+DEFAULT_POLICY = MOST_SELECTED.name
 _HOW = "--model-loader-extra-config"
 
 

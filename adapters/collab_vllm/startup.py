@@ -95,7 +95,8 @@ def prepare(vllm_config: VllmConfig) -> Prepared:
         check_model(plan, weights, family, hf.num_hidden_layers, getattr(hf, family.count, 0), strict=options.strict)
         set_experts(model_config, family, selection)
     check_artifact(options, plan)
-    check_hot(options, vllm_config, selection.fewest if selection else getattr(hf, family.count, 0))
+    counts = selection.counts if selection else {}
+    check_hot(options, plan, vllm_config, counts or {0: getattr(hf, family.count, 0)})
     right_rotation(vllm_config, family)
     if options.replaces_experts:
         check_engine(vllm_config)

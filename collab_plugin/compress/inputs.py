@@ -9,7 +9,7 @@ from collab_plugin.errors import CollabError
 from collab_plugin.plan import Plan
 from collab_plugin.quant.kernels import Kernels
 from collab_plugin.stats import Stats
-from collab_plugin.stats_file import read_stats, stats_sha256
+from collab_plugin.stats_file import read_plans_stats
 
 
 def quantizes(plan: Plan, checkpoint: Checkpoint) -> bool:
@@ -31,10 +31,7 @@ def stats_of(plan: Plan, checkpoint: Checkpoint, folder: Path, given: Path | Non
     path = given or folder / plan.calibration.file
     if not path.is_file():
         raise CollabError(f"the plan's stats are not at {path}; give them with --stats")
-    stats = read_stats(path)
-    if stats_sha256(path, stats) != plan.calibration.sha256:
-        raise CollabError(f"{path} is not the stats file that the plan was made with; give that with --stats")
-    return stats
+    return read_plans_stats(path, plan.calibration.sha256, "give that with --stats")
 
 
 def kernels_for(plan: Plan, checkpoint: Checkpoint) -> Kernels | None:

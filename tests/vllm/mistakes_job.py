@@ -6,6 +6,7 @@ tiny-qwen3moe trained from another seed. Runs in vLLM's environment, in shared_j
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.model_loader import _LOAD_FORMAT_TO_MODEL_LOADER
 
 from collab_plugin.errors import CollabError
+from collab_plugin.plan import Calibration
+from collab_plugin.plan_file import read_plan, write_plan
 
 
 def main(folder: Path, models: Path, other: Path) -> None:
@@ -25,6 +28,12 @@ def main(folder: Path, models: Path, other: Path) -> None:
     plan, theirs = {"plan": str(folder / "qwen.json")}, {"plan": str(folder / "deepseek.json")}
     (folder / "edited.json").write_text((folder / "qwen.json").read_text().replace('"used": 3', '"used": 4'))
     itself = {"model": str(qwen), "method": "draft_model", "num_speculative_tokens": 1}
+    (folder / "calibrated").mkdir()
+    made = read_plan(folder / "qwen.json")
+    calibration = Calibration("0" * 64, 1, (), "", False, 0, 0.0, "", "stats.gguf")
+    write_plan(folder / "calibrated" / "plan.json", dataclasses.replace(made, calibration=calibration))
+    (folder / "calibrated" / "stats.gguf").write_bytes(b"GGUF\3\0\0\0")
+    calibrated = {"plan": str(folder / "calibrated" / "plan.json")}
     varied = {"plan": str(folder / "varied.json")}
     ranks: dict[str, Any] = {"enable_expert_parallel": True}
     cases: dict[str, tuple[Path, Any, dict[str, Any]]] = {
@@ -38,6 +47,7 @@ def main(folder: Path, models: Path, other: Path) -> None:
         "no count": (qwen, plan | {"hot": 0}, {}),
         "unknown policy": (qwen, plan | {"hot": 2, "policy": "coldest"}, {}),
         "policy alone": (qwen, plan | {"policy": "most-selected"}, {}),
+        "truncated stats": (qwen, calibrated | {"hot": 2}, {}),
         "too many hot": (qwen, plan | {"hot": 25}, {}),
         "artifact without a plan": (qwen, {"artifact": "out.gguf"}, {}),
         "no artifact": (qwen, plan | {"artifact": str(folder / "nowhere.gguf")}, {}),

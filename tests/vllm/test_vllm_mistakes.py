@@ -18,6 +18,7 @@ SAID = {
     "no count": ("not a number of experts",),
     "unknown policy": ("unknown placement policy 'coldest'", "known: most-selected, spread"),
     "policy alone": ('option "policy" chooses the hot experts', 'give "hot"'),
+    "truncated stats": ("stats.gguf",),
     "too many hot": ('option "hot" is 25', "24 experts"),
     "artifact without a plan": ('give "plan" too',),
     "no artifact": ("nowhere.gguf does not exist", "collab-plugin compress"),
