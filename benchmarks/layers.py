@@ -11,7 +11,6 @@ layers.png.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -24,7 +23,7 @@ from typing import Any
 from quality_bench import TEXTS, trained_models
 from rich.console import Console
 from rich.table import Table
-from vllm import HERE, ROOT, vllm_python
+from vllm import HERE, ROOT, vllm_python, write_csv
 from vllm_plot import BLACK, BLUE
 
 LAYERS = ("same", "varied")
@@ -118,11 +117,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             rows += judge(python, model, plans(model, Path(folder), a.keep, a.criteria), a.windows)
     show(rows)
-    a.results.mkdir(exist_ok=True)
-    with (a.results / "layers.csv").open("w", newline="") as out:
-        writer = csv.DictWriter(out, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(a.results / "layers.csv", rows)
     plot(rows, a.results / "layers.png")
 
 

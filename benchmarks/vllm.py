@@ -20,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,24 @@ def pruned_checkpoint(model: Path, plan: Path) -> Path:
     return out
 
 
+def prepared(python: Path, folder: Path, sizes: Sequence[int]) -> tuple[Path, Path]:
+    """A folder with this checkout installed, and a model of random weights: layers, width, experts, expert width."""
+    site, model = folder / "site", folder / "model"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--upgrade", "--target", site, ROOT], check=True)
+    if not model.exists():
+        child(python, site, "--make", model, MODELS / "tiny-qwen3moe", *map(str, sizes))
+    return site, model
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w", newline="") as out:
+        writer = csv.DictWriter(out, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def vllm_python() -> Path:
     script = ROOT / "tests" / "native" / "vllm_env.sh"
     done = subprocess.run([script, sys.executable], stdout=subprocess.PIPE, text=True, check=True)
@@ -138,12 +156,7 @@ def main() -> None:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = a.folder or Path(temporary)
-        site, model = folder / "site", folder / "model"
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
-        subprocess.run([*pip, "--upgrade", "--target", site, ROOT], check=True)
-        if not model.exists():
-            sizes = (a.layers, a.width, a.experts, a.expert_width)
-            child(python, site, "--make", model, MODELS / "tiny-qwen3moe", *map(str, sizes))
+        site, model = prepared(python, folder, (a.layers, a.width, a.experts, a.expert_width))
         made = plans(model, folder)
         ways: list[tuple[str, float, Path, Path | None]] = [(WHOLE, 1.0, model, None)]
         for keep, plan in made.items():
@@ -154,11 +167,7 @@ def main() -> None:
                 arguments = [path, NEW] if plan is None else [path, NEW, json.dumps({"plan": str(plan)})]
                 rows.append(Row(way, keep, number + 1, **measured(child(python, site, *arguments))))
     show(rows)
-    a.results.mkdir(exist_ok=True)
-    with (a.results / "vllm.csv").open("w", newline="") as out:
-        writer = csv.DictWriter(out, [f.name for f in dataclasses.fields(Row)])
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(r) for r in rows)
+    write_csv(a.results / "vllm.csv", [dataclasses.asdict(r) for r in rows])
     plot(rows, a.results / "vllm.png")
 
 

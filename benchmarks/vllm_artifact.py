@@ -11,11 +11,9 @@ vllm_artifact.png.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -26,7 +24,7 @@ import numpy as np
 from collab_llamacpp.kernels import GgmlKernels
 from rich.console import Console
 from rich.table import Table
-from vllm import HERE, MODELS, ROOT, child, measured, vllm_python
+from vllm import HERE, child, measured, prepared, vllm_python, write_csv
 from vllm_plot import BLACK, BLUE
 
 from collab_plugin.checkpoint.base import Checkpoint, TensorInfo
@@ -97,13 +95,6 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
     Console(width=120).print(table)
 
 
-def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with path.open("w", newline="") as out:
-        writer = csv.DictWriter(out, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def plot(times: Mapping[str, Mapping[str, float]], rows: Sequence[Mapping[str, Any]], out: Path) -> None:
     """Left: a matrix by type, plain and compiled. Right: tokens a second by type, medians and extremes."""
     import matplotlib
@@ -146,14 +137,9 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = a.folder or Path(temporary)
-        site, model = folder / "site", folder / "model"
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
-        subprocess.run([*pip, "--upgrade", "--target", site, ROOT], check=True)
+        site, model = prepared(python, folder, (a.layers, a.width, a.experts, a.expert_width))
         times = measured(child(python, site, "--dequantize", str(a.expert_width), str(a.width), "50"))
         show_matrices(times, a.expert_width, a.width)
-        if not model.exists():
-            sizes = (a.layers, a.width, a.experts, a.expert_width)
-            child(python, site, "--make", model, MODELS / "tiny-qwen3moe", *map(str, sizes))
         ways = {WHOLE: None} | {kind: artifact(model, kind, folder) for kind in a.types.split(",")}
         for number in range(a.rounds):
             for way, options in ways.items():
@@ -162,9 +148,8 @@ def main() -> None:
                 figures = measured(child(python, site, *arguments))
                 rows.append({"way": way, "round": number + 1, **{figure: figures[figure] for figure in FIGURES}})
     show(rows)
-    a.results.mkdir(exist_ok=True)
-    write(a.results / "vllm_dequantize.csv", [{"type": kind, **each} for kind, each in times.items()])
-    write(a.results / "vllm_artifact.csv", rows)
+    write_csv(a.results / "vllm_dequantize.csv", [{"type": kind, **each} for kind, each in times.items()])
+    write_csv(a.results / "vllm_artifact.csv", rows)
     plot(times, rows, a.results / "vllm_artifact.png")
 
 
