@@ -18,26 +18,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from collab_conformance.pack.make import make_pack
+from collab_conformance.pack.make_pack import make_pack
 from collab_conformance.pack.pack_file import read_document
 from collab_conformance.pack.prompts import default_prompts
 from collab_conformance.suite.manifest import HERE, MANIFEST, Suite, SuiteArtifact
 
-from collab_plugin.atomic import write_bytes
-from collab_plugin.checkpoint.base import Checkpoint, TensorInfo
-from collab_plugin.checkpoint.open import open_checkpoint
-from collab_plugin.checkpoint.roles import Role
-from collab_plugin.compress.artifact import artifact_layout, new_shape
-from collab_plugin.compress.copy_plan import copy_plan
-from collab_plugin.compress.executor import compress
-from collab_plugin.document import to_plain
-from collab_plugin.manager import first_kernels
-from collab_plugin.plan import Activation, GroupPolicy, Plan, Pruning, TensorPlan
-from collab_plugin.plan_file import write_plan
+from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo
+from collab_plugin.compression.gguf_file import compress
+from collab_plugin.formats.atomic_write import write_bytes
+from collab_plugin.formats.ggml_types import fallback, quantizable, tensor_bytes, without_imatrix
+from collab_plugin.formats.json_document import to_plain
+from collab_plugin.formats.tensor_names import Role
+from collab_plugin.plans.artifact import artifact_layout, new_shape
+from collab_plugin.plans.copy_plan import copy_plan
+from collab_plugin.plans.plan import Activation, GroupPolicy, Plan, Pruning, TensorPlan
+from collab_plugin.plans.plan_file import write_plan
+from collab_plugin.plugins.manager import first_kernels
+from collab_plugin.plugins.open_checkpoint import open_checkpoint
 from collab_plugin.progress import silent, track
-from collab_plugin.quant.kernels import Kernels
-from collab_plugin.quant.types import fallback, quantizable, tensor_bytes, without_imatrix
-from collab_plugin.stats import ImatrixEntry, Stats
+from collab_plugin.quantize.kernels import Kernels
+from collab_plugin.stats.stats import ImatrixEntry, Stats
 
 MODELS = Path(__file__).resolve().parents[1] / "tests" / "models"
 

@@ -20,15 +20,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from collab_conformance.job import title
-from collab_conformance.limits import FORMAT, LIMITS_VERSION, SHIPPED, LimitRule, first_rule, read_limits
-from collab_conformance.report.document import LEVELS, Check, TargetReport
+from collab_conformance.judge.limits import FORMAT, LIMITS_VERSION, SHIPPED, LimitRule, first_rule, read_limits
 from collab_conformance.report.report_file import read_report
-from collab_conformance.runner import verify
+from collab_conformance.report.verify_report import LEVELS, Check, TargetReport
+from collab_conformance.run.job import title
+from collab_conformance.run.verify_targets import verify
 
-from collab_plugin.atomic import write_bytes
-from collab_plugin.document import to_plain
-from collab_plugin.manager import registry
+from collab_plugin.formats.atomic_write import write_bytes
+from collab_plugin.formats.json_document import to_plain
+from collab_plugin.plugins.manager import registry
 
 MEASURED, LOOSEST = "measured", "loosest"
 
@@ -62,7 +62,7 @@ def main() -> int:
 
 
 def run(names: Sequence[str] | None, threads: int) -> list[TargetReport]:
-    from collab_conformance.suite.subjects import suite_subjects
+    from collab_conformance.suite.suite_subjects import suite_subjects
 
     infos = [info for provider in registry().targets.values() for info in provider.find() if info.absent is None]
     report = verify(

@@ -19,15 +19,15 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from collab_conformance.job import Job, Skip, Subject
-from collab_conformance.limits import read_limits
-from collab_conformance.mutants.make import Made, make_mutants
+from collab_conformance.judge.limits import read_limits
+from collab_conformance.mutants.make_mutant import Made, make_mutants
 from collab_conformance.mutants.mutants import MUTANTS
-from collab_conformance.report.document import Check, Level, TargetReport
-from collab_conformance.runner import machine, run_target
+from collab_conformance.report.verify_report import Check, Level, TargetReport
+from collab_conformance.run.job import Job, Skip, Subject
+from collab_conformance.run.verify_targets import machine, run_target
 
-from collab_plugin.manager import registry
-from collab_plugin.target import TargetInfo
+from collab_plugin.engines.target import TargetInfo
+from collab_plugin.plugins.manager import registry
 
 LEVELS: tuple[Level, ...] = ("routing", "logits", "text")
 SCALES = tuple(Skip(check, "only scales are wanted") for check in ("routing.*", "logits.[!t]*", "text.*"))
@@ -87,7 +87,7 @@ def main() -> int:
 
 
 def suite() -> list[Subject]:
-    from collab_conformance.suite.subjects import suite_subjects
+    from collab_conformance.suite.suite_subjects import suite_subjects
 
     return list(suite_subjects())
 

@@ -1,6 +1,6 @@
 """Write docs/cli.md and the schemas in docs/formats from the code: python docs/write_reference.py
 
-tests/test_docs.py fails when they are not what this writes.
+tests/repository/test_docs.py fails when they are not what this writes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collab_conformance.report.report_file import report_schema
 
 from collab_plugin.cli import main
 from collab_plugin.placement.placement_file import placement_schema
-from collab_plugin.plan_file import plan_schema
+from collab_plugin.plans.plan_file import plan_schema
 
 HERE = Path(__file__).parent
 ARGUMENTS = {

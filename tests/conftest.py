@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_moe import write_deepseek2, write_qwen3moe
+from small_models.tiny_moe import write_deepseek2, write_qwen3moe
 
 # Files that take long: first, so that no worker is left alone with one at the end.
-LONGEST = ("vllm/", "test_readme.py", "test_models.py", "conformance/", "ollama/", "tasks/", "compress/")
+LONGEST = ("vllm/", "repository/", "behaviour/", "conformance/", "ollama/", "evaluation/", "compression/")
+pytest_plugins = ["small_models.benches"]
 
 
 def pytest_configure() -> None:

@@ -8,27 +8,27 @@ from typing import TYPE_CHECKING
 from collab_plugin import hookimpl
 
 if TYPE_CHECKING:
-    from collab_plugin.engine import Engine
-    from collab_plugin.quant.kernels import Kernels
-    from collab_plugin.target import TargetProvider
+    from collab_plugin.engines.engine import Engine
+    from collab_plugin.engines.target import TargetProvider
+    from collab_plugin.quantize.kernels import Kernels
 
 
 @hookimpl
 def collab_register_kernels(register: Callable[[Kernels], None]) -> None:
-    from collab_llamacpp.kernels import GgmlKernels
+    from collab_llamacpp.native.ggml_kernels import GgmlKernels
 
     register(GgmlKernels())
 
 
 @hookimpl
 def collab_register_engines(register: Callable[[Engine], None]) -> None:
-    from collab_llamacpp.engine import LlamaCppEngine
+    from collab_llamacpp.llamacpp_engine import LlamaCppEngine
 
     register(LlamaCppEngine())
 
 
 @hookimpl
 def collab_register_targets(register: Callable[[TargetProvider], None]) -> None:
-    from collab_llamacpp.targets.provider import LlamaCppTargets
+    from collab_llamacpp.targets.llamacpp_targets import LlamaCppTargets
 
     register(LlamaCppTargets())

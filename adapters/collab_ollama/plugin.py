@@ -8,28 +8,28 @@ from typing import TYPE_CHECKING
 from collab_plugin import hookimpl
 
 if TYPE_CHECKING:
-    from collab_plugin.command import PluginCommand
-    from collab_plugin.loader import Loader
-    from collab_plugin.target import TargetProvider
+    from collab_plugin.engines.supported_types import Loader
+    from collab_plugin.engines.target import TargetProvider
+    from collab_plugin.plugins.command import PluginCommand
 
 
 @hookimpl
 def collab_register_loaders(register: Callable[[Loader], None]) -> None:
-    from collab_ollama.types import OLLAMA
+    from collab_ollama.model.ollama_types import OLLAMA
 
     register(OLLAMA)
 
 
 @hookimpl
 def collab_register_targets(register: Callable[[TargetProvider], None]) -> None:
-    from collab_ollama.target import OllamaTargets
+    from collab_ollama.targets.ollama_targets import OllamaTargets
 
     register(OllamaTargets())
 
 
 @hookimpl
 def collab_register_commands(register: Callable[[PluginCommand], None]) -> None:
-    from collab_plugin.command import PluginCommand
+    from collab_plugin.plugins.command import PluginCommand
 
     register(
         PluginCommand("export ollama", "Write a Modelfile for `ollama create`.", "collab_ollama.cli.export:command")

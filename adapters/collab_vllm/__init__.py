@@ -8,8 +8,8 @@ def register() -> None:
 
     vLLM calls it in every process it starts, and perhaps more than once in each.
     """
-    from collab_vllm.loader import register_load_format
-    from collab_vllm.startup import check_at_startup
+    from collab_vllm.load.model_loader import register_load_format
+    from collab_vllm.load.startup import check_at_startup
 
     register_load_format()
     check_at_startup()

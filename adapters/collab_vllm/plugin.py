@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 from collab_plugin import hookimpl
 
 if TYPE_CHECKING:
-    from collab_plugin.engine import Engine
-    from collab_plugin.target import TargetProvider
+    from collab_plugin.engines.engine import Engine
+    from collab_plugin.engines.target import TargetProvider
 
 
 @hookimpl
 def collab_register_engines(register: Callable[[Engine], None]) -> None:
-    from collab_vllm.engine import VllmEngine
+    from collab_vllm.vllm_engine import VllmEngine
 
     register(VllmEngine())
 
 
 @hookimpl
 def collab_register_targets(register: Callable[[TargetProvider], None]) -> None:
-    from collab_vllm.targets.provider import VllmTargets
+    from collab_vllm.targets.vllm_targets import VllmTargets
 
     register(VllmTargets())

@@ -6,8 +6,8 @@ import hashlib
 
 import numpy as np
 
-from collab_plugin.checkpoint.base import Checkpoint
-from collab_plugin.checkpoint.roles import Role
+from collab_plugin.checkpoint.checkpoint import Checkpoint
+from collab_plugin.formats.tensor_names import Role
 
 _SAMPLE_ROWS = 2
 

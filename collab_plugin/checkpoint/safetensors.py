@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 from gguf import GGMLQuantizationType, get_tensor_name_map
 
-from collab_plugin.checkpoint.base import F32, Bytes, Checkpoint, CheckpointFormat, MetaValue, TensorInfo
+from collab_plugin.checkpoint.checkpoint import F32, Bytes, Checkpoint, CheckpointFormat, MetaValue, TensorInfo
+from collab_plugin.checkpoint.decode import check_finite
 from collab_plugin.checkpoint.families.deepseek import DEEPSEEK_V3
 from collab_plugin.checkpoint.families.family import Config, Family, text
 from collab_plugin.checkpoint.families.qwen3moe import QWEN3_MOE
-from collab_plugin.checkpoint.roles import Role, layer_of, role_of
-from collab_plugin.checkpoint.safetensors_header import Stored, read_header
-from collab_plugin.checkpoint.sources import KeyValueHeads, Matrix, Single, Stack, TensorSource, round_to_bf16
+from collab_plugin.checkpoint.tensor_sources import KeyValueHeads, Matrix, Single, Stack, TensorSource, round_to_bf16
 from collab_plugin.checkpoint.tokenizer import load_json, tokenizer_keys
-from collab_plugin.checkpoint.values import check_finite
 from collab_plugin.errors import CollabError
-from collab_plugin.quant.types import tensor_bytes
+from collab_plugin.formats.ggml_types import tensor_bytes
+from collab_plugin.formats.safetensors_header import Stored, read_header
+from collab_plugin.formats.tensor_names import Role, layer_of, role_of
 
 FAMILIES = (QWEN3_MOE, DEEPSEEK_V3)
 INDEX = "model.safetensors.index.json"

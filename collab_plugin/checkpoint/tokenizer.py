@@ -9,7 +9,7 @@ from typing import Any
 
 from gguf import GGUFValueType, SpecialVocab, TokenType
 
-from collab_plugin.checkpoint.base import MetaValue
+from collab_plugin.checkpoint.checkpoint import MetaValue
 from collab_plugin.checkpoint.families.family import flag, text, u32
 from collab_plugin.errors import CollabError
 

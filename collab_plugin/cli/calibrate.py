@@ -15,7 +15,7 @@ from collab_plugin.cli.threads import threads_option
 from collab_plugin.errors import CollabError
 
 if TYPE_CHECKING:
-    from collab_plugin.stats import LayerRouting, Stats
+    from collab_plugin.stats.stats import LayerRouting, Stats
 
 
 @click.command()
@@ -52,12 +52,12 @@ def command(
     Example: collab-plugin calibrate DeepSeek-V3-Q4_K_M.gguf --text prose.txt --text code.txt -o stats.gguf
     """
     from collab_plugin.checkpoint.identity import model_id
-    from collab_plugin.checkpoint.open import open_checkpoint
-    from collab_plugin.compress.materialise import as_gguf
-    from collab_plugin.manager import pick, registry
+    from collab_plugin.checkpoint.topology import topology_of
+    from collab_plugin.compression.as_gguf import as_gguf
+    from collab_plugin.plugins.manager import pick, registry
+    from collab_plugin.plugins.open_checkpoint import open_checkpoint
     from collab_plugin.progress import track
-    from collab_plugin.stats_file import unmeasured, write_stats
-    from collab_plugin.topology import topology_of
+    from collab_plugin.stats.stats_file import unmeasured, write_stats
 
     chosen = pick(registry().engines, engine, "engine")
     checkpoint = open_checkpoint(model)

@@ -57,11 +57,11 @@ def command(
         return
     if precision is not None:
         raise click.UsageError("--precision is for --format safetensors: a GGUF has the plan's types")
-    from collab_plugin.checkpoint.open import open_checkpoint
-    from collab_plugin.compress.artifact import check_one_count
-    from collab_plugin.compress.executor import compress
-    from collab_plugin.compress.inputs import kernels_for, stats_of
-    from collab_plugin.plan_file import read_plan
+    from collab_plugin.compression.gguf_file import compress
+    from collab_plugin.compression.inputs import kernels_for, stats_of
+    from collab_plugin.plans.artifact import check_one_count
+    from collab_plugin.plans.plan_file import read_plan
+    from collab_plugin.plugins.open_checkpoint import open_checkpoint
     from collab_plugin.progress import track
 
     plan = read_plan(plan_path)
@@ -86,10 +86,10 @@ def command(
 def _folder(
     model: Path, plan_path: Path, precision: Literal["plan", "original"], output: Path, threads: int, as_json: bool
 ) -> None:
-    from collab_plugin.checkpoint.open import open_checkpoint
-    from collab_plugin.compress.artifact import check_one_count
-    from collab_plugin.compress.folder import compress_folder
-    from collab_plugin.plan_file import read_plan
+    from collab_plugin.compression.hf_folder import compress_folder
+    from collab_plugin.plans.artifact import check_one_count
+    from collab_plugin.plans.plan_file import read_plan
+    from collab_plugin.plugins.open_checkpoint import open_checkpoint
     from collab_plugin.progress import track
 
     plan = read_plan(plan_path)

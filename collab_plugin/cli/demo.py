@@ -14,7 +14,7 @@ from collab_plugin.cli.output import emit, json_option
 from collab_plugin.cli.threads import threads_option
 
 if TYPE_CHECKING:
-    from collab_plugin.demo import Row
+    from collab_plugin.cli.demo_job import Row
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,7 +63,7 @@ def command(
 
     Example: collab-plugin demo --model tests/models/tiny-qwen3moe --bpw 2.7
     """
-    from collab_plugin.demo import DemoRequest, demo_models, demo_texts, run_demo, write_tables
+    from collab_plugin.cli.demo_job import DemoRequest, demo_models, demo_texts, run_demo, write_tables
 
     rows: list[Row] = []
     for model in models or demo_models(ROOT):

@@ -15,8 +15,8 @@ from collab_plugin.errors import CollabError
 from collab_plugin.progress import track
 
 if TYPE_CHECKING:
-    from collab_plugin.engine import Engine, Evaluation
-    from collab_plugin.tasks.scores import TaskReport, TaskRow
+    from collab_plugin.engines.engine import Engine, Evaluation
+    from collab_plugin.evaluation.scores import TaskReport, TaskRow
 
 TEXT_CTX = 512
 # More rows than this are left to --json: mmlu alone has 57 tasks.
@@ -70,7 +70,7 @@ def command(
 
     Example: collab-plugin evaluate out.gguf --against DeepSeek-V3/ --tasks mmlu,gsm8k,bbh
     """
-    from collab_plugin.manager import pick, registry
+    from collab_plugin.plugins.manager import pick, registry
 
     names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
     if not texts and not names:
@@ -97,7 +97,7 @@ def _on_text(
     chunks: int | None,
     threads: int,
 ) -> Evaluation:
-    from collab_plugin.compress.materialise import as_gguf
+    from collab_plugin.compression.as_gguf import as_gguf
 
     first, second = as_gguf(model, threads), as_gguf(original, threads)
     with track("evaluating", unit="tokens") as progress:
@@ -121,7 +121,7 @@ def _on_tasks(
     ctx: int | None,
     threads: int,
 ) -> TaskReport:
-    from collab_plugin.tasks.evaluate import evaluate_tasks
+    from collab_plugin.evaluation.tasks import evaluate_tasks
 
     return evaluate_tasks(
         engine,

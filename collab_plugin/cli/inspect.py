@@ -12,8 +12,8 @@ from rich.table import Table
 from collab_plugin.cli.output import emit, json_option, plain
 
 if TYPE_CHECKING:
-    from collab_plugin.checkpoint.base import Checkpoint
-    from collab_plugin.topology import Topology
+    from collab_plugin.checkpoint.checkpoint import Checkpoint
+    from collab_plugin.checkpoint.topology import Topology
 
 
 @click.command()
@@ -26,8 +26,8 @@ def command(model: Path, as_json: bool) -> None:
 
     Example: collab-plugin inspect DeepSeek-V3/
     """
-    from collab_plugin.checkpoint.open import open_checkpoint
-    from collab_plugin.topology import topology_of
+    from collab_plugin.checkpoint.topology import topology_of
+    from collab_plugin.plugins.open_checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(model)
     topology = topology_of(checkpoint)

@@ -14,8 +14,8 @@ from collab_plugin.cli.threads import threads_option
 from collab_plugin.errors import CollabError
 
 if TYPE_CHECKING:
-    from collab_plugin.plan import Plan
-    from collab_plugin.plan_diff import PlanDiff
+    from collab_plugin.plans.plan import Plan
+    from collab_plugin.plans.plan_diff import PlanDiff
 
 
 def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -175,21 +175,21 @@ def command(
     Example: collab-plugin plan DeepSeek-V3/ --stats stats.gguf --budget 103GB -o plan.json
     """
     if diff:
-        from collab_plugin.plan_diff import diff_plans
-        from collab_plugin.plan_file import read_plan
+        from collab_plugin.plans.plan_diff import diff_plans
+        from collab_plugin.plans.plan_file import read_plan
 
         result = diff_plans(read_plan(diff[0]), read_plan(diff[1]))
         emit(result, as_json, lambda console: _render_diff(console, result))
         return
     if model is None or output is None:
         raise click.UsageError("give MODEL and -o PLAN (or --diff A B)")
-    from collab_plugin.budget import parse_budget
-    from collab_plugin.checkpoint.open import open_checkpoint
-    from collab_plugin.decide import Measuring, decide
-    from collab_plugin.manager import first_kernels, pick, registry
-    from collab_plugin.plan_file import write_plan
-    from collab_plugin.plan_request import PlanRequest, StatsSource
-    from collab_plugin.topology import topology_of
+    from collab_plugin.checkpoint.topology import topology_of
+    from collab_plugin.planning.budget import parse_budget
+    from collab_plugin.planning.decide import Measuring, decide
+    from collab_plugin.planning.request import PlanRequest, StatsSource
+    from collab_plugin.plans.plan_file import write_plan
+    from collab_plugin.plugins.manager import first_kernels, pick, registry
+    from collab_plugin.plugins.open_checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(model)
     topology = topology_of(checkpoint)
@@ -235,10 +235,10 @@ def command(
 
 def _types(given: str | None, loader: str | None) -> tuple[str, ...]:
     """The types of --types that the program of --for loads; () for all."""
-    from collab_plugin.loader import allowed_types
-    from collab_plugin.manager import pick, registry
-    from collab_plugin.plan_request import DEFAULT_TYPES
-    from collab_plugin.quant.types import type_info
+    from collab_plugin.engines.supported_types import allowed_types
+    from collab_plugin.formats.ggml_types import type_info
+    from collab_plugin.planning.request import DEFAULT_TYPES
+    from collab_plugin.plugins.manager import pick, registry
 
     types = tuple(type_info(name.strip()).name for name in given.split(",")) if given else ()
     if loader is None:
@@ -249,8 +249,8 @@ def _types(given: str | None, loader: str | None) -> tuple[str, ...]:
 
 def _refuse_types(plan: Plan, loader: str) -> None:
     """CollabError when a tensor that is only copied has a type that the program of --for does not load."""
-    from collab_plugin.loader import refuse_types
-    from collab_plugin.manager import pick, registry
+    from collab_plugin.engines.supported_types import refuse_types
+    from collab_plugin.plugins.manager import pick, registry
 
     types = {name: tensor.type for name, tensor in plan.tensors.items()}
     refuse_types(pick(registry().loaders, loader, "program"), types, "the plan")
@@ -258,7 +258,7 @@ def _refuse_types(plan: Plan, loader: str) -> None:
 
 def render_plan(console: Console, plan: Plan) -> None:
     """Print the plan's figures, types by role, back-off steps and notes."""
-    from collab_plugin.checkpoint.roles import role_of
+    from collab_plugin.formats.tensor_names import role_of
 
     p = plan.pruning
     of = f" of {plan.budget:,} ({plan.bytes / plan.budget:.2%})" if plan.budget else ""

@@ -6,9 +6,9 @@ import importlib
 
 import click
 
-from collab_plugin.command import PluginCommand
 from collab_plugin.errors import CollabError
-from collab_plugin.manager import plugin_commands
+from collab_plugin.plugins.command import PluginCommand
+from collab_plugin.plugins.manager import plugin_commands
 
 
 def names_below(group: str) -> list[str]:

@@ -16,7 +16,7 @@ def command(as_json: bool) -> None:
 
     Example: collab-plugin plugins --json
     """
-    from collab_plugin.manager import registry
+    from collab_plugin.plugins.manager import registry
 
     rows = [
         {"kind": kind.replace("_", "-"), "name": name, "plugin": plugin}

@@ -11,8 +11,8 @@ from collab_plugin.cli.output import emit, json_option
 from collab_plugin.errors import CollabError
 
 if TYPE_CHECKING:
-    from collab_plugin.plan import Plan
-    from collab_plugin.report.facts import Extras
+    from collab_plugin.plans.plan import Plan
+    from collab_plugin.reports.gather import Extras
 
 
 @click.command()
@@ -67,10 +67,10 @@ def command(
 
     Example: collab-plugin report plan.json -o report.html
     """
-    from collab_plugin.plan_file import read_plan
-    from collab_plugin.report.facts import gather
-    from collab_plugin.report.terminal import render_report
-    from collab_plugin.report.write import write_report
+    from collab_plugin.plans.plan_file import read_plan
+    from collab_plugin.reports.gather import gather
+    from collab_plugin.reports.plan_terminal import render_report
+    from collab_plugin.reports.write import write_report
 
     if output or plots_path:
         _check_outputs(output, plots_path)
@@ -88,7 +88,7 @@ def command(
 
 
 def _check_outputs(output: Path | None, plots: Path | None) -> None:
-    from collab_plugin.report.extra import check_extra
+    from collab_plugin.reports.check_extra import check_extra
 
     check_extra()
     for path in (output, plots):
@@ -99,7 +99,7 @@ def _check_outputs(output: Path | None, plots: Path | None) -> None:
 
 
 def _beside(plan: Plan, folder: Path) -> Path | None:
-    from collab_plugin.report.facts import stats_beside
+    from collab_plugin.reports.gather import stats_beside
 
     return stats_beside(plan, folder)
 
@@ -113,11 +113,11 @@ def _extras(
     ctx: int,
     reserve: str,
 ) -> Extras:
-    from collab_plugin.budget import parse_budget
-    from collab_plugin.checkpoint.open import open_checkpoint
-    from collab_plugin.report.facts import Extras
-    from collab_plugin.report.measured import read_evaluation, read_rivals
-    from collab_plugin.stats_file import read_stats, stats_sha256
+    from collab_plugin.planning.budget import parse_budget
+    from collab_plugin.plugins.open_checkpoint import open_checkpoint
+    from collab_plugin.reports.gather import Extras
+    from collab_plugin.reports.measured import read_evaluation, read_rivals
+    from collab_plugin.stats.stats_file import read_stats, stats_sha256
 
     known = plan.calibration.sha256 if plan.calibration else None
     found = None if stats is None else read_stats(stats)

@@ -41,8 +41,8 @@ def command(
 
     Example: collab-plugin run out.gguf -p "Once upon a time"
     """
-    from collab_plugin.compress.materialise import as_gguf
-    from collab_plugin.manager import pick, registry
+    from collab_plugin.compression.as_gguf import as_gguf
+    from collab_plugin.plugins.manager import pick, registry
 
     chosen = pick(registry().engines, engine, "engine")
 

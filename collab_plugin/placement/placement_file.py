@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from collab_plugin.atomic import write_bytes
-from collab_plugin.checkpoint.roles import Role, role_of
-from collab_plugin.document import from_plain, schema_of, to_plain
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.atomic_write import write_bytes
+from collab_plugin.formats.json_document import from_plain, schema_of, to_plain
+from collab_plugin.formats.tensor_names import Role, role_of
 from collab_plugin.placement.placement import PLACEMENT_VERSION, Placement
 
 FORMAT = "collab-plugin placement"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from collab_plugin.errors import CollabError
-from collab_plugin.stats import LayerRouting
+from collab_plugin.stats.stats import LayerRouting
 
 
 @dataclass(frozen=True)

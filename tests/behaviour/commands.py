@@ -156,7 +156,7 @@ def records(name: str, model: Path, folder: Path) -> Iterator[tuple[str, Record]
 
 
 def models(folder: Path) -> dict[str, Path]:
-    from random_moe import write_deepseek2, write_qwen3moe
+    from small_models.random_moe import write_deepseek2, write_qwen3moe
 
     return {
         "random-qwen3moe": write_qwen3moe(folder / "random-qwen3moe.gguf"),
@@ -175,5 +175,5 @@ def record() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(HERE.parent / "plan"))
+    sys.path.insert(0, str(HERE.parent))
     record()

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hf_folder import qwen, write_folder
+from small_models.hf_folder import qwen, write_folder
 
 # Reads expert 2 of a tensor with all pages of the model's maps protected but those of that expert.
 # Touching another page ends the process with SIGSEGV.
@@ -15,7 +15,7 @@ READ = """
 import ctypes, mmap, sys
 from pathlib import Path
 import numpy as np
-from collab_plugin.checkpoint.open import open_checkpoint
+from collab_plugin.plugins.open_checkpoint import open_checkpoint
 
 path, name, expert, touch = Path(sys.argv[1]), sys.argv[2], 2, int(sys.argv[3])
 checkpoint = open_checkpoint(path)

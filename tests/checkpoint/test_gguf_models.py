@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from collab_llamacpp.kernels import GgmlKernels
+from collab_llamacpp.native.ggml_kernels import GgmlKernels
 from gguf import GGML_QUANT_SIZES, LlamaFileType
 from gguf import GGMLQuantizationType as T
-from gguf_bytes import ARCHITECTURE, V, gguf, key, tensor
-from tiny_moe import llama_quantize, write_qwen3moe
+from small_models.gguf_bytes import ARCHITECTURE, V, gguf, key, tensor
+from small_models.tiny_moe import llama_quantize, write_qwen3moe
 
 from collab_plugin.checkpoint.gguf import open_gguf, open_shard
 from collab_plugin.checkpoint.identity import fingerprint, model_id
-from collab_plugin.checkpoint.open import open_checkpoint
-from collab_plugin.checkpoint.roles import Role
+from collab_plugin.checkpoint.topology import topology_of
 from collab_plugin.cli.main import main
 from collab_plugin.errors import CollabError
-from collab_plugin.quant.types import TYPES
-from collab_plugin.topology import topology_of
+from collab_plugin.formats.ggml_types import TYPES
+from collab_plugin.formats.tensor_names import Role
+from collab_plugin.plugins.open_checkpoint import open_checkpoint
 
 # -- split files
 

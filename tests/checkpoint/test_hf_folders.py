@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from gguf import GGMLQuantizationType as T
-from hf_folder import (
+from small_models.hf_folder import (
     HIDDEN,
     Tensor,
     bf16,
@@ -26,13 +26,13 @@ from hf_folder import (
 
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.checkpoint.identity import model_id
-from collab_plugin.checkpoint.open import open_checkpoint
 from collab_plugin.checkpoint.safetensors import open_safetensors
+from collab_plugin.checkpoint.topology import topology_of
 from collab_plugin.cli.main import main
-from collab_plugin.compress.copy_plan import copy_plan
-from collab_plugin.compress.executor import compress
+from collab_plugin.compression.gguf_file import compress
 from collab_plugin.errors import CollabError
-from collab_plugin.topology import topology_of
+from collab_plugin.plans.copy_plan import copy_plan
+from collab_plugin.plugins.open_checkpoint import open_checkpoint
 
 EXPERT = "model.layers.1.mlp.experts.2.gate_proj.weight"
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hf_folder import qwen, write_folder
+from small_models.hf_folder import qwen, write_folder
 
 from collab_plugin.checkpoint.identity import model_id
-from collab_plugin.checkpoint.open import open_checkpoint
 from collab_plugin.checkpoint.safetensors import open_safetensors
 from collab_plugin.cli.main import main
 from collab_plugin.errors import CollabError
+from collab_plugin.plugins.open_checkpoint import open_checkpoint
 
 
 def _snapshot(folder: Path) -> Path:

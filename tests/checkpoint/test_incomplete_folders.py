@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hf_folder import deepseek, write_folder
+from small_models.hf_folder import deepseek, write_folder
 
 from collab_plugin.checkpoint.safetensors import open_safetensors
 from collab_plugin.errors import CollabError

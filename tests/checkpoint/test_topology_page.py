@@ -8,8 +8,8 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from collab_plugin.checkpoint.roles import Role
 from collab_plugin.cli.main import main
+from collab_plugin.formats.tensor_names import Role
 
 PAGE = Path(__file__).parents[2] / "docs" / "formats" / "topology.md"
 

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hf_folder import MODELS
 from numpy.typing import NDArray
+from small_models.hf_folder import MODELS
 from tokenizers import Tokenizer
 
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.checkpoint.identity import model_id
-from collab_plugin.checkpoint.open import open_checkpoint
-from collab_plugin.compress.copy_plan import copy_plan
-from collab_plugin.compress.executor import compress
+from collab_plugin.compression.gguf_file import compress
+from collab_plugin.plans.copy_plan import copy_plan
+from collab_plugin.plugins.open_checkpoint import open_checkpoint
 
 NAMES = ["tiny-qwen3moe", "tiny-deepseek-v3"]
 F32 = NDArray[np.float32]

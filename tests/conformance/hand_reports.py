@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from collab_conformance.report.document import (
+from collab_conformance.report.verify_report import (
     REPORT_VERSION,
     ArtifactId,
     Check,
@@ -14,7 +14,7 @@ from collab_conformance.report.document import (
     TargetReport,
 )
 
-from collab_plugin.target import Device
+from collab_plugin.engines.target import Device
 
 NMSE = Limit("at-most", 2e-3, "whole toy graphs of llama.cpp's test-backend-ops")
 MATMUL = Limit("at-most", 5e-4, "mul_mat of llama.cpp's test-backend-ops")

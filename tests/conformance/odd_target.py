@@ -17,7 +17,7 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 
 from collab_plugin import hookimpl
-from collab_plugin.target import (
+from collab_plugin.engines.target import (
     F32,
     I32,
     Bytes,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from collab_conformance.reference.run import Reference
+from collab_conformance.reference.run_reference import Reference
 from numpy.typing import NDArray
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from collab_conformance.report.document import exit_code
 from collab_conformance.report.matrix import matrix_page
 from collab_conformance.report.report_file import read_report
+from collab_conformance.report.verify_report import exit_code
 
 DOCS = Path(__file__).parents[2] / "docs"
 RUNS = sorted((DOCS / "reports").glob("*.json"))

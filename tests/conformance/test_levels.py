@@ -10,20 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from collab_conformance.job import Job, Subject
-from collab_conformance.levels import artifact, behaviour, logits, routing, text
+from collab_conformance.levels import artifact_level, behaviour, logits, routing, text
 from collab_conformance.levels.planned import Planned
 from collab_conformance.levels.running import Running
-from collab_conformance.levels.scales import scale_errors
-from collab_conformance.pack.artifact import describe
-from collab_conformance.pack.document import Artifact, Pack, PackDocument, Prompt, Recorder, Recording, Routes
-from collab_conformance.pack.make import top_of
+from collab_conformance.levels.scales_level import scale_errors
+from collab_conformance.pack.make_pack import top_of
+from collab_conformance.pack.pack_artifact import describe
+from collab_conformance.pack.pack_document import Artifact, Pack, PackDocument, Prompt, Recorder, Recording, Routes
 from collab_conformance.pack.pack_file import read_document
-from collab_conformance.pack.scales import Scales
-from collab_conformance.suite.subjects import suite_subjects
+from collab_conformance.pack.scale_directions import Scales
+from collab_conformance.run.job import Job, Subject
+from collab_conformance.suite.suite_subjects import suite_subjects
 
+from collab_plugin.engines.target import F32, LoadOptions, LogProbabilities, NotOfferedError, Routing, Session, Target
 from collab_plugin.errors import CollabError
-from collab_plugin.target import F32, LoadOptions, LogProbabilities, NotOfferedError, Routing, Session, Target
 
 VOCABULARY, LAYERS, EXPERTS, USED = 50, (1, 3), 8, 2
 LENGTHS = {"seven": 7, "some": 70, "long": 520}
@@ -294,10 +294,10 @@ def test_the_artifact_level_says_what_differs() -> None:
     subject = suite_subjects()[0]
     expected = read_document(Path(subject.pack)).artifact
     found = describe(Path(subject.artifact))
-    assert {m.value for m in artifact.measured("x", found, expected)} == {0.0}
+    assert {m.value for m in artifact_level.measured("x", found, expected)} == {0.0}
     types = {**found.types, "output.weight": "F32", "blk.0.attn_q.weight": "F16"}
     other = dataclasses.replace(found, experts_used=3, types=types, sha256="f" * 64)
-    figures = {m.name: (m.value, m.reason) for m in artifact.measured("x", other, expected) if m.value}
+    figures = {m.name: (m.value, m.reason) for m in artifact_level.measured("x", other, expected) if m.value}
     assert {name: value for name, (value, _) in figures.items()} == {
         "artifact.sha256": 1.0,
         "artifact.experts_used": 1.0,

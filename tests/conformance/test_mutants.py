@@ -7,22 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from collab_conformance.job import Job, Subject
-from collab_conformance.limits import read_limits
+from collab_conformance.judge.limits import read_limits
 from collab_conformance.mutants.change import Change, Data, write_changed
-from collab_conformance.mutants.make import make_mutants
+from collab_conformance.mutants.make_mutant import make_mutants
 from collab_conformance.mutants.mutants import MUTANTS, Mutant, NotApplicableError, usage
 from collab_conformance.mutants.scale import scalable, scaled
-from collab_conformance.pack.document import Pack
+from collab_conformance.pack.pack_document import Pack
 from collab_conformance.pack.pack_file import read_pack
-from collab_conformance.runner import run_target
-from collab_conformance.suite.subjects import suite_subjects
+from collab_conformance.run.job import Job, Subject
+from collab_conformance.run.verify_targets import run_target
+from collab_conformance.suite.suite_subjects import suite_subjects
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 
 from collab_plugin.checkpoint.gguf import GgufCheckpoint, open_gguf
-from collab_plugin.manager import first_kernels, registry
-from collab_plugin.quant.types import TYPES
+from collab_plugin.formats.ggml_types import TYPES
+from collab_plugin.plugins.manager import first_kernels, registry
 
 SUITE = {subject.name: subject for subject in suite_subjects()}
 GROUPS, K = "deepseek-groups", "qwen3moe-k"

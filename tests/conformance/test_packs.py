@@ -13,24 +13,24 @@ from typing import Any
 import numpy as np
 import pytest
 from collab_conformance.measures import log_softmax
-from collab_conformance.pack.artifact import describe
-from collab_conformance.pack.document import Prompt, Recorder
-from collab_conformance.pack.make import make_pack
+from collab_conformance.pack.make_pack import make_pack
+from collab_conformance.pack.pack_artifact import describe
+from collab_conformance.pack.pack_document import Prompt, Recorder
 from collab_conformance.pack.pack_file import pack_schema, read_pack, write_pack
 from collab_conformance.pack.prompts import default_prompts, evenly, segment, text_prompts
-from collab_conformance.pack.scales import Scales
+from collab_conformance.pack.scale_directions import Scales
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
-from tiny_moe import tokens_of
+from small_models.tiny_moe import tokens_of
 
 from collab_plugin.errors import CollabError
 
 RECORDER = Recorder("engine", "by hand", "cpu", {"numpy": np.__version__})
 PROMPTS = (Prompt("one", (5,), (0,)), Prompt("some", (1, 2, 3, 2, 1), (0, 2, 4), 3))
-VOCABULARY = 288  # of tests/tiny_moe.py
+VOCABULARY = 288  # of tests/small_models/tiny_moe.py
 
 
 def by_hand(tokens: Sequence[int]) -> NDArray[np.float64]:

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 from collab_conformance.measures import nmse
-from collab_conformance.pack.artifact import describe
+from collab_conformance.pack.pack_artifact import describe
 from collab_conformance.pack.pack_file import read_pack
 from collab_conformance.suite.manifest import HERE, SuiteArtifact, read_suite
-from collab_conformance.suite.subjects import suite_subjects
-from collab_llamacpp.kernels import GgmlKernels
+from collab_conformance.suite.suite_subjects import suite_subjects
+from collab_llamacpp.native.ggml_kernels import GgmlKernels
 from make_suite import RECIPES, build
 from torch_python import compute
 
 from collab_plugin.checkpoint.gguf import open_gguf
-from collab_plugin.checkpoint.roles import Role
 from collab_plugin.errors import CollabError
-from collab_plugin.plan_file import plan_fingerprint, read_plan
-from collab_plugin.quant.types import TYPES
+from collab_plugin.formats.ggml_types import TYPES
+from collab_plugin.formats.tensor_names import Role
+from collab_plugin.plans.plan_file import plan_fingerprint, read_plan
 
 SUITE = read_suite()
 MOST_BYTES = 25 * 10**6

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from collab_conformance.measures import nmse
 from collab_conformance.reference.hyperparameters import read_hyperparameters
-from f32_models import as_f32, with_config
 from gguf import GGUFReader, GGUFWriter
 from numpy.typing import NDArray
+from small_models.f32_models import as_f32, with_config
 from torch_python import MODELS, compute, run_python, torch_python
 
 from collab_plugin.errors import CollabError
@@ -181,7 +181,9 @@ def test_tensors_it_does_not_know_are_refused(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    code = "import sys, pathlib, collab_conformance.reference.run as r; r.Reference(pathlib.Path(sys.argv[1]))"
+    code = (
+        "import sys, pathlib, collab_conformance.reference.run_reference as r; r.Reference(pathlib.Path(sys.argv[1]))"
+    )
     done = run_python(torch_python(), "-c", code, path)
     assert "CollabError" in done.stderr
     assert "blk.0.attn_q.bias, which the reference does not compute with" in done.stderr

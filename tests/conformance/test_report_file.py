@@ -10,8 +10,8 @@ from typing import Any
 
 import jsonschema
 import pytest
-from collab_conformance.report.document import exit_code, verdict_of
 from collab_conformance.report.report_file import read_report, report_schema, report_text, write_report
+from collab_conformance.report.verify_report import exit_code, verdict_of
 from hand_reports import ABSENT, ALL, BAD, EXPECTED, FAILED, FIDELITY, GOOD, PASSED, SKIPPED, XFAILED, report
 
 from collab_plugin.errors import CollabError

@@ -6,9 +6,9 @@ import io
 from dataclasses import replace
 
 import pytest
-from collab_conformance.report.document import Check, Report
 from collab_conformance.report.summary import COLUMNS, badness, figure, rows_of
-from collab_conformance.report.terminal import device_words, render_verdicts
+from collab_conformance.report.verify_report import Check, Report
+from collab_conformance.report.verify_terminal import device_words, render_verdicts
 from hand_reports import ABSENT, ALL, ARTIFACT, FIDELITY, GOOD, KLD, METAL, PASSED, TOP1, report
 from rich.console import Console
 

@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 import odd_target
 import pytest
-from collab_conformance.job import Job
-from collab_conformance.limits import LimitRule, read_limits
-from collab_conformance.report.document import Check, TargetReport
-from collab_conformance.runner import run_target, verify
-from collab_conformance.skips import Rule
-from collab_conformance.suite.subjects import suite_subjects
+from collab_conformance.judge.limits import LimitRule, read_limits
+from collab_conformance.judge.skips import Rule
+from collab_conformance.report.verify_report import Check, TargetReport
+from collab_conformance.run.job import Job
+from collab_conformance.run.verify_targets import run_target, verify
+from collab_conformance.suite.suite_subjects import suite_subjects
 
+from collab_plugin.engines.target import Device, TargetInfo
 from collab_plugin.errors import CollabError
-from collab_plugin.manager import build_registry, plugin_manager
-from collab_plugin.target import Device, TargetInfo
+from collab_plugin.plugins.manager import build_registry, plugin_manager
 
 LIMITS = (
     LimitRule("kernels.types", "*", "at-least", 1, "a bench has types"),
@@ -183,8 +183,8 @@ def test_the_child_ends_with_its_parent(run, tmp_path: Path, end: signal.Signals
         # A shell's background jobs ignore SIGINT, and so would this.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import sys; from pathlib import Path; import odd_target, numpy\n"
-        "from collab_conformance.job import Job; from collab_conformance.runner import run_target\n"
-        "from collab_plugin.target import TargetInfo\n"
+        "from collab_conformance.run.job import Job; from collab_conformance.run.verify_targets import run_target\n"
+        "from collab_plugin.engines.target import TargetInfo\n"
         f"job = Job('odd:hang', (), ('kernels',), True, 1, 0, {str(tmp_path)!r}, ())\n"
         "def say(target, check, done, total): print(check, flush=True)\n"
         "run_target(TargetInfo('odd:hang', 'odd', '', None), odd_target.OddTargets(), job, limits=(), progress=say)\n"
@@ -219,7 +219,7 @@ def test_a_slow_target_gets_the_short_form_and_says_so(
     manager = plugin_manager()
     manager.register(odd_target)
     registry = build_registry(manager)
-    monkeypatch.setattr("collab_conformance.runner.registry", lambda: registry)
+    monkeypatch.setattr("collab_conformance.run.verify_targets.registry", lambda: registry)
     request.getfixturevalue("run")  # from here on the child's environment is the plugin's
     device = Device("numpy", "cpu", "software", None, None)
     subjects = suite_subjects()

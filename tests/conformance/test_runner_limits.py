@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from collab_conformance.limits import LimitRule
-from collab_conformance.report.document import Check, TargetReport
+from collab_conformance.judge.limits import LimitRule
+from collab_conformance.report.verify_report import Check, TargetReport
 
 SCRIPT = Path(__file__).parents[2] / "conformance" / "measure_limits.py"
 NAMES = {"broken": "text.broken"}

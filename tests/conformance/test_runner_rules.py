@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from collab_conformance.job import Measured, named
-from collab_conformance.judge import judge
-from collab_conformance.limits import FORMAT, LimitRule, limit_of, read_limits
-from collab_conformance.skips import Rule, for_target, read_rules
+from collab_conformance.judge.limits import FORMAT, LimitRule, limit_of, read_limits
+from collab_conformance.judge.skips import Rule, for_target, read_rules
+from collab_conformance.judge.verdicts import judge
+from collab_conformance.run.job import Measured, named
 
 from collab_plugin.errors import CollabError
 

@@ -15,10 +15,10 @@ import odd_target
 import pytest
 from click.testing import CliRunner
 from collab_conformance.cli.verify import LEVEL_NAMES
-from collab_conformance.fidelity import BEYOND, CLASSES, NOT_GRADED, grade
-from collab_conformance.report.document import LEVELS
+from collab_conformance.judge.fidelity import BEYOND, CLASSES, NOT_GRADED, grade
 from collab_conformance.report.report_file import read_report, write_report
-from collab_conformance.suite.subjects import suite_subjects
+from collab_conformance.report.verify_report import LEVELS
+from collab_conformance.suite.suite_subjects import suite_subjects
 from hand_reports import ABSENT, ALL, PASSED, report
 
 from collab_plugin.cli import main

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_moe import write_deepseek2
+from small_models.tiny_moe import write_deepseek2
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from collab_llamacpp.engine import LlamaCppEngine
+from collab_llamacpp.llamacpp_engine import LlamaCppEngine
 from numpy.typing import NDArray
 
-from collab_plugin.engine import Evaluation, Generation
-from collab_plugin.stats import Stats
+from collab_plugin.engines.engine import Evaluation, Generation
+from collab_plugin.stats.stats import Stats
 
 CTX = 64
 ENGINE = LlamaCppEngine()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from collab_plugin.checkpoint.base import Checkpoint
+from collab_plugin.checkpoint.checkpoint import Checkpoint
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from collab_llamacpp.targets.provider import LlamaCppTargets
+from collab_llamacpp.targets.llamacpp_targets import LlamaCppTargets
 
-from collab_plugin.target import KernelBench, LoadOptions, Session
+from collab_plugin.engines.target import KernelBench, LoadOptions, Session
 
 Arrays = dict[str, np.ndarray]
 

@@ -12,13 +12,13 @@ from click.testing import CliRunner, Result
 from engine_calls import CTX, calibrate
 from gguf import LlamaFileType
 from qwen3moe_reference import Trace, forward
-from tiny_moe import llama_quantize, tokens_of
+from small_models.tiny_moe import llama_quantize, tokens_of
 
 from collab_plugin.checkpoint.gguf import open_gguf
+from collab_plugin.checkpoint.topology import Topology, topology_of
 from collab_plugin.cli.main import main
-from collab_plugin.stats import Stats
-from collab_plugin.stats_file import read_stats
-from collab_plugin.topology import Topology, topology_of
+from collab_plugin.stats.stats import Stats
+from collab_plugin.stats.stats_file import read_stats
 
 MODELS = ["qwen3moe", "deepseek2", "grouped"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from collab_llamacpp.child import run_job
+from collab_llamacpp.calibrate.child import run_job
 from engine_calls import CTX
 
 from collab_plugin.errors import CollabError

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from engine_calls import CTX, generate, plain_logits
-from tiny_moe import tokens_of
+from small_models.tiny_moe import tokens_of
 
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.cli.main import main

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from engine_calls import generate
 from gguf import GGUFValueType, GGUFWriter
 
-from collab_plugin.checkpoint.base import MetaValue
+from collab_plugin.checkpoint.checkpoint import MetaValue
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.cli.main import main
 from collab_plugin.errors import CollabError

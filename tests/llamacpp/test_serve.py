@@ -20,8 +20,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from collab_plugin.checkpoint.gguf import open_gguf
-from collab_plugin.compress.materialise import as_gguf
-from collab_plugin.engine import Engine, Served
+from collab_plugin.compression.as_gguf import as_gguf
+from collab_plugin.engines.engine import Engine, Served
 from collab_plugin.errors import CollabError
 
 TESTS = Path(__file__).parents[1]
@@ -220,7 +220,7 @@ def test_no_server_outlives_the_with_statement(qwen3moe: Path) -> None:
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from collab_llamacpp.engine import LlamaCppEngine
+from collab_llamacpp.llamacpp_engine import LlamaCppEngine
 with LlamaCppEngine().serve(Path(sys.argv[1]), ctx=64, threads=1) as served:
     print(served.url, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from collab_llamacpp.kernels import GgmlKernels
+from collab_llamacpp.native.ggml_kernels import GgmlKernels
 from collab_llamacpp.targets.builds import VARIABLE, backend_libraries
-from collab_llamacpp.targets.provider import LlamaCppTargets
+from collab_llamacpp.targets.llamacpp_targets import LlamaCppTargets
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 from gguf.quants import quantize as quantize_in_python
 from target_child import Arrays, in_child
 
-from collab_plugin.quant.types import TYPES, row_bytes, type_info
+from collab_plugin.formats.ggml_types import TYPES, row_bytes, type_info
 
 # llama.cpp's own limit for both operations (tests/test-backend-ops.cpp).
 MOST_NMSE = 5e-4

@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from collab_llamacpp.libraries import OTHER_FOLDER, installed_folder
+from collab_llamacpp.native.libraries import OTHER_FOLDER, installed_folder
 from collab_llamacpp.targets.builds import VARIABLE, Build, backend_libraries
-from collab_llamacpp.targets.provider import LlamaCppTargets
+from collab_llamacpp.targets.llamacpp_targets import LlamaCppTargets
 
+from collab_plugin.engines.target import TargetInfo
 from collab_plugin.errors import CollabError
-from collab_plugin.manager import build_registry, plugin_manager
-from collab_plugin.target import TargetInfo
+from collab_plugin.plugins.manager import build_registry, plugin_manager
 
 
 def find() -> dict[str, TargetInfo]:
@@ -78,7 +78,7 @@ def test_absent_hardware_has_a_reason() -> None:
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("collab_llamacpp.libraries.find_spec", lambda name: None)
+    monkeypatch.setattr("collab_llamacpp.native.libraries.find_spec", lambda name: None)
     found = find()
     assert list(found) == ["llamacpp:cpu"]
     assert found["llamacpp:cpu"].absent == ("llama-cpp-python is not installed: pip install 'collab-plugin[llamacpp]'")

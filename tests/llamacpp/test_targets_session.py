@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from collab_llamacpp.targets.builds import VARIABLE, backend_libraries
-from collab_llamacpp.targets.provider import LlamaCppTargets
+from collab_llamacpp.targets.llamacpp_targets import LlamaCppTargets
 from engine_calls import CTX, ENGINE, calibrate, plain_logits
 from gguf import LlamaFileType
+from small_models.tiny_moe import llama_quantize, tokens_of
 from target_child import Arrays, in_child, session_job
-from tiny_moe import llama_quantize, tokens_of
 
 from collab_plugin.checkpoint.gguf import open_gguf
+from collab_plugin.engines.target import LoadOptions, NotOfferedError
 from collab_plugin.errors import CollabError
-from collab_plugin.target import LoadOptions, NotOfferedError
 
 # llama_cpp.Llama's own cache, which evaluation and calibration have too.
 F16 = LoadOptions(ctx=CTX, kv_type="f16")
@@ -148,7 +148,7 @@ def test_vulkan(
 
 def test_a_file_that_aborts_llama_cpp_is_the_child_s_death(tmp_path: Path, tokens: list[int]) -> None:
     """Four groups of one expert: an assertion of llama.cpp (llama-model.cpp:1365)."""
-    from tiny_moe import write_deepseek2
+    from small_models.tiny_moe import write_deepseek2
 
     model = write_deepseek2(tmp_path / "model.gguf", experts=4, groups=4)
     done, _ = in_child("llamacpp:cpu", session_job(model, tokens, F16, prompt=PROMPT, steps=STEPS), tmp_path)

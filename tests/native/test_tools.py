@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from collab_llamacpp.engine import LlamaCppEngine
-from collab_llamacpp.kernels import GgmlKernels
+from collab_llamacpp.llamacpp_engine import LlamaCppEngine
+from collab_llamacpp.native.ggml_kernels import GgmlKernels
 from gguf import LlamaFileType
-from tiny_moe import llama_quantize
+from small_models.tiny_moe import llama_quantize
 
 from collab_plugin.checkpoint.gguf import open_gguf
-from collab_plugin.compress.materialise import as_gguf
-from collab_plugin.stats import Stats
-from collab_plugin.stats_file import read_stats, write_stats
+from collab_plugin.compression.as_gguf import as_gguf
+from collab_plugin.stats.stats import Stats
+from collab_plugin.stats.stats_file import read_stats, write_stats
 
 CTX = 64
 ENGINE = LlamaCppEngine()

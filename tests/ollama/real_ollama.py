@@ -15,9 +15,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from collab_ollama.client import Client
-from collab_ollama.runner import Runner, runners_of
-from collab_ollama.server import serving
+from collab_ollama.server.client import Client
+from collab_ollama.server.runner_process import Runner, runners_of
+from collab_ollama.server.server_process import serving
 
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "tests" / "models"

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from collab_ollama.evaluate import TOP
-from collab_ollama.runner import Runner
-from gguf_copies import write_typed
+from collab_ollama.compare.top_logprobs import TOP
+from collab_ollama.server.runner_process import Runner
 from real_ollama import MODELS, TRAINED, Ollama, Running, collab, free_port, running
+from small_models.gguf_copies import write_typed
 
 from collab_plugin.checkpoint.gguf import open_gguf
-from collab_plugin.quant.types import TYPES
+from collab_plugin.formats.ggml_types import TYPES
 
 pytestmark = pytest.mark.slow
 PROMPT = "The captain looked at the sea and"

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from gguf_copies import write_typed
 from real_ollama import TOOL, Ollama, Running, collab, free_port, interruptible, mistake, running
-from tiny_moe import write_qwen3moe
+from small_models.gguf_copies import write_typed
+from small_models.tiny_moe import write_qwen3moe
 
 from collab_plugin.checkpoint.gguf import open_gguf
-from collab_plugin.compress.copy_plan import copy_plan
-from collab_plugin.compress.executor import compress
+from collab_plugin.compression.gguf_file import compress
+from collab_plugin.plans.copy_plan import copy_plan
 
 pytestmark = pytest.mark.slow
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from collab_ollama.grammar import plain, quoted
-from collab_ollama.modelfile import Modelfile, render
-from collab_ollama.parameters import check_parameters, parameter
+from collab_ollama.model.modelfile import Modelfile, render
+from collab_ollama.model.modelfile_grammar import plain, quoted
+from collab_ollama.model.parameters import check_parameters, parameter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from real_ollama import native

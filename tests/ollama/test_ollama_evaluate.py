@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from collab_ollama.evaluate import TOP, compare, kld_at_least, merged, prefixes
+from collab_ollama.compare.top_logprobs import TOP, compare, kld_at_least, merged, prefixes
 from hypothesis import given
 from hypothesis import strategies as st
 from real_ollama import MODELS, Running, collab, mistake

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from collab_ollama.placement import environment_of, host_bytes, override_of
-from collab_ollama.runner import runners_of
+from collab_ollama.server.placement_environment import environment_of, host_bytes, override_of
+from collab_ollama.server.runner_process import runners_of
 from hypothesis import given
 from hypothesis import strategies as st
 from real_ollama import TOOL, Ollama, Running, collab, free_port, mistake, running

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from collab_llamacpp.targets.provider import LlamaCppTargets
-from collab_ollama.artifact import open_artifact
-from collab_ollama.create import create
-from collab_ollama.devices import devices_of, runner_port
-from collab_ollama.model_name import parse_name
-from collab_ollama.modelfile import Modelfile
-from collab_ollama.store import Store
-from collab_ollama.target import (
+from collab_llamacpp.targets.llamacpp_targets import LlamaCppTargets
+from collab_ollama.create.over_http import create
+from collab_ollama.create.store import Store
+from collab_ollama.model.gguf_for_ollama import open_artifact
+from collab_ollama.model.model_name import parse_name
+from collab_ollama.model.modelfile import Modelfile
+from collab_ollama.server.log_devices import devices_of, runner_port
+from collab_ollama.targets.ollama_targets import (
     FRESH,
     MODEL,
     OllamaSession,
@@ -25,8 +25,8 @@ from collab_ollama.target import (
 )
 from real_ollama import Ollama, Running
 
+from collab_plugin.engines.target import Device, LoadOptions, NotOfferedError
 from collab_plugin.errors import CollabError
-from collab_plugin.target import Device, LoadOptions, NotOfferedError
 
 NAME = "tiny-qwen3moe"
 # f16 is Ollama's own cache.

@@ -6,16 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
-from collab_ollama import settings
-from collab_ollama.artifact import open_artifact
-from collab_ollama.host import is_loopback, server_url
-from collab_ollama.memory import available_memory
-from collab_ollama.model_name import parse_name
-from collab_ollama.settings import default_parameters, read_generation_config
+from collab_ollama.model import default_settings as settings
+from collab_ollama.model.default_settings import default_parameters, read_generation_config
+from collab_ollama.model.gguf_for_ollama import open_artifact
+from collab_ollama.model.model_name import parse_name
+from collab_ollama.server.device_memory import available_memory
+from collab_ollama.server.host import is_loopback, server_url
 from gguf import GGUFValueType
 from real_ollama import collab, mistake
 
-from collab_plugin.checkpoint.base import MetaValue
+from collab_plugin.checkpoint.checkpoint import MetaValue
 from collab_plugin.errors import CollabError
 
 

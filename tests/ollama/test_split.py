@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from gguf_copies import write_split
 from real_ollama import Running, collab, mistake
+from small_models.gguf_copies import write_split
 
 pytestmark = pytest.mark.slow
 

@@ -10,10 +10,10 @@ import json
 
 import numpy as np
 import torch
-from collab_vllm.ggml.dequantize import dequantize
+from collab_vllm.experts.ggml.dequantize import dequantize
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
-from collab_plugin.quant.types import TYPES
+from collab_plugin.formats.ggml_types import TYPES
 
 HALVES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q5_1": (0, 2)}
 

@@ -15,7 +15,7 @@ import torch
 from hand_plans import plan_of, save_plan
 from in_process import close, engine, prompt_logprobs
 from safetensors.torch import load_file, save_file
-from tiny_families import EXPERTS, FAMILIES, LAYERS, make, pruned, save
+from small_models.tiny_families import EXPERTS, FAMILIES, LAYERS, make, pruned, save
 from transformers import PreTrainedModel
 
 CASES = [(name, "varied") for name in FAMILIES]

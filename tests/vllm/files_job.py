@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import torch
-from collab_vllm.files import DTYPES, Weights
-from collab_vllm.pruning import Part
+from collab_vllm.load.safetensors_files import DTYPES, Weights
+from collab_vllm.selection.expert_selection import Part
 from safetensors import safe_open
 from safetensors.torch import save_file
 

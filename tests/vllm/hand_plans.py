@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from collab_plugin.plan import Activation, Plan, Pruning, Source, requirements_of
-from collab_plugin.plan_file import write_plan
+from collab_plugin.plans.plan import Activation, Plan, Pruning, Source, requirements_of
+from collab_plugin.plans.plan_file import write_plan
 
 
 def plan_of(

@@ -17,8 +17,8 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.model_loader import _LOAD_FORMAT_TO_MODEL_LOADER
 
 from collab_plugin.errors import CollabError
-from collab_plugin.plan import Calibration
-from collab_plugin.plan_file import read_plan, write_plan
+from collab_plugin.plans.plan import Calibration
+from collab_plugin.plans.plan_file import read_plan, write_plan
 
 
 def main(folder: Path, models: Path, other: Path) -> None:

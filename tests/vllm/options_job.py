@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from in_process import close, engine, prompt_logprobs
 from safetensors.torch import load_file, save_file
-from tiny_families import pruned as pruned_model
+from small_models.tiny_families import pruned as pruned_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from vllm import LLM, SamplingParams
 
 from collab_plugin.checkpoint.gguf import open_gguf
-from collab_plugin.plan_file import read_plan
+from collab_plugin.plans.plan_file import read_plan
 
 GREEDY = 16
 PROMPTS = [list(range(100, 160)), [7, 200, 31, 90, 12] * 9]

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tiny_families import pruned
+from small_models.tiny_families import pruned
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from collab_plugin.plan_file import read_plan
+from collab_plugin.plans.plan_file import read_plan
 
 
 @torch.no_grad()

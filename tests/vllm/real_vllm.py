@@ -37,7 +37,7 @@ class Vllm:
     def environment(self) -> dict[str, str]:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         ours = {
-            "PYTHONPATH": f"{self.site}{os.pathsep}{HERE}",
+            "PYTHONPATH": os.pathsep.join(map(str, (self.site, HERE, HERE.parent))),
             "VLLM_CPU_KVCACHE_SPACE": "1",
             # Kept, as vLLM's own is: compiled code is found by everything that decides it, the plan among it.
             "VLLM_CACHE_ROOT": str(cache / "collab-plugin" / "vllm" / "compiled"),

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from collab_llamacpp import engine as engine_module
-from collab_llamacpp.child import run_job
-from plans import typed_plan
+from collab_llamacpp import llamacpp_engine as engine_module
+from collab_llamacpp.calibrate.child import run_job
 from real_vllm import MODELS, ROOT, TRAINED, Vllm
+from small_models.hand_made_plans import typed_plan
 
 from collab_plugin.checkpoint.safetensors import open_safetensors
 from collab_plugin.cli.main import main
-from collab_plugin.compress.executor import compress
-from collab_plugin.stats import Stats
-from collab_plugin.stats_file import read_stats
+from collab_plugin.compression.gguf_file import compress
+from collab_plugin.stats.stats import Stats
+from collab_plugin.stats.stats_file import read_stats
 
 pytestmark = pytest.mark.slow
 

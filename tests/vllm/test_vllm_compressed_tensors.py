@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plans import typed_plan
 from real_vllm import HERE, MODELS, TRAINED, Vllm
+from small_models.hand_made_plans import typed_plan
 
-from collab_plugin.checkpoint.base import TensorInfo
-from collab_plugin.checkpoint.roles import Role
+from collab_plugin.checkpoint.checkpoint import TensorInfo
 from collab_plugin.checkpoint.safetensors import open_safetensors
-from collab_plugin.compress.folder import compress_folder
+from collab_plugin.compression.hf_folder import compress_folder
+from collab_plugin.formats.tensor_names import Role
 
 pytestmark = pytest.mark.slow
 

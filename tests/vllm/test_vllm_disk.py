@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from collab_vllm.disk import AHEAD, Range, RangeReader, merged
+from collab_vllm.load.range_reader import AHEAD, Range, RangeReader, merged
 
 from collab_plugin.errors import CollabError
 

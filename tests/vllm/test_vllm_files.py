@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from real_vllm import HERE, Vllm
 
-from collab_plugin.checkpoint.safetensors_header import ITEM_BYTES
+from collab_plugin.formats.safetensors_header import ITEM_BYTES
 
 pytestmark = pytest.mark.slow
 

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from collab_vllm.hot import hot_of_layer
-from collab_vllm.options import LoaderOptions
+from collab_vllm.experts.hot import hot_of_layer
+from collab_vllm.selection.loader_options import LoaderOptions
 from real_vllm import MODELS
-from tiny_moe import some_stats
+from small_models.tiny_moe import some_stats
 from trained_plans import pruning_plan
 
-from collab_plugin.checkpoint.open import open_checkpoint
 from collab_plugin.errors import CollabError
-from collab_plugin.plan import Calibration, Plan
-from collab_plugin.stats import LayerRouting
-from collab_plugin.stats_file import read_stats, stats_sha256, write_stats
+from collab_plugin.plans.plan import Calibration, Plan
+from collab_plugin.plugins.open_checkpoint import open_checkpoint
+from collab_plugin.stats.stats import LayerRouting
+from collab_plugin.stats.stats_file import read_stats, stats_sha256, write_stats
 
 MODEL = MODELS / "tiny-qwen3moe"
 EXPERTS, HOT = 24, 3

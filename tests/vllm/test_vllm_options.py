@@ -7,19 +7,19 @@ import json
 from typing import Any
 
 import pytest
-from collab_llamacpp.kernels import GgmlKernels
-from plans import pruned, typed_plan
+from collab_llamacpp.native.ggml_kernels import GgmlKernels
 from real_vllm import HERE, MODELS, Vllm
+from small_models.hand_made_plans import pruned, typed_plan
 
-from collab_plugin.checkpoint.base import Checkpoint, TensorInfo
-from collab_plugin.checkpoint.roles import Role
+from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo
 from collab_plugin.checkpoint.safetensors import open_safetensors
-from collab_plugin.compress.copy_plan import copy_plan
-from collab_plugin.compress.executor import compress
-from collab_plugin.compress.folder import compress_folder
-from collab_plugin.plan import Plan, requirements_of
-from collab_plugin.plan_file import write_plan
-from collab_plugin.quant.types import TYPES
+from collab_plugin.compression.gguf_file import compress
+from collab_plugin.compression.hf_folder import compress_folder
+from collab_plugin.formats.ggml_types import TYPES
+from collab_plugin.formats.tensor_names import Role
+from collab_plugin.plans.copy_plan import copy_plan
+from collab_plugin.plans.plan import Plan, requirements_of
+from collab_plugin.plans.plan_file import write_plan
 
 pytestmark = pytest.mark.slow
 

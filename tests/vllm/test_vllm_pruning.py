@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from collab_vllm.families import FAMILIES, family_of
-from collab_vllm.pruning import Part, Selection, part_of
+from collab_vllm.selection.expert_selection import Part, Selection, part_of
+from collab_vllm.selection.vllm_families import FAMILIES, family_of
 
 from collab_plugin.errors import CollabError
 

@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from collab_llamacpp.engine import LlamaCppEngine
-from collab_llamacpp.kernels import GgmlKernels
+from collab_llamacpp.llamacpp_engine import LlamaCppEngine
+from collab_llamacpp.native.ggml_kernels import GgmlKernels
 from numpy.typing import NDArray
 from real_vllm import HERE, MODELS, ROOT, Server, Vllm
 from trained_plans import pruning_plan
 
-from collab_plugin.checkpoint.open import open_checkpoint
-from collab_plugin.compress.executor import compress
-from collab_plugin.plan import Plan
-from collab_plugin.stats_file import read_stats, unmeasured
+from collab_plugin.compression.gguf_file import compress
+from collab_plugin.plans.plan import Plan
+from collab_plugin.plugins.open_checkpoint import open_checkpoint
+from collab_plugin.stats.stats_file import read_stats, unmeasured
 
 pytestmark = pytest.mark.slow
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from collab_vllm.targets.hugging_face import write_folder
-from collab_vllm.targets.provider import VllmTargets
+from collab_vllm.targets.vllm_targets import VllmTargets
 from real_vllm import MODELS, Vllm
 
-from collab_plugin.checkpoint.open import open_checkpoint
-from collab_plugin.compress.materialise import as_gguf
-from collab_plugin.target import NotOfferedError
+from collab_plugin.compression.as_gguf import as_gguf
+from collab_plugin.engines.target import NotOfferedError
+from collab_plugin.plugins.open_checkpoint import open_checkpoint
 
 TOOL = (sys.executable, "-c", "from collab_plugin.cli import main; main()")
 
@@ -46,7 +46,7 @@ def test_a_folder_that_memory_cannot_hold_is_not_offered(tmp_path: Path) -> None
 
 
 def test_an_architecture_without_a_table_is_not_offered(tmp_path: Path) -> None:
-    from tiny_moe import write_qwen3moe
+    from small_models.tiny_moe import write_qwen3moe
 
     path = write_qwen3moe(tmp_path / "model.gguf")
     path.write_bytes(path.read_bytes().replace(b"qwen3moe", b"qwen9moe"))

@@ -6,13 +6,13 @@ import dataclasses
 import random
 from pathlib import Path
 
-from collab_plugin.checkpoint.open import open_checkpoint
-from collab_plugin.compress.artifact import artifact_layout
-from collab_plugin.compress.copy_plan import copy_plan
-from collab_plugin.plan import Plan, TensorPlan
-from collab_plugin.plan_file import write_plan
-from collab_plugin.quant.types import tensor_bytes
-from collab_plugin.topology import topology_of
+from collab_plugin.checkpoint.topology import topology_of
+from collab_plugin.formats.ggml_types import tensor_bytes
+from collab_plugin.plans.artifact import artifact_layout
+from collab_plugin.plans.copy_plan import copy_plan
+from collab_plugin.plans.plan import Plan, TensorPlan
+from collab_plugin.plans.plan_file import write_plan
+from collab_plugin.plugins.open_checkpoint import open_checkpoint
 
 
 def pruning_plan(model: Path, path: Path, *, keep: int, used: int, seed: int = 0, spread: int = 0) -> Plan:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from collab_llamacpp.libraries import OTHER_FOLDER, SUFFIXES, installed_folder, library, library_folder
+from collab_llamacpp.native.libraries import OTHER_FOLDER, SUFFIXES, installed_folder, library, library_folder
+from collab_plugin.engines.native_builds import native_builds
 from collab_plugin.errors import CollabError
-from collab_plugin.native_builds import native_builds
 
 # Folders of libraries to verify beside the installed ones, separated as PATH is.
 VARIABLE = "COLLAB_LLAMA_LIBRARIES"

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from collab_llamacpp.ggml import Ggml
+from collab_llamacpp.native.ggml import Ggml
 
 _TYPES = ("cpu", "gpu", "igpu", "accelerator", "meta")
 

@@ -6,9 +6,9 @@ import ctypes
 from dataclasses import dataclass
 from pathlib import Path
 
-from collab_llamacpp.ggml import Ggml
+from collab_llamacpp.native.ggml import Ggml
 from collab_llamacpp.targets.builds import backend_libraries
-from collab_llamacpp.targets.devices import kind_of
+from collab_llamacpp.targets.ggml_devices import kind_of
 from collab_plugin.errors import CollabError
 
 NO_REPACK = "-norepack"

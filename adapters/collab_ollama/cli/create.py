@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from collab_ollama.cli.options import ModelOptions, host_option, model_options, modelfile_of
+from collab_ollama.cli.model_options import ModelOptions, host_option, model_options, modelfile_of
 from collab_plugin.cli.output import emit, json_option
 
 
@@ -43,13 +43,13 @@ def command(
 
     Example: collab-plugin ollama create out.gguf --name deepseek-v3-103g
     """
-    from collab_ollama.artifact import open_artifact
-    from collab_ollama.client import Client
-    from collab_ollama.create import create
-    from collab_ollama.direct import create_direct
-    from collab_ollama.host import is_loopback, server_url
-    from collab_ollama.model_name import parse_name
-    from collab_ollama.store import Store, models_folder
+    from collab_ollama.create.into_store import create_direct
+    from collab_ollama.create.over_http import create
+    from collab_ollama.create.store import Store, models_folder
+    from collab_ollama.model.gguf_for_ollama import open_artifact
+    from collab_ollama.model.model_name import parse_name
+    from collab_ollama.server.client import Client
+    from collab_ollama.server.host import is_loopback, server_url
     from collab_plugin.errors import CollabError
 
     model = parse_name(name)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from collab_ollama.cli.options import host_option
+from collab_ollama.cli.model_options import host_option
 from collab_plugin.cli.output import emit, json_option
 
 
@@ -30,10 +30,10 @@ def command(
 
     Example: collab-plugin ollama evaluate deepseek-v3-103g --against deepseek-v3 --text held-out.txt
     """
-    from collab_ollama.client import Client
-    from collab_ollama.evaluate import TOP, ask, compare, prefixes, read_texts
-    from collab_ollama.host import server_url
-    from collab_ollama.model_name import parse_name
+    from collab_ollama.compare.top_logprobs import TOP, ask, compare, prefixes, read_texts
+    from collab_ollama.model.model_name import parse_name
+    from collab_ollama.server.client import Client
+    from collab_ollama.server.host import server_url
     from collab_plugin.errors import CollabError
     from collab_plugin.progress import track
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from collab_ollama.cli.options import ModelOptions, model_options, modelfile_of
+from collab_ollama.cli.model_options import ModelOptions, model_options, modelfile_of
 from collab_plugin.cli.output import emit, json_option
 
 
@@ -25,11 +25,11 @@ def command(artifact: Path, name: str, output: Path, as_json: bool, **options: A
 
     Example: collab-plugin export ollama out.gguf --name deepseek-v3-103g -o build/
     """
-    from collab_ollama.artifact import open_artifact
-    from collab_ollama.model_name import parse_name
-    from collab_ollama.modelfile import render
-    from collab_plugin.atomic import write_bytes
+    from collab_ollama.model.gguf_for_ollama import open_artifact
+    from collab_ollama.model.model_name import parse_name
+    from collab_ollama.model.modelfile import render
     from collab_plugin.errors import CollabError
+    from collab_plugin.formats.atomic_write import write_bytes
 
     model = parse_name(name)
     opened = open_artifact(artifact)

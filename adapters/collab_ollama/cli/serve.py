@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from collab_ollama.cli.options import host_option
+from collab_ollama.cli.model_options import host_option
 from collab_plugin.cli.output import emit, json_option
 
 if TYPE_CHECKING:
-    from collab_ollama.serve import Applied
+    from collab_ollama.server.load_model import Applied
 
 
 @click.command()
@@ -47,12 +47,12 @@ def command(
 
     Example: collab-plugin ollama serve --placement placement.json --load deepseek-v3-103g
     """
-    from collab_ollama.client import Client
-    from collab_ollama.host import server_url
-    from collab_ollama.model_name import parse_name
-    from collab_ollama.placement import environment_of
-    from collab_ollama.serve import load
-    from collab_ollama.server import find_ollama, serving
+    from collab_ollama.model.model_name import parse_name
+    from collab_ollama.server.client import Client
+    from collab_ollama.server.host import server_url
+    from collab_ollama.server.load_model import load
+    from collab_ollama.server.placement_environment import environment_of
+    from collab_ollama.server.server_process import find_ollama, serving
     from collab_plugin.errors import CollabError
     from collab_plugin.placement.placement_file import read_placement
     from collab_plugin.progress import track

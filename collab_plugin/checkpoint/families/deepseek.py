@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gguf import MODEL_ARCH, ExpertGatingFuncType
 
-from collab_plugin.checkpoint.base import MetaValue
+from collab_plugin.checkpoint.checkpoint import MetaValue
 from collab_plugin.checkpoint.families.family import DENSE, EXPERTS, NORMS, Config, Family, common_keys, f32, flag, u32
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from gguf import MODEL_ARCH, GGUFValueType
 
-from collab_plugin.checkpoint.base import MetaValue
+from collab_plugin.checkpoint.checkpoint import MetaValue
 from collab_plugin.errors import CollabError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gguf import MODEL_ARCH
 
-from collab_plugin.checkpoint.base import MetaValue
+from collab_plugin.checkpoint.checkpoint import MetaValue
 from collab_plugin.checkpoint.families.family import EXPERTS, NORMS, Config, Family, common_keys, u32
 from collab_plugin.errors import CollabError
 

@@ -21,12 +21,12 @@ def command(reports: tuple[Path, ...], output: Path, as_json: bool) -> None:
     Example: collab-plugin verify merge mac.json linux.json windows.json -o matrix.html
     """
     from collab_conformance.cli.outputs import Outputs
-    from collab_conformance.report.document import exit_code
     from collab_conformance.report.matrix import matrix_page
     from collab_conformance.report.report_file import read_report
-    from collab_conformance.report.terminal import totals
-    from collab_plugin.atomic import write_bytes
-    from collab_plugin.report.words import clean
+    from collab_conformance.report.verify_report import exit_code
+    from collab_conformance.report.verify_terminal import totals
+    from collab_plugin.formats.atomic_write import write_bytes
+    from collab_plugin.reports.number_words import clean
 
     Outputs(None, None, output).check()
     found = [read_report(path) for path in reports]

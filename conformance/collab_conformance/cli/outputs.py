@@ -12,7 +12,7 @@ import click
 from collab_plugin.errors import CollabError
 
 if TYPE_CHECKING:
-    from collab_conformance.report.document import Report
+    from collab_conformance.report.verify_report import Report
 
 STDOUT = "-"
 
@@ -46,9 +46,9 @@ class Outputs:
     def write(self, report: Report) -> None:
         """Write the files and print the report, or its JSON alone."""
         from collab_conformance.report.report_file import report_text, write_report
-        from collab_conformance.report.terminal import render_verdicts
-        from collab_plugin.atomic import write_bytes
+        from collab_conformance.report.verify_terminal import render_verdicts
         from collab_plugin.cli.output import emit
+        from collab_plugin.formats.atomic_write import write_bytes
 
         if self.json_on_stdout:
             click.echo(report_text(report), nl=False)

@@ -20,9 +20,9 @@ from collab_plugin.cli.threads import threads_option
 from collab_plugin.errors import CollabError
 
 if TYPE_CHECKING:
-    from collab_conformance.job import Subject
-    from collab_conformance.report.document import Fidelity, Report
-    from collab_plugin.target import TargetInfo
+    from collab_conformance.report.verify_report import Fidelity, Report
+    from collab_conformance.run.job import Subject
+    from collab_plugin.engines.target import TargetInfo
 
 LEVEL_NAMES = ("artifact", "kernels", "routing", "logits", "text", "behaviour")
 """As report.document.LEVELS, which would bring numpy to every `--help`; a test keeps them alike."""
@@ -132,7 +132,7 @@ def command(
         artifacts, suite, against, targets, levels, short, skips, xfails, time_limit, threads, original, texts
     )
     _check(request)
-    from collab_conformance.report.document import exit_code
+    from collab_conformance.report.verify_report import exit_code
 
     with tempfile.TemporaryDirectory(prefix="collab-verify-") as scratch:
         report = _verify(request, Path(scratch))
@@ -165,12 +165,12 @@ def _check(request: Request) -> None:
 
 
 def _verify(request: Request, scratch: Path) -> Report:
-    from collab_conformance.cli.progress import shown
-    from collab_conformance.limits import read_limits
-    from collab_conformance.report.document import LEVELS
-    from collab_conformance.runner import verify
-    from collab_conformance.skips import read_rules
-    from collab_conformance.targets import choose, find_targets
+    from collab_conformance.cli.verify_progress import shown
+    from collab_conformance.judge.limits import read_limits
+    from collab_conformance.judge.skips import read_rules
+    from collab_conformance.report.verify_report import LEVELS
+    from collab_conformance.run.find_targets import choose, find_targets
+    from collab_conformance.run.verify_targets import verify
 
     infos = choose(find_targets(), request.targets)
     levels = tuple(level for level in LEVELS if not request.levels or level in request.levels)
@@ -198,17 +198,17 @@ def _verify(request: Request, scratch: Path) -> Report:
 
 def _subjects(request: Request, scratch: Path) -> tuple[Subject, ...]:
     if request.suite:
-        from collab_conformance.suite.subjects import suite_subjects
+        from collab_conformance.suite.suite_subjects import suite_subjects
 
         return suite_subjects(request.short)
-    from collab_conformance.subjects import artifact_subject
+    from collab_conformance.suite.artifact_subjects import artifact_subject
 
     return tuple(artifact_subject(path, request.against, scratch) for path in request.artifacts)
 
 
 def _fidelity(request: Request, original: Path, subjects: tuple[Subject, ...]) -> tuple[Fidelity, ...]:
-    from collab_conformance.fidelity import measure_fidelity
-    from collab_plugin.manager import pick, registry
+    from collab_conformance.judge.fidelity import measure_fidelity
+    from collab_plugin.plugins.manager import pick, registry
 
     engine = pick(registry().engines, FIDELITY_ENGINE, "engine")
     return tuple(
@@ -218,8 +218,8 @@ def _fidelity(request: Request, original: Path, subjects: tuple[Subject, ...]) -
 
 
 def _list(wanted: tuple[str, ...], outputs: Outputs) -> None:
-    from collab_conformance.targets import choose, find_targets
-    from collab_plugin.document import to_plain
+    from collab_conformance.run.find_targets import choose, find_targets
+    from collab_plugin.formats.json_document import to_plain
 
     if outputs.json not in (None, "-") or outputs.junit or outputs.html:
         raise CollabError("--list makes no report: give it with --json alone, or with no output")
@@ -228,8 +228,8 @@ def _list(wanted: tuple[str, ...], outputs: Outputs) -> None:
 
 
 def _render_list(console: Console, infos: list[TargetInfo]) -> None:
-    from collab_conformance.report.terminal import device_words
-    from collab_plugin.report.words import clean
+    from collab_conformance.report.verify_terminal import device_words
+    from collab_plugin.reports.number_words import clean
 
     if not infos:
         console.print("no target: no plugin that is installed brings one (see `collab-plugin plugins`)")

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from collab_conformance.levels.planned import Planned
 from collab_conformance.levels.running import Running
 from collab_conformance.measures import kld, nmse
-from collab_conformance.pack.document import Prompt
-from collab_plugin.target import F32, NotOfferedError
+from collab_conformance.pack.pack_document import Prompt
+from collab_plugin.engines.target import F32, NotOfferedError
 
 BATCHES = (1, 7, 64, 512)
 SHORT_BATCHES = (1, 7)

@@ -22,11 +22,11 @@ import numpy as np
 
 from collab_conformance.levels.planned import Planned
 from collab_conformance.levels.running import Running
-from collab_conformance.levels.scales import scale_errors, worst
+from collab_conformance.levels.scales_level import scale_errors, worst
 from collab_conformance.measures import F64, kld, kld_of_top, nmse, same_top1
-from collab_conformance.pack.document import TOP
-from collab_conformance.pack.scales import centred
-from collab_plugin.target import F32, NotOfferedError
+from collab_conformance.pack.pack_document import TOP
+from collab_conformance.pack.scale_directions import centred
+from collab_plugin.engines.target import F32, NotOfferedError
 
 
 @dataclass(frozen=True)

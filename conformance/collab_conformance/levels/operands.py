@@ -13,9 +13,9 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 from numpy.typing import NDArray
 
+from collab_plugin.engines.target import F32, I32, Bytes, NotOfferedError
 from collab_plugin.errors import CollabError
-from collab_plugin.manager import first_kernels
-from collab_plugin.target import F32, I32, Bytes, NotOfferedError
+from collab_plugin.plugins.manager import first_kernels
 
 EXPERTS, USED = 8, 3
 # Rows, columns and tokens: no multiples of the usual tile sizes, but for the block of 256.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from collab_conformance.report.document import Level
+from collab_conformance.report.verify_report import Level
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import numpy as np
 from collab_conformance.levels.planned import Planned
 from collab_conformance.levels.running import Running
 from collab_conformance.measures import RoutingAgreement, routing_agreement
-from collab_conformance.pack.document import Prompt, Recording
-from collab_plugin.target import F32, NotOfferedError
+from collab_conformance.pack.pack_document import Prompt, Recording
+from collab_plugin.engines.target import F32, NotOfferedError
 
 NEAR_TIE = 0.25
 """Margins of a layer are of one size, and models differ tenfold: of tiny-qwen3moe's 0.004 at the median, of

@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
-from collab_conformance.job import Job, Subject
-from collab_conformance.pack.document import Pack, Prompt, Recording
-from collab_plugin.target import F32, LoadOptions, LogProbabilities, Routing, Session, Target
+from collab_conformance.pack.pack_document import Pack, Prompt, Recording
+from collab_conformance.run.job import Job, Subject
+from collab_plugin.engines.target import F32, LoadOptions, LogProbabilities, Routing, Session, Target
 
 T = TypeVar("T")
 CTX = 1024

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collab_conformance.levels.planned import Planned
 from collab_conformance.levels.running import Running
 from collab_conformance.measures import FirstDifference, first_difference
-from collab_plugin.target import NotOfferedError
+from collab_plugin.engines.target import NotOfferedError
 
 
 def checks(running: Running) -> list[Planned]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from collab_plugin.checkpoint.base import Bytes
+from collab_plugin.checkpoint.checkpoint import Bytes
 
 # Where a block keeps its half-precision scale, and its minimum where it has one (ggml-common.h). IQ1_M spreads its
 # scale over the top bits of four others, and MXFP4 has powers of two only.

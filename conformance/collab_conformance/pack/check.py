@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from collab_conformance.pack.document import GREEDY_TOP, TOP, PackDocument, Prompt
+from collab_conformance.pack.pack_document import GREEDY_TOP, TOP, PackDocument, Prompt
 from collab_plugin.errors import CollabError
-from collab_plugin.quant.types import stored_type
+from collab_plugin.formats.ggml_types import stored_type
 
 MOST_PROMPTS, MOST_TOKENS, MOST_STEPS, MOST_VOCABULARY = 64, 2**16, 2**10, 2**24
 _HASH = re.compile("[0-9a-f]{64}")

@@ -16,12 +16,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from collab_conformance.pack.check import check_arrays, check_document
-from collab_conformance.pack.document import PACK_VERSION, Pack, PackDocument, Recording, Routes
-from collab_conformance.pack.scales import Scales, scale_arrays, scales_of
-from collab_plugin.atomic import write_bytes
-from collab_plugin.document import from_plain, schema_of, to_plain
+from collab_conformance.pack.pack_document import PACK_VERSION, Pack, PackDocument, Recording, Routes
+from collab_conformance.pack.scale_directions import Scales, scale_arrays, scales_of
+from collab_plugin.engines.target import LogProbabilities
 from collab_plugin.errors import CollabError
-from collab_plugin.target import LogProbabilities
+from collab_plugin.formats.atomic_write import write_bytes
+from collab_plugin.formats.json_document import from_plain, schema_of, to_plain
 
 FORMAT = "collab-plugin pack"
 DOCUMENT, TENSORS, SCALES = "pack.json", "pack.safetensors", "scales.safetensors"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gguf import TokenType
 
-from collab_conformance.pack.document import Prompt
+from collab_conformance.pack.pack_document import Prompt
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.errors import CollabError
 

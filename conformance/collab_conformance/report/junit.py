@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
-from collab_conformance.report.document import Check, Report, TargetReport
 from collab_conformance.report.summary import figure_and_limit, shown_verdict
-from collab_conformance.report.terminal import device_words
-from collab_plugin.report.words import clean
+from collab_conformance.report.verify_report import Check, Report, TargetReport
+from collab_conformance.report.verify_terminal import device_words
+from collab_plugin.reports.number_words import clean
 
 
 def junit_text(report: Report) -> bytes:

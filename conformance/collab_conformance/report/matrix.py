@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from collab_conformance.report.document import LEVELS, Check, Fidelity, Level, Report, TargetReport
 from collab_conformance.report.summary import (
     COLUMNS,
     Row,
@@ -17,9 +16,10 @@ from collab_conformance.report.summary import (
     shown_verdict,
     used_columns,
 )
-from collab_conformance.report.terminal import device_words, totals
+from collab_conformance.report.verify_report import LEVELS, Check, Fidelity, Level, Report, TargetReport
+from collab_conformance.report.verify_terminal import device_words, totals
 from collab_plugin import __version__
-from collab_plugin.report.words import clean
+from collab_plugin.reports.number_words import clean
 
 TEMPLATE = "matrix.html.jinja"
 

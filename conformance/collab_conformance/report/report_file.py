@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from collab_conformance.report.document import REPORT_VERSION, Check, Report, TargetReport, verdict_of
-from collab_plugin.atomic import write_bytes
-from collab_plugin.document import from_plain, schema_of, to_plain
+from collab_conformance.report.verify_report import REPORT_VERSION, Check, Report, TargetReport, verdict_of
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.atomic_write import write_bytes
+from collab_plugin.formats.json_document import from_plain, schema_of, to_plain
 
 FORMAT = "collab-plugin report"
 MAX_BYTES = 256 * 2**20

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from collab_conformance.report.document import LEVELS, Check, Level, Report, TargetReport, Verdict, verdict_of
+from collab_conformance.report.verify_report import LEVELS, Check, Level, Report, TargetReport, Verdict, verdict_of
 
 _MOST_SINGLE = 3
 """With more artifacts than this they are grouped by architecture: a suite has a dozen."""

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from collab_plugin.document import from_plain
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.json_document import from_plain
 
 HERE = Path(__file__).parent
 MANIFEST = "suite.json"

@@ -1,0 +1,52 @@
+"""The original that a model is compared with: running, or its logits written earlier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collab_llamacpp.native.model import Session
+
+I64 = NDArray[np.int64]
+F32 = NDArray[np.float32]
+
+
+class Original(Protocol):
+    n_vocab: int
+
+    def same_windows(self, windows: Sequence[I64]) -> bool: ...
+
+    def logits(self, index: int) -> F32:
+        """Logits f32[n, V] of the scored positions of window ``index``."""
+
+
+class Running:
+    """A loaded model, run window by window."""
+
+    def __init__(self, session: Session, windows: Sequence[I64]) -> None:
+        self.session, self.windows, self.n_vocab = session, windows, session.n_vocab
+
+    def same_windows(self, windows: Sequence[I64]) -> bool:
+        return len(windows) == len(self.windows) and all(map(np.array_equal, windows, self.windows))
+
+    def logits(self, index: int) -> F32:
+        return self.session.scored(self.windows[index])
+
+
+class Written:
+    """What jobs.reference wrote: f32[windows, n, V], and the windows i64[windows, ctx] beside it."""
+
+    def __init__(self, path: Path) -> None:
+        self.rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        self.windows = np.load(path.with_suffix(".windows.npy"), allow_pickle=False)
+        self.n_vocab = self.rows.shape[-1]
+
+    def same_windows(self, windows: Sequence[I64]) -> bool:
+        return np.array_equal(np.stack(windows), self.windows)
+
+    def logits(self, index: int) -> F32:
+        return np.asarray(self.rows[index])

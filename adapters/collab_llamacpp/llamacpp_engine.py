@@ -1,0 +1,193 @@
+"""The engine: hands jobs to the child process and turns arrays into documents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collab_llamacpp.calibrate.child import run_job
+from collab_plugin.checkpoint.gguf import open_gguf
+from collab_plugin.checkpoint.topology import topology_of
+from collab_plugin.engines.engine import REFERENCE, Engine, Evaluation, Generation, ReportProgress, Served
+from collab_plugin.stats.stats import ImatrixEntry, LayerRouting, Stats
+
+# A served model's context unless told: longer ones cost memory that few tasks need.
+MOST_CTX = 4096
+
+
+class LlamaCppEngine(Engine):
+    """llama.cpp as installed by llama-cpp-python; importing this loads nothing native."""
+
+    name = "llamacpp"
+
+    def version(self) -> str:
+        return f"llama-cpp-python {version('llama-cpp-python')}"
+
+    def calibrate(
+        self,
+        model: Path,
+        texts: Sequence[Path],
+        *,
+        ctx: int,
+        chunks: int | None,
+        threads: int,
+        progress: ReportProgress,
+    ) -> Stats:
+        checkpoint = open_gguf(model)
+        topology = topology_of(checkpoint)
+        job = {
+            "do": "calibrate",
+            "model": str(checkpoint.path),
+            "texts": [str(t) for t in texts],
+            "ctx": ctx,
+            "chunks": chunks,
+            "threads": threads,
+            "experts": topology.expert_count,
+            "architecture": topology.architecture,
+        }
+        arrays = run_job(job, _progress(progress))
+        routing = {
+            layer: LayerRouting(
+                int(arrays[f"layer_tokens.{layer}"]),
+                arrays[f"count.{layer}"].astype(np.int64),
+                arrays[f"weights.{layer}"],
+                arrays[f"reap.{layer}"],
+            )
+            for layer in topology.moe_layers
+            if f"count.{layer}" in arrays
+        }
+        names = [key.removeprefix("sums.") for key in arrays if key.startswith("sums.")]
+        return Stats(
+            routing=routing,
+            imatrix={n: ImatrixEntry(arrays[f"sums.{n}"], arrays[f"seen.{n}"]) for n in names},
+            tokens=int(arrays["tokens"]),
+            chunk_size=ctx,
+            datasets=tuple(t.name for t in texts),
+            engine=self.version(),
+            text_sketch=arrays["sketch"].astype(np.uint64),
+        )
+
+    def reference(
+        self,
+        original: Path,
+        texts: Sequence[Path],
+        *,
+        out: Path,
+        ctx: int,
+        chunks: int | None,
+        threads: int,
+        progress: ReportProgress,
+    ) -> None:
+        if out.suffix != REFERENCE:
+            raise ValueError(f"a reference is a {REFERENCE} file, not {out}")
+        job = {
+            "do": "reference",
+            "original": str(open_gguf(original).path),
+            "out": str(out),
+            "texts": [str(t) for t in texts],
+            "ctx": ctx,
+            "chunks": chunks,
+            "threads": threads,
+        }
+        run_job(job, _progress(progress))
+
+    def evaluate(
+        self,
+        model: Path,
+        original: Path,
+        texts: Sequence[Path],
+        *,
+        ctx: int,
+        chunks: int | None,
+        threads: int,
+        progress: ReportProgress,
+    ) -> Evaluation:
+        checkpoint = open_gguf(model)
+        reference = original if original.suffix == REFERENCE else open_gguf(original).path
+        ngrams = checkpoint.metadata.get("collab.calibration.ngrams")
+        job = {
+            "do": "evaluate",
+            "model": str(checkpoint.path),
+            "original": str(reference),
+            "texts": [str(t) for t in texts],
+            "ctx": ctx,
+            "chunks": chunks,
+            "threads": threads,
+            "ngrams": ngrams.value if ngrams else "",
+        }
+        arrays = run_job(job, _progress(progress))
+        kld = arrays["kld"]
+        return Evaluation(
+            ppl=float(np.exp(arrays["nll"].mean())),
+            ppl_original=float(np.exp(arrays["nll_original"].mean())),
+            mean_kld=float(kld.mean()),
+            mean_kld_stderr=float(kld.std(ddof=1) / np.sqrt(len(kld))) if len(kld) > 1 else 0.0,
+            **_percentiles(kld),
+            same_top1=float(arrays["same"].mean()),
+            tokens=len(kld),
+            ctx=ctx,
+            text_overlap=float(arrays["overlap"]) if "overlap" in arrays else None,
+        )
+
+    def generate(
+        self,
+        model: Path,
+        prompt: str,
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        ctx: int,
+        threads: int,
+        write: Callable[[str], None],
+    ) -> Generation:
+        job = {
+            "do": "generate",
+            "model": str(open_gguf(model).path),
+            "prompt": prompt,
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "seed": seed,
+            "ctx": ctx,
+            "threads": threads,
+        }
+        pieces: list[str] = []
+
+        def on_line(line: dict[str, Any]) -> None:
+            pieces.append(line["text"])
+            write(line["text"])
+
+        prompt_tokens, made, prompt_seconds, seconds = run_job(job, on_line)["figures"]
+        return Generation(
+            text="".join(pieces),
+            prompt_tokens=int(prompt_tokens),
+            tokens=int(made),
+            prompt_tokens_per_second=float(prompt_tokens / max(prompt_seconds, 1e-9)),
+            tokens_per_second=float(made / max(seconds, 1e-9)),
+        )
+
+    def serve(
+        self, model: Path, *, ctx: int | None, threads: int, start_limit: float = 3600.0
+    ) -> AbstractContextManager[Served]:
+        from collab_llamacpp.serve.serving import serve
+
+        checkpoint = open_gguf(model)
+        own = checkpoint.metadata.get(f"{checkpoint.architecture}.context_length")
+        ctx = ctx or min(MOST_CTX, int(own.value) if own else MOST_CTX)
+        return serve(checkpoint.path, ctx=ctx, threads=threads, start_limit=start_limit)
+
+
+def _percentiles(kld: NDArray[np.float64]) -> dict[str, float]:
+    values = np.percentile(kld, [50, 90, 95, 99, 99.9, 100])
+    names = ("kld_p50", "kld_p90", "kld_p95", "kld_p99", "kld_p999", "kld_max")
+    return dict(zip(names, values.tolist(), strict=True))
+
+
+def _progress(progress: ReportProgress) -> Callable[[dict[str, Any]], None]:
+    return lambda line: progress(line["done"], line["total"])

@@ -1,0 +1,242 @@
+"""Ideas beyond the paper, measured before anything was built: what pruned models lose with each.
+
+    python -m benchmarks.quality.ablations [MODEL ...] [--keep 75%] [-o benchmarks/results]
+
+Nothing is quantized but in the last part. All experts kept are chosen by the criterion named; top-k
+stays as it was. Prints and writes ideas.csv: model, idea, mean KL divergence on the validation text.
+
+- criteria: the paper's, REAP, REAP's sum ("mass"), sums of router weights, frequency.
+- super experts: those whose mean output norm is two standard deviations above the layer's are kept.
+- merging (REAM, arXiv 2604.04356, in short): dropped experts are averaged into the kept one with the
+  most similar router row, weighted by router weight; with and without their neurons matched first.
+- router rescaling: rows of the kept experts times 0.9 and 1.1.
+- borrowing: importance of the layer mixed into each expert's, after little calibration, at IQ2_XXS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from benchmarks.quality.bench import Bench, trained_models
+from collab_plugin.checkpoint.checkpoint import Checkpoint
+from collab_plugin.checkpoint.gguf import open_gguf, open_shard
+from collab_plugin.checkpoint.identity import model_id
+from collab_plugin.compression.gguf_file import compress
+from collab_plugin.planning.candidates import Frames
+from collab_plugin.planning.criteria.criterion import CriterionOptions, ImportanceCriterion
+from collab_plugin.planning.pruning import parse_keep
+from collab_plugin.planning.request import PlanRequest, StatsSource
+from collab_plugin.planning.search import make_plan
+from collab_plugin.plans.plan import Plan
+from collab_plugin.plugins.manager import registry
+from collab_plugin.stats.stats import LayerRouting
+from collab_plugin.stats.stats_file import write_stats
+
+ROOT = Path(__file__).resolve().parents[2]
+F64 = NDArray[np.float64]
+SIDES = ("gate", "up", "down")
+Measured = tuple[str, float, float]
+
+
+def quiet(done: float, total: float | None = None) -> None:
+    """Report nothing."""
+
+
+def router_weight(routing: LayerRouting, options: CriterionOptions) -> F64:
+    assert routing.weight_sum is not None
+    return routing.weight_sum / routing.weight_sum.max()
+
+
+def super_experts(routing: LayerRouting, options: CriterionOptions) -> F64:
+    """freq-score, with experts of outlying output norm first."""
+    assert routing.reap_sum is not None
+    assert routing.weight_sum is not None
+    norm = routing.reap_sum / np.maximum(routing.weight_sum, 1e-9)
+    scores = registry().criteria["freq-score"].score(routing, options)
+    return np.where(norm > norm.mean() + 2 * norm.std(), 10.0, scores)
+
+
+CRITERIA = (
+    *(registry().criteria[name] for name in ("freq-score", "reap", "mass", "freq")),
+    ImportanceCriterion("router weight", "", router_weight),
+    ImportanceCriterion("super experts", "", super_experts),
+)
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("models", nargs="*", type=Path)
+    p.add_argument("--keep", default="75%")
+    p.add_argument("--chunks", type=int, default=6)
+    p.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    p.add_argument("--work", type=Path, default=Path("/tmp/collab-quality"))
+    p.add_argument("-o", "--output", type=Path, default=ROOT / "benchmarks" / "results")
+    a = p.parse_args()
+    a.output.mkdir(parents=True, exist_ok=True)
+    with (a.output / "ideas.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("model", "idea", "mean_kld", "stderr"))
+        for model in a.models or trained_models():
+            bench = Bench(model, a.work / model.name, a.chunks, a.threads, 0)
+            for part in (criteria, merging, rescaling):
+                for idea, kld, stderr in part(bench, a.keep):
+                    writer.writerow((model.name, f"keep {a.keep}, {idea}", kld, stderr))
+                    print(f"{model.name:18} keep {a.keep}, {idea:42} {kld:.4f} ± {stderr:.4f}", flush=True)
+            for idea, kld, stderr in borrowing(bench):
+                writer.writerow((model.name, idea, kld, stderr))
+                print(f"{model.name:18} {idea:54} {kld:.4f} ± {stderr:.4f}", flush=True)
+
+
+def pruned(bench: Bench, checkpoint: Checkpoint, keep: str, criterion: ImportanceCriterion) -> Plan:
+    source = bench.plain_stats
+    anyones = StatsSource(dataclasses.replace(source.stats, model_id=None), source.path, source.sha256)
+    request = PlanRequest(
+        None, criterion, registry().allocators["knapsack"], keep=keep, experts_used=bench.topology.experts_used,
+        keep_types=True,
+    )  # fmt: skip
+    frames = Frames(checkpoint, bench.topology, anyones, request, None)
+    return frames.finish(
+        frames.frame(parse_keep(keep, bench.topology, frames.policy), bench.topology.experts_used), {}, {}
+    )
+
+
+def measure(bench: Bench, checkpoint: Checkpoint, plan: Plan, idea: str) -> Measured:
+    out = bench.work / "idea.gguf"
+    compress(checkpoint, plan, None, out, kernels=None, threads=bench.threads, report=quiet)
+    return evaluate(bench, out, idea)
+
+
+def evaluate(bench: Bench, file: Path, idea: str) -> Measured:
+    e = bench.engine.evaluate(
+        file, bench.reference, bench.validation, ctx=512, chunks=bench.chunks, threads=bench.threads,
+        progress=lambda a, b: None,
+    )  # fmt: skip
+    return idea, e.mean_kld, e.mean_kld_stderr
+
+
+def criteria(bench: Bench, keep: str) -> Iterator[Measured]:
+    for criterion in CRITERIA:
+        yield measure(bench, bench.checkpoint, pruned(bench, bench.checkpoint, keep, criterion), criterion.name)
+
+
+# -- merging
+
+
+def merging(bench: Bench, keep: str) -> Iterator[Measured]:
+    for matched in (False, True):
+        path = merged(bench, keep, matched)
+        checkpoint = open_gguf(path)
+        plan = pruned(bench, checkpoint, keep, registry().criteria["mass"])
+        yield measure(bench, checkpoint, plan, f"mass, merged{' with neurons matched' if matched else ''}")
+
+
+def merged(bench: Bench, keep: str, matched: bool) -> Path:
+    """A copy of the original in which kept experts hold the averages."""
+    path = bench.work / "merged.gguf"
+    shutil.copy(bench.original, path)
+    header, _ = open_shard(bench.original)
+    kept = pruned(bench, bench.checkpoint, keep, registry().criteria["mass"]).pruning.kept
+    with path.open("r+b") as file:
+        for layer, ids in kept.items():
+            for side, values in averages(bench, layer, ids, matched).items():
+                info = header.tensors[f"blk.{layer}.ffn_{side}_exps.weight"]
+                size = info.nbytes // bench.topology.expert_count
+                for expert, value in values.items():
+                    file.seek(info.offset + expert * size)
+                    file.write(bench.kernels.quantize(value, info.type.name).tobytes())
+    return path
+
+
+def averages(
+    bench: Bench, layer: int, kept: tuple[int, ...], matched: bool
+) -> dict[str, dict[int, NDArray[np.float32]]]:
+    """Weights of the kept experts with the dropped averaged in: f32[rows, n] by side and expert."""
+    t = bench.topology
+    rows = bench.checkpoint.read(f"blk.{layer}.ffn_gate_inp.weight")
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    mass = bench.plain_stats.stats.routing[layer].weight_sum
+    assert mass is not None
+    weights = {
+        side: [bench.checkpoint.read(f"blk.{layer}.ffn_{side}_exps.weight", expert=e) for e in range(t.expert_count)]
+        for side in SIDES
+    }
+    sums = {side: {e: weights[side][e] * mass[e] for e in kept} for side in SIDES}
+    total = {e: float(mass[e]) for e in kept}
+    for dropped in sorted(set(range(t.expert_count)) - set(kept)):
+        near = [e for e in kept if e // t.experts_per_group == dropped // t.experts_per_group]
+        target = near[int(np.argmax(rows[near] @ rows[dropped]))]
+        order = neurons(weights, target, dropped) if matched else np.arange(len(weights["gate"][0]))
+        for side in SIDES:
+            value = weights[side][dropped]
+            sums[side][target] = sums[side][target] + mass[dropped] * (
+                value[:, order] if side == "down" else value[order]
+            )
+        total[target] += float(mass[dropped])
+    return {side: {e: np.float32(s / total[e]) for e, s in sums[side].items()} for side in SIDES}
+
+
+def neurons(weights: dict[str, list[NDArray[np.float32]]], target: int, other: int) -> NDArray[np.intp]:
+    """The order of ``other``'s neurons that is most like ``target``'s."""
+
+    def flat(e: int) -> NDArray[np.float32]:
+        return np.concatenate([weights["gate"][e], weights["up"][e], weights["down"][e].T], axis=1)
+
+    _, order = linear_sum_assignment(-(flat(target) @ flat(other).T))
+    return order
+
+
+# -- router rows
+
+
+def rescaling(bench: Bench, keep: str) -> Iterator[Measured]:
+    header, _ = open_shard(bench.original)
+    for factor in (0.9, 1.1):
+        path = bench.work / "rescaled.gguf"
+        shutil.copy(bench.original, path)
+        with path.open("r+b") as file:
+            for layer in bench.topology.moe_layers:
+                name = f"blk.{layer}.ffn_gate_inp.weight"
+                info = header.tensors[name]
+                values = np.float32(factor) * bench.checkpoint.read(name)
+                file.seek(info.offset)
+                file.write(bench.kernels.quantize(values, info.type.name).tobytes())
+        checkpoint = open_gguf(path)
+        plan = pruned(bench, checkpoint, keep, registry().criteria["mass"])
+        yield measure(bench, checkpoint, plan, f"mass, router rows × {factor}")
+
+
+# -- borrowing
+
+
+def borrowing(bench: Bench) -> Iterator[Measured]:
+    for chunks, texts in ((1, bench.calibration[:1]), (1, bench.calibration), (8, bench.calibration)):
+        stats = bench.engine.calibrate(
+            bench.original, texts, ctx=512, chunks=chunks, threads=bench.threads, progress=lambda a, b: None
+        )
+        path = bench.work / "little.stats.gguf"
+        write_stats(path, dataclasses.replace(stats, model_id=model_id(bench.checkpoint)))
+        source = StatsSource.read(path)
+        for borrow in (0.0, 1.0, 8.0, 32.0, 128.0):
+            request = PlanRequest(
+                10**12, registry().criteria["freq-score"], registry().allocators["uniform"], keep="100%",
+                types=("IQ2_XXS",), borrow=borrow, allow_few_tokens=True, threads=bench.threads,
+            )  # fmt: skip
+            plan = make_plan(bench.checkpoint, bench.topology, source, request, bench.kernels, quiet)
+            out = bench.work / "idea.gguf"
+            borrowed = dataclasses.replace(source.stats, borrow=borrow)
+            compress(bench.checkpoint, plan, borrowed, out, kernels=bench.kernels, threads=bench.threads, report=quiet)
+            yield evaluate(bench, out, f"IQ2_XXS after {stats.tokens} tokens, borrowing {borrow:g}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""What every checkpoint format offers: metadata and tensors under GGUF names, read piece by piece."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFValueType
+from numpy.typing import NDArray
+
+from collab_plugin.formats.gguf_values import pack
+from collab_plugin.formats.tensor_names import Role
+
+F32 = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class MetaValue:
+    """One GGUF key's value with its wire type, so that it can be written back unchanged.
+
+    ``subtype`` is the element type when ``type`` is ARRAY, else None.
+    """
+
+    value: Any
+    type: GGUFValueType
+    subtype: GGUFValueType | None = None
+
+    @cached_property
+    def packed(self) -> bytes:
+        """Type and value as GGUF stores them; kept, because a vocabulary takes a while and is packed often."""
+        return pack(self.value, self.type, self.subtype)
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor as a GGUF file would hold it.
+
+    ``shape`` is in numpy order: the row width (ggml ``ne[0]``) last; for expert-indexed tensors the
+    expert axis is axis 0. ``type`` is the storage type: of a GGUF its own, of a Hugging Face
+    checkpoint the one that loses nothing (BF16, F16 or F32; FP8 with scales counts as BF16).
+    ``nbytes`` is the size at ``type``, without padding.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type: GGMLQuantizationType
+    nbytes: int
+    role: Role
+    layer: int | None
+
+    @property
+    def by_expert(self) -> bool:
+        """True when axis 0 counts routed experts (expert weights, router rows, router bias)."""
+        return self.role in (Role.EXPERT, Role.ROUTER, Role.ROUTER_BIAS)
+
+    @property
+    def n_elements(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+class Checkpoint(ABC):
+    """A read-only view of one model. Reading is thread-safe.
+
+    ``metadata`` holds GGUF keys (``general.architecture``, ``<arch>.expert_count``, tokenizer
+    and all); ``tensors`` GGUF names in file order; ``notes`` what was left out or changed on the
+    way in (an MTP layer dropped, say), one sentence each.
+    """
+
+    path: Path
+    format: str
+    metadata: Mapping[str, MetaValue]
+    tensors: Mapping[str, TensorInfo]
+    notes: tuple[str, ...]
+
+    @property
+    def architecture(self) -> str:
+        return str(self.metadata["general.architecture"].value)
+
+    @abstractmethod
+    def read(self, name: str, *, expert: int | None = None, rows: slice | None = None) -> F32:
+        """Return values as float32.
+
+        Without arguments the whole tensor in ``shape``. ``expert`` picks one index of axis 0 and
+        drops that axis, touching no other expert's bytes. ``rows`` picks a range of the
+        second-to-last axis of what is left (a 2-D block; 3-D tensors need ``expert`` first).
+
+        Raises CollabError for values that are not finite, naming the tensor.
+        """
+
+    @abstractmethod
+    def read_raw(self, name: str, *, expert: int | None = None, rows: slice | None = None) -> Bytes:
+        """Return the stored bytes at ``tensors[name].type``: uint8, last axis = bytes a row."""
+
+
+@dataclass(frozen=True)
+class CheckpointFormat:
+    """A way to open a model from a path.
+
+    ``matches`` looks at the path alone, cheaply, and never raises; ``open`` raises CollabError for
+    whatever is wrong with the files.
+    """
+
+    name: str
+    description: str
+    matches: Callable[[Path], bool]
+    open: Callable[[Path], Checkpoint]

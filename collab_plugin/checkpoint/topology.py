@@ -1,0 +1,168 @@
+"""The shape of a Mixture-of-Experts model, read from GGUF metadata and tensor names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo
+from collab_plugin.errors import CollabError
+from collab_plugin.formats.tensor_names import Role
+
+
+@dataclass(frozen=True)
+class Topology:
+    """``inspect``'s result.
+
+    ``moe_layers``: block numbers with routed experts. ``expert_count`` E and ``experts_used`` k are
+    one scalar for all layers (llama.cpp: llama-model.cpp:1331). ``groups`` and ``groups_used`` are 1
+    without group-limited routing; groups are contiguous id ranges of E / groups experts.
+    ``gating`` is "softmax", "sigmoid" or "softmax-after-top-k"; ``renormalises`` tells whether router
+    weights are divided by their sum over the chosen k; ``weights_scale`` multiplies them afterwards.
+    ``role_bytes`` and ``role_parameters``: per role, at the storage types.
+    """
+
+    name: str
+    architecture: str
+    block_count: int
+    moe_layers: tuple[int, ...]
+    embedding_length: int
+    expert_count: int
+    experts_used: int
+    shared_experts: int
+    groups: int
+    groups_used: int
+    gating: str
+    renormalises: bool
+    weights_scale: float
+    context_length: int
+    role_bytes: Mapping[Role, int]
+    role_parameters: Mapping[Role, int]
+
+    @property
+    def experts_per_group(self) -> int:
+        return self.expert_count // self.groups
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(self.role_bytes.values())
+
+    @property
+    def total_parameters(self) -> int:
+        return sum(self.role_parameters.values())
+
+
+def topology_of(checkpoint: Checkpoint) -> Topology:
+    """Read the topology; CollabError for a dense model or keys that contradict the tensors."""
+    meta = _Keys(checkpoint)
+    layers = tuple(
+        sorted({t.layer for t in checkpoint.tensors.values() if t.role == Role.EXPERT and t.layer is not None})
+    )
+    experts = meta.integer("expert_count", 0)
+    if not layers or experts < 2:
+        raise CollabError(
+            f"{checkpoint.path} ({checkpoint.architecture}) has no routed experts: "
+            "collab-plugin compresses Mixture-of-Experts models"
+        )
+    for info in checkpoint.tensors.values():
+        if info.by_expert and info.shape[0] != experts:
+            raise CollabError(f"{info.name} holds {info.shape[0]} experts, the metadata says {experts}")
+    groups = max(meta.integer("expert_group_count", 1), 1)
+    groups_used = max(meta.integer("expert_group_used_count", 1), 1)
+    if experts % groups or groups_used > groups:
+        raise CollabError(f"{experts} experts in {groups} groups, {groups_used} used, cannot be routed")
+    used = meta.integer("expert_used_count", 0)
+    if not 1 <= used <= experts:
+        raise CollabError(f"expert_used_count is {used} with {experts} experts")
+    return Topology(
+        name=str(meta.general("general.name", checkpoint.path.stem)),
+        architecture=checkpoint.architecture,
+        block_count=meta.integer("block_count", 0),
+        moe_layers=layers,
+        embedding_length=meta.integer("embedding_length", 0),
+        expert_count=experts,
+        experts_used=used,
+        shared_experts=meta.integer("expert_shared_count", 0) or _has_shared(checkpoint),
+        groups=groups,
+        groups_used=groups_used,
+        gating=_gating(checkpoint, meta),
+        renormalises=_renormalises(checkpoint.architecture, meta),
+        weights_scale=meta.number("expert_weights_scale", 1.0) or 1.0,
+        context_length=meta.integer("context_length", 0),
+        role_bytes=_sum_by_role(checkpoint, lambda t: t.nbytes),
+        role_parameters=_sum_by_role(checkpoint, lambda t: t.n_elements),
+    )
+
+
+class _Keys:
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._meta, self._arch = checkpoint.metadata, checkpoint.architecture
+
+    def general(self, key: str, default: Any) -> Any:
+        return self._meta[key].value if key in self._meta else default
+
+    def get(self, key: str, default: Any) -> Any:
+        return self.general(f"{self._arch}.{key}", default)
+
+    def integer(self, key: str, default: int) -> int:
+        value = self.get(key, default)
+        if isinstance(value, list) and len(set(value)) == 1:
+            value = value[0]
+        if not isinstance(value, int):
+            raise CollabError(
+                f"{self._arch}.{key} is {str(value)[:60]}, not one integer: per-layer values are not supported"
+            )
+        return value
+
+    def number(self, key: str, default: float) -> float:
+        value = self.get(key, default)
+        if not isinstance(value, (int, float)):
+            raise CollabError(f"{self._arch}.{key} is {str(value)[:60]!r}, not a number")
+        return float(value)
+
+
+def _has_shared(checkpoint: Checkpoint) -> int:
+    return int(any(t.role == Role.SHARED_EXPERT for t in checkpoint.tensors.values()))
+
+
+# What src/models/*.cpp hard-code (llama.cpp 0c1e57098): router weights divided by their sum over the chosen
+# experts, or not, whatever the metadata says; the others obey expert_weights_norm.
+_ALWAYS_RENORMALISES = frozenset(
+    (
+        *("arctic", "dbrx", "ernie4_5-moe", "gemma4", "gpt-oss", "granite_swa", "granitehybrid", "granitemoe"),
+        *("grok", "grovemoe", "hunyuan-moe", "kimi-linear", "lfm2moe", "llama", "maple", "mellum", "mimo2"),
+        *("minimax-01", "minimax-m2", "mistral3", "phimoe", "qwen35moe", "qwen3moe", "qwen3next", "qwen3vlmoe"),
+        *("qwen4exp", "rnd1", "smallthinker"),
+    )
+)
+_NEVER_RENORMALISES = frozenset(("deepseek", "jamba", "llada-moe", "llama4", "olmoe", "qwen2moe"))
+# Sigmoid where expert_gating_func is absent.
+_SIGMOID = frozenset(
+    (
+        *("afmoe", "cohere2moe", "glm-dsa", "glm4moe", "glm5-next", "hy_v3", "laguna", "llama4", "mimo2"),
+        *("nemotron_h_moe", "step35"),
+    )
+)
+
+
+def _renormalises(architecture: str, meta: _Keys) -> bool:
+    if architecture in _ALWAYS_RENORMALISES:
+        return True
+    return architecture not in _NEVER_RENORMALISES and bool(meta.get("expert_weights_norm", False))
+
+
+def _gating(checkpoint: Checkpoint, meta: _Keys) -> str:
+    code = meta.integer("expert_gating_func", 0)
+    if code == 0:
+        if checkpoint.architecture == "gpt-oss":
+            return "softmax-after-top-k"
+        return "sigmoid" if checkpoint.architecture in _SIGMOID else "softmax"
+    return {1: "softmax", 2: "sigmoid", 3: "softmax-after-top-k"}.get(code, f"unknown ({code})")
+
+
+def _sum_by_role(checkpoint: Checkpoint, size: Callable[[TensorInfo], int]) -> dict[Role, int]:
+    sums: dict[Role, int] = {}
+    for info in checkpoint.tensors.values():
+        sums[info.role] = sums.get(info.role, 0) + size(info)
+    return sums

@@ -1,0 +1,239 @@
+"""The main job on one model, step by step: what `collab-plugin demo` and `make demo` run."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from collab_plugin.checkpoint.identity import model_id
+from collab_plugin.checkpoint.topology import topology_of
+from collab_plugin.compression.as_gguf import as_gguf
+from collab_plugin.compression.gguf_file import compress
+from collab_plugin.compression.inputs import kernels_for, stats_of
+from collab_plugin.engines.engine import Engine, Evaluation
+from collab_plugin.errors import CollabError
+from collab_plugin.formats.json_document import to_plain
+from collab_plugin.planning.decide import Measuring, decide
+from collab_plugin.planning.request import PlanRequest, StatsSource
+from collab_plugin.plans.plan import Plan
+from collab_plugin.plans.plan_file import read_plan, write_plan
+from collab_plugin.plugins.manager import first_kernels, pick, registry
+from collab_plugin.plugins.open_checkpoint import open_checkpoint
+from collab_plugin.progress import track
+from collab_plugin.reports.gather import Extras, gather
+from collab_plugin.reports.measured import read_evaluation, read_rivals
+from collab_plugin.reports.write import write_report
+from collab_plugin.stats.stats_file import write_stats
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class DemoRequest:
+    """``bpw``: bits per weight of the original parameter count, one comparison each.
+
+    ``probe_minutes``: time to measure sensitivity, once a model; 0 to do without.
+    """
+
+    model: Path
+    calibration: tuple[Path, ...]
+    validation: tuple[Path, ...]
+    out: Path
+    bpw: tuple[float, ...]
+    chunks: int
+    prompt: str
+    threads: int
+    probe_minutes: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the final table. ``evaluation`` is against the original."""
+
+    model: str
+    variant: str
+    bytes: int
+    bits_per_weight: float
+    evaluation: Evaluation
+    tokens_per_second: float
+
+
+def run_demo(request: DemoRequest, say: Say) -> list[Row]:
+    """Inspect, calibrate, plan, compress, evaluate and run; ``say`` gets the equivalent commands and text."""
+    r, name = request, request.model.name
+    r.out.mkdir(parents=True, exist_ok=True)
+    engine = pick(registry().engines, "llamacpp", "engine")
+    say(f"$ collab-plugin inspect {r.model}")
+    topology = topology_of(open_checkpoint(r.model))
+    say(
+        f"{topology.name}: {topology.total_parameters:,} parameters, {len(topology.moe_layers)} layers of "
+        f"{topology.expert_count} experts, top-{topology.experts_used}"
+    )
+    stats = r.out / f"{name}.stats.gguf"
+    say(f"$ collab-plugin calibrate {r.model} {_texts(r)} --chunks {r.chunks} -o {stats}")
+    _calibrate(r, engine, stats)
+    original = as_gguf(r.model, r.threads)
+    rows = [_row(r, engine, original, original, "original", topology.total_parameters)]
+    for number, bpw in enumerate(r.bpw):
+        uniform = _variant(r, stats, f"{bpw}bpw", "uniform", 0.0, say)
+        rows.append(_row(r, engine, uniform[0], original, f"uniform {uniform[1].base}", topology.total_parameters))
+        # What was probed for the first budget is in the stats: the second has it for nothing.
+        ours = _variant(r, stats, str(uniform[1].bytes), "knapsack", 0.0 if number else r.probe_minutes, say)
+        rows.append(_row(r, engine, ours[0], original, "ours", topology.total_parameters))
+    _report(r, ours[1], stats, rows, say)
+    say(f"$ collab-plugin run {r.out / name}.knapsack.gguf -p {r.prompt!r}")
+    _generate(r, engine, r.out / f"{name}.knapsack.gguf", say)
+    return rows
+
+
+def _texts(r: DemoRequest) -> str:
+    return " ".join(f"--text {text}" for text in r.calibration)
+
+
+def _calibrate(r: DemoRequest, engine: Engine, out: Path) -> None:
+    with track("calibrating", unit="tokens") as report:
+        stats = engine.calibrate(
+            as_gguf(r.model, r.threads), r.calibration, ctx=512, chunks=r.chunks, threads=r.threads, progress=report
+        )
+    write_stats(out, dataclasses.replace(stats, model_id=model_id(open_checkpoint(r.model))))
+
+
+def _variant(
+    r: DemoRequest, stats: Path, budget: str, allocator: str, probe_minutes: float, say: Say
+) -> tuple[Path, Plan]:
+    """Plan and compress one file; returns its path and plan. The uniform baseline keeps every expert."""
+    from collab_plugin.planning.budget import parse_budget
+
+    checkpoint = open_checkpoint(r.model)
+    topology = topology_of(checkpoint)
+    plan_path = r.out / f"{r.model.name}.{allocator}.plan.json"
+    out = r.out / f"{r.model.name}.{allocator}.gguf"
+    ours = allocator != "uniform"
+    keep = "auto" if ours else "100%"
+    probe = f" --probe --probe-minutes {probe_minutes:g} {_texts(r)} --chunks {r.chunks}" if probe_minutes else ""
+    say(
+        f"$ collab-plugin plan {r.model} --stats {stats} --budget {budget} --allocator {allocator} --keep {keep}"
+        f"{' --experts-used auto' if ours else ''}{probe} -o {plan_path}"
+    )
+    request = PlanRequest(
+        budget=parse_budget(budget, topology.total_parameters),
+        criterion=registry().criteria["freq-score"],
+        allocator=registry().allocators[allocator],
+        keep=keep,
+        experts_used="auto" if ours else None,
+        threads=r.threads,
+    )
+    measuring = None
+    if probe_minutes:
+        engine = pick(registry().engines, "llamacpp", "engine")
+        measuring = Measuring(engine, r.calibration, r.out, probe_seconds=probe_minutes * 60, chunks=r.chunks)
+    source = StatsSource.read(stats)
+    write_plan(plan_path, decide(checkpoint, topology, source, request, first_kernels(), measuring))
+    plan = read_plan(plan_path)
+    say(f"$ collab-plugin compress {r.model} --plan {plan_path} -o {out}")
+    with track("compressing", unit="weights") as report:
+        compress(
+            checkpoint,
+            plan,
+            stats_of(plan, checkpoint, r.out, None),
+            out,
+            kernels=kernels_for(plan, checkpoint),
+            threads=r.threads,
+            report=report,
+        )
+    if out.stat().st_size != plan.bytes:
+        raise AssertionError(f"{out} has {out.stat().st_size} bytes, the plan says {plan.bytes}")
+    return out, plan
+
+
+def _row(r: DemoRequest, engine: Engine, model: Path, original: Path, variant: str, parameters: int) -> Row:
+    with track(f"evaluating {variant}", unit="tokens") as report:
+        evaluation = engine.evaluate(
+            model, original, r.validation, ctx=512, chunks=r.chunks, threads=r.threads, progress=report
+        )
+    size = model.stat().st_size
+    speed = _generate(r, engine, model, lambda text: None)
+    return Row(r.model.name, variant, size, size * 8 / parameters, evaluation, speed)
+
+
+def _report(r: DemoRequest, plan: Plan, stats: Path, rows: Sequence[Row], say: Say) -> None:
+    """The page about the last plan, with its evaluation and the uniform files as rivals."""
+    name = r.model.name
+    evaluation, rivals, page = (r.out / f"{name}.{what}" for what in ("evaluation.json", "rivals.csv", "report.html"))
+    evaluation.write_text(json.dumps(to_plain(rows[-1].evaluation)) + "\n")
+    with rivals.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("rival", "bytes", "mean_kld"))
+        writer.writerows(
+            (row.variant, row.bytes, row.evaluation.mean_kld) for row in rows if row.variant.startswith("uniform")
+        )
+    say(
+        f"$ collab-plugin report {r.out / name}.knapsack.plan.json --model {r.model} --evaluation {evaluation} "
+        f"--rivals {rivals} -o {page}"
+    )
+    source = StatsSource.read(stats)
+    extras = Extras(
+        stats=source.stats,
+        model=open_checkpoint(r.model),
+        evaluations=(read_evaluation(evaluation),),
+        rivals=read_rivals(rivals, plan.source.name),
+    )
+    try:
+        write_report(gather(plan, extras), page, None)
+    except CollabError as error:  # matplotlib or Jinja2 is not installed: the demo goes on without
+        say(str(error))
+
+
+def _generate(r: DemoRequest, engine: Engine, model: Path, say: Say) -> float:
+    made = engine.generate(
+        model,
+        r.prompt,
+        max_tokens=96,
+        temperature=0.0,
+        seed=0,
+        ctx=512,
+        threads=r.threads,
+        write=lambda piece: None,
+    )
+    say(r.prompt + made.text)
+    return made.tokens_per_second
+
+
+def demo_models(root: Path) -> list[Path]:
+    """The trained models of a checkout; CollabError when this is an installed wheel."""
+    folder = root / "tests" / "models"
+    models = sorted(path for path in folder.glob("*") if (path / "config.json").is_file())
+    if not models:
+        raise CollabError("the demo's models are in the project's checkout; run it there or give --model")
+    return models
+
+
+def demo_texts(root: Path, part: str) -> tuple[Path, ...]:
+    """The committed texts of ``part`` ("calibration" or "validation"), one a domain."""
+    return tuple(sorted((root / "tests" / "texts").glob(f"*.{part}.txt")))
+
+
+def write_tables(rows: Sequence[Row], out: Path) -> None:
+    """Write results.json and results.csv."""
+    (out / "results.json").write_text(json.dumps([to_plain(row) for row in rows], indent=1) + "\n")
+    with (out / "results.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("model", "variant", "bytes", "bpw", "ppl", "mean_kld", "same_top1", "tokens_per_second"))
+        for row in rows:
+            e = row.evaluation
+            writer.writerow(
+                (
+                    row.model,
+                    row.variant,
+                    row.bytes,
+                    f"{row.bits_per_weight:.4f}",
+                    f"{e.ppl:.4f}",
+                    f"{e.mean_kld:.6f}",
+                    f"{e.same_top1:.5f}",
+                    f"{row.tokens_per_second:.1f}",
+                )
+            )

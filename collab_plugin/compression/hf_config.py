@@ -1,0 +1,39 @@
+"""config.json of the pruned folder: the plan's counts under the family's own names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from collab_plugin.checkpoint.safetensors import SafetensorsCheckpoint
+from collab_plugin.errors import CollabError
+from collab_plugin.plans.plan import Plan
+
+# GGUF key without its prefix -> (key of config.json, what a removed one means). The expert count's is the family's.
+_KEYS = {
+    "expert_used_count": ("num_experts_per_tok", None),
+    "expert_group_count": ("n_group", 1),
+    "expert_group_used_count": ("topk_group", 1),
+}
+
+
+def pruned_config(
+    checkpoint: SafetensorsCheckpoint, plan: Plan, config: dict[str, Any], quantization: dict[str, Any] | None
+) -> dict[str, Any]:
+    """``config`` with the plan's expert count, experts used and groups, and without MTP layers.
+
+    ``quantization`` is its new quantization_config; None leaves the one it has.
+    """
+    keys: dict[str, tuple[str, int | None]] = {"expert_count": (checkpoint.family.expert_key, None), **_KEYS}
+    changed = dict(config)
+    for key, value in plan.metadata.items():
+        name, removed = keys.get(key.removeprefix(f"{checkpoint.architecture}."), ("", None))
+        value = removed if value is None else value
+        if not name or value is None:
+            raise CollabError(f"the plan changes {key}, which config.json has no key for")
+        names = checkpoint.family.expert_keys(config) if name == checkpoint.family.expert_key else (name,)
+        changed.update(dict.fromkeys(names, value))
+    if changed.get("num_nextn_predict_layers"):
+        changed["num_nextn_predict_layers"] = 0  # their experts were not calibrated, and one count is for all layers
+    if quantization is not None:
+        changed["quantization_config"] = quantization
+    return changed

@@ -1,0 +1,114 @@
+"""The work of compressing one tensor, cut into tiles: one slice's rows, at most 32 MiB as float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from collab_plugin.checkpoint.checkpoint import Bytes, Checkpoint, TensorInfo
+from collab_plugin.errors import CollabError
+from collab_plugin.formats.ggml_types import TYPES, row_bytes
+from collab_plugin.formats.gguf_layout import Layout
+from collab_plugin.plans.artifact import kept_of
+from collab_plugin.plans.plan import Plan
+from collab_plugin.quantize.kernels import Kernels
+from collab_plugin.stats.stats import Stats
+
+TILE_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Rows ``start``..``stop`` of source slice ``expert`` (None: the tensor has no slices).
+
+    ``offset`` is where its bytes go in the file. ``values`` counts the weights.
+    """
+
+    tensor: str
+    expert: int | None
+    start: int
+    stop: int
+    offset: int
+    values: int
+
+
+def tiles_of(checkpoint: Checkpoint, plan: Plan, layout: Layout) -> list[Tile]:
+    """All tiles, in file order; the list is the same whatever the number of threads."""
+    return [
+        tile for name, info in checkpoint.tensors.items() for tile in _tensor_tiles(info, plan, layout.offsets[name])
+    ]
+
+
+def _tensor_tiles(info: TensorInfo, plan: Plan, offset: int) -> Iterator[Tile]:
+    kind = plan.tensors[info.name].type
+    n = info.shape[-1]
+    width = row_bytes(kind, n) if len(info.shape) > 1 else 0
+    slices: tuple[int | None, ...]
+    kept = kept_of(info, plan)
+    if len(info.shape) == 1:  # one value an expert (router bias, scales): too small to cut
+        count = n if kept is None else len(kept)
+        yield Tile(info.name, None, 0, 1, offset, count)
+        return
+    if kept is not None:
+        slices = kept
+    elif len(info.shape) == 3:
+        slices = tuple(range(info.shape[0]))
+    elif len(info.shape) <= 2:
+        slices = (None,)
+    else:
+        raise CollabError(f"{info.name} has {len(info.shape)} dimensions; up to 3 are supported")
+    shape = info.shape if slices == (None,) else info.shape[1:]
+    rows = shape[0] if len(shape) == 2 else 1
+    step = max(1, TILE_BYTES // (4 * n))
+    for slice_index in slices:
+        for start in range(0, rows, step):
+            stop = min(rows, start + step)
+            yield Tile(info.name, slice_index, start, stop, offset, (stop - start) * n)
+            offset += (stop - start) * width
+
+
+def tile_bytes(checkpoint: Checkpoint, plan: Plan, tile: Tile, stats: Stats | None, kernels: Kernels | None) -> Bytes:
+    """Return the tile's finished bytes, uint8[...]: copied when the type stays, else quantized."""
+    info = checkpoint.tensors[tile.tensor]
+    kind = plan.tensors[tile.tensor].type
+    if len(info.shape) == 1:
+        return _vector_bytes(checkpoint, info, kind, kept_of(info, plan))
+    sliced = info.shape if tile.expert is None else info.shape[1:]
+    rows = slice(tile.start, tile.stop) if len(sliced) == 2 else None
+    if kind == info.type.name:
+        raw = checkpoint.read_raw(tile.tensor, expert=tile.expert, rows=rows)
+        if not kind.startswith(("Q", "IQ")):
+            checkpoint.read(tile.tensor, expert=tile.expert, rows=rows)  # refuses values that are not finite
+        return np.ascontiguousarray(raw)
+    values = checkpoint.read(tile.tensor, expert=tile.expert, rows=rows).reshape(-1, info.shape[-1])
+    if kind == "F32":
+        return np.ascontiguousarray(values).view(np.uint8)
+    if kernels is None:
+        raise CollabError("no quantization kernels: pip install 'collab-plugin[llamacpp]'")
+    return kernels.quantize(values, kind, importance(info, tile.expert, kind, stats))
+
+
+def _vector_bytes(checkpoint: Checkpoint, info: TensorInfo, kind: str, kept: tuple[int, ...] | None) -> Bytes:
+    """A 1-D tensor's bytes, with the values of the kept experts in their new order."""
+    if kind != info.type.name:
+        raise CollabError(f"{info.name} is a vector: it stays {info.type.name}, not {kind}")
+    checkpoint.read(info.name)  # refuses values that are not finite
+    raw = checkpoint.read_raw(info.name).reshape(info.shape[0], -1)
+    return np.ascontiguousarray(raw if kept is None else raw[list(kept)])
+
+
+def importance(
+    info: TensorInfo, index: int | None, kind: str, stats: Stats | None
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None:
+    """Return the importance vector f32[row width] of one slice; None where the stats have none."""
+    entry = stats.imatrix.get(info.name) if stats is not None else None
+    if entry is None or not kind.startswith(("Q", "IQ")):
+        if TYPES[kind].needs_imatrix:
+            raise CollabError(f"{info.name} cannot be {kind} without an importance matrix: calibrate, or give --stats")
+        return None
+    try:
+        return entry.vector(index or 0, info.shape[-1], stats.borrow if stats else 0.0)
+    except ValueError as error:
+        raise CollabError(f"the stats are of another model: {info.name}: {error}") from None

@@ -1,0 +1,85 @@
+"""Build the best few plans, measure them, and keep the winner."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from collab_plugin.checkpoint.checkpoint import Checkpoint
+from collab_plugin.compression.as_gguf import as_gguf
+from collab_plugin.compression.gguf_file import compress
+from collab_plugin.engines.engine import Engine
+from collab_plugin.plans.plan import Plan, Point, ascending
+from collab_plugin.progress import track
+from collab_plugin.quantize.kernels import Kernels
+from collab_plugin.stats.stats import Stats
+
+
+def confirm(
+    plans: Sequence[Plan],
+    checkpoint: Checkpoint,
+    stats: Stats | None,
+    kernels: Kernels,
+    engine: Engine,
+    texts: Sequence[Path],
+    *,
+    ctx: int,
+    chunks: int,
+    threads: int,
+    folder: Path,
+) -> Plan:
+    """Return the plan with the least measured KL divergence; its ``considered`` holds every measurement.
+
+    ``folder`` needs room for one artifact and the original's logits.
+    """
+    measured: dict[tuple[int, int], float] = {}
+    options = {"ctx": ctx, "chunks": chunks, "threads": threads}
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".collab-confirm-") as name:
+        reference, out = Path(name) / "reference.npy", Path(name) / "candidate.gguf"
+        original = as_gguf(checkpoint.path, threads)
+        with track("running the original", unit="tokens") as report:
+            engine.reference(original, texts, out=reference, progress=report, **options)
+        for number, plan in enumerate(plans, 1):
+            what = f"candidate {number} of {len(plans)} ({_label(plan)})"
+            with track(f"compressing {what}", unit="weights") as report:
+                compress(checkpoint, plan, stats, out, kernels=kernels, threads=threads, report=report)
+            with track(f"evaluating {what}", unit="tokens") as report:
+                result = engine.evaluate(out, reference, texts, progress=report, **options)
+            measured[_key(plan)] = result.mean_kld
+            out.unlink()
+    best = min(plans, key=lambda plan: measured[_key(plan)])
+    by_plan = {_key(plan): plan for plan in plans}
+    considered = best.considered or (_point(best),)
+    return dataclasses.replace(
+        best, considered=ascending(_with_measurement(p, by_plan, measured, _key(best)) for p in considered)
+    )
+
+
+def _label(plan: Plan) -> str:
+    return f"{plan.pruning.expert_count} experts kept, {plan.activation.used} a token"
+
+
+def _key(plan: Plan) -> tuple[int, int]:
+    return plan.pruning.expert_count, plan.activation.used
+
+
+def _point(plan: Plan) -> Point:
+    return Point("candidate", "", *_key(plan), plan.bytes, plan.predicted_kld or 0.0, None, True)
+
+
+def _with_measurement(
+    point: Point, plans: dict[tuple[int, int], Plan], measured: dict[tuple[int, int], float], best: tuple[int, int]
+) -> Point:
+    key = (point.expert_count, point.experts_used)
+    if point.kind != "candidate" or key not in measured:
+        return point
+    plan = plans[key]
+    return dataclasses.replace(
+        point,
+        bytes=plan.bytes,
+        predicted_kld=plan.predicted_kld or 0.0,
+        measured_kld=measured[key],
+        chosen=key == best,
+    )

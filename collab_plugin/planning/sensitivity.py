@@ -1,0 +1,147 @@
+"""How much a tensor's error, and pruning, move the output: KL divergence in nats, predicted.
+
+D(plan) = Σ_i ω_i ε_i + P(experts kept, experts used); method.md §6 has the evidence that it adds up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import mean, median
+
+import numpy as np
+
+from collab_plugin.checkpoint.checkpoint import Checkpoint
+from collab_plugin.checkpoint.topology import Topology
+from collab_plugin.formats.ggml_types import quantizable
+from collab_plugin.formats.tensor_names import Role
+from collab_plugin.planning.measure.groups import part_of
+from collab_plugin.stats.probes import Probes, PruneProbe
+
+# Nats per unit of relative error of one tensor: medians over the layers of the two trained models in
+# tests/models, probed at IQ3_XXS (benchmarks/sensitivity/run.py; docs/quality.md has the table).
+DEFAULT_WEIGHT: Mapping[str, float] = {
+    "embedding": 0.35,
+    "output": 0.85,
+    "attention": 0.01,
+    "expert down": 0.03,
+    "expert gate/up": 0.006,
+    "shared-expert down": 0.01,
+    "shared-expert gate/up": 0.007,
+    "ffn down": 0.2,
+    "ffn gate/up": 0.07,
+}
+DEFAULT_LAYERS = 3
+ENDS = 3.0
+"""First and last eighth of the layers against the middle: 2 to 6 in the same probes."""
+PRUNING = 8.0
+"""KL divergence of pruning over Σ_l ω_down(l) × lost share of router weight, on the same models: 6 to 14."""
+
+ENOUGH_GROUPS = 3
+"""Probed groups before their level is taken for that of the others: in a demo cut short after the
+embedding alone, its level made the prediction half of what was measured."""
+
+PruneCost = Callable[[int, int], float]
+"""(experts kept, experts used) -> nats."""
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """``weights``: nats per unit of relative error, by tensor. ``source``: one line for the plan."""
+
+    weights: Mapping[str, float]
+    prune: PruneCost
+    source: str
+
+
+def default_weights(checkpoint: Checkpoint, topology: Topology) -> dict[str, float]:
+    """Weights by part and depth from models probed earlier.
+
+    A layer adds to a stream that all layers share, so its error counts a layer's share of it: the
+    weights of layers fall with their number, those of embedding and output do not.
+    """
+    found = {}
+    blocks = topology.block_count
+    ends = max(1, blocks // 8)
+    for name, info in checkpoint.tensors.items():
+        if not quantizable(info):
+            continue
+        weight = DEFAULT_WEIGHT.get(part_of(info), DEFAULT_WEIGHT["attention"])
+        if info.layer is not None:
+            weight *= DEFAULT_LAYERS / max(blocks, DEFAULT_LAYERS)
+            weight *= ENDS if info.layer < ends or info.layer >= blocks - ends else 1.0
+        found[name] = weight
+    return found
+
+
+def probed_weights(default: Mapping[str, float], probes: Probes) -> dict[str, float]:
+    """Weights from probes: of the smallest group that a tensor was probed in.
+
+    Within a group the error is shared evenly. Tensors in no group keep the default, scaled by the
+    median over the groups of probed over default, once there are three: one says nothing of the others.
+    """
+    found: dict[str, float] = {}
+    ratios = []
+    for probe in sorted(probes.types, key=lambda p: len(p.types), reverse=True):
+        known = [default[n] for n in probe.types if n in default]
+        if probe.error > 0 and known:
+            weight = max(probe.kld, 0.0) / probe.error
+            found |= dict.fromkeys(probe.types, weight)
+            ratios.append(weight / mean(known))
+    scale = median(ratios) if len(ratios) >= ENOUGH_GROUPS else 1.0
+    return {n: found.get(n, w * scale) for n, w in default.items()}
+
+
+def default_prune_cost(
+    checkpoint: Checkpoint,
+    topology: Topology,
+    weights: Mapping[str, float],
+    lost: Callable[[int, int], Mapping[int, float]],
+) -> PruneCost:
+    """``lost(kept, used)``: share of router weight of the dropped experts, by layer.
+
+    P = 8 Σ_l ω_down(l) (lost_l + ((k − k') / k)³): with fewer experts a token, the weakest go.
+    """
+    down = {
+        info.layer: weights[n]
+        for n, info in checkpoint.tensors.items()
+        if info.role == Role.EXPERT and "_down" in n and n in weights
+    }
+
+    def cost(kept: int, used: int) -> float:
+        share = max(0, topology.experts_used - used) / topology.experts_used
+        gone = lost(kept, used) if kept < topology.expert_count else {}
+        return PRUNING * sum(w * (gone.get(layer or 0, 0.0) + share**3) for layer, w in down.items())
+
+    return cost
+
+
+def probed_prune_cost(default: PruneCost, probes: tuple[PruneProbe, ...], experts: int) -> PruneCost:
+    """Measured where probed; between probes the default, scaled by what the nearest ones say.
+
+    The scale is interpolated in the share dropped among probes of the same experts used (else of all).
+    """
+
+    def cost(kept: int, used: int) -> float:
+        here = [p for p in probes if p.expert_count == kept and p.experts_used == used]
+        if here:
+            return max(here[-1].kld, 0.0)
+        guess = default(kept, used)
+        ratios = _ratios(default, [p for p in probes if p.experts_used == used] or list(probes), experts)
+        if guess <= 0 or not ratios:
+            return guess
+        shares, logs = zip(*ratios, strict=True)
+        return guess * math.exp(float(np.interp(1 - kept / experts, shares, logs)))
+
+    return cost
+
+
+def _ratios(default: PruneCost, probes: list[PruneProbe], experts: int) -> list[tuple[float, float]]:
+    """(share dropped, log of measured over default), ascending, one a share."""
+    found: dict[float, float] = {}
+    for p in probes:
+        guess = default(p.expert_count, p.experts_used)
+        if guess > 0 and p.kld > 0:
+            found[1 - p.expert_count / experts] = math.log(p.kld / guess)
+    return sorted(found.items())

@@ -1,0 +1,54 @@
+"""The built-in formats, criteria, allocators and placement policy, registered through the same hooks as anyone's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from collab_plugin.plugins.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from collab_plugin.checkpoint.checkpoint import CheckpointFormat
+    from collab_plugin.placement.policy import PlacementPolicy
+    from collab_plugin.planning.allocators.allocator import Allocator
+    from collab_plugin.planning.criteria.criterion import ImportanceCriterion
+    from collab_plugin.plugins.command import PluginCommand
+
+
+@hookimpl
+def collab_register_checkpoint_formats(register: Callable[[CheckpointFormat], None]) -> None:
+    from collab_plugin.checkpoint.gguf import GGUF_FORMAT
+    from collab_plugin.checkpoint.safetensors import SAFETENSORS_FORMAT
+
+    register(GGUF_FORMAT)
+    register(SAFETENSORS_FORMAT)
+
+
+@hookimpl
+def collab_register_criteria(register: Callable[[ImportanceCriterion], None]) -> None:
+    from collab_plugin.planning.criteria.builtin_criteria import CRITERIA
+
+    for criterion in CRITERIA:
+        register(criterion)
+
+
+@hookimpl
+def collab_register_allocators(register: Callable[[Allocator], None]) -> None:
+    from collab_plugin.planning.allocators.knapsack import KNAPSACK, UNIFORM
+
+    register(KNAPSACK)
+    register(UNIFORM)
+
+
+@hookimpl
+def collab_register_placement_policies(register: Callable[[PlacementPolicy], None]) -> None:
+    from collab_plugin.placement.policy import MOST_SELECTED
+
+    register(MOST_SELECTED)
+
+
+@hookimpl
+def collab_register_commands(register: Callable[[PluginCommand], None]) -> None:
+    from collab_plugin.plugins.command import PluginCommand
+
+    register(PluginCommand("export", "Write what another program needs beside an artifact."))

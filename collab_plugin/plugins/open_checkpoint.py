@@ -1,0 +1,22 @@
+"""Open a model, whatever its format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from collab_plugin.checkpoint.checkpoint import Checkpoint
+from collab_plugin.errors import CollabError
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open ``path`` with the first registered format that matches it."""
+    from collab_plugin.plugins.manager import registry
+
+    if not path.exists():
+        raise CollabError(f"{path} does not exist")
+    formats = registry().checkpoint_formats
+    for candidate in formats.values():
+        if candidate.matches(path):
+            return candidate.open(path)
+    known = "; ".join(f.description for f in formats.values())
+    raise CollabError(f"{path} is no model in a known format ({known})")

@@ -1,0 +1,168 @@
+"""What running the artifact takes: weights, KV cache, compute buffer, reserve; what is exact and what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from collab_plugin.checkpoint.checkpoint import MetaValue
+from collab_plugin.errors import CollabError
+from collab_plugin.formats.tensor_names import Role, layer_of, role_of
+from collab_plugin.plans.plan import Plan
+from collab_plugin.reports.sizes import Bits, BitsMap, weights_of
+
+F16 = 2
+CELLS = 256
+"""llama.cpp rounds the context up to a multiple of it (llama-context.cpp:290)."""
+UBATCH = 512
+"""Tokens that llama.cpp computes at a time by default."""
+
+Certainty = Literal["exact", "upper bound", "estimate", "chosen"]
+
+
+@dataclass(frozen=True)
+class MemoryPart:
+    """One piece of the memory that running takes; ``bytes`` None: left out, ``how`` says why."""
+
+    name: str
+    bytes: int | None
+    certainty: Certainty
+    how: str
+
+
+@dataclass(frozen=True)
+class Memory:
+    """``weights``: by role and what is between tensors, adding up to the file. ``runtime``: all else.
+
+    ``total``: of what is known. ``complete``: nothing was left out.
+    """
+
+    context: int
+    kv_bytes_per_token: int | None
+    weights: tuple[MemoryPart, ...]
+    runtime: tuple[MemoryPart, ...]
+    total: int
+    complete: bool
+
+
+def memory_of(
+    plan: Plan, bits: BitsMap, metadata: Mapping[str, MetaValue] | None, context: int, reserve: int
+) -> Memory:
+    """Return the parts for a ``context`` of tokens, llama.cpp's defaults, and ``reserve`` bytes left free."""
+    keys = None if metadata is None else _Keys(metadata, plan.source.architecture)
+    values, certainty, how = _kv_values(plan, keys)
+    cells = -(-context // CELLS) * CELLS
+    a_token = None if values is None else values * F16
+    cache = MemoryPart("KV cache", None if a_token is None else a_token * cells, certainty, how)
+    compute = MemoryPart("compute buffer", *_compute(plan, keys, cells))
+    left = MemoryPart("reserve", reserve, "chosen", "left free for the system and other programs (--reserve)")
+    runtime = (cache, compute, left)
+    known = [part.bytes for part in runtime if part.bytes is not None]
+    total = plan.bytes + sum(known)
+    return Memory(context, a_token, _weights(plan, bits.by_role), runtime, total, len(known) == len(runtime))
+
+
+def _weights(plan: Plan, by_role: tuple[Bits, ...]) -> tuple[MemoryPart, ...]:
+    parts = [MemoryPart(bits.part, bits.bytes, "exact", "from the plan") for bits in by_role]
+    between = plan.bytes - sum(bits.bytes for bits in by_role)
+    return (*parts, MemoryPart("header and padding", between, "exact", "metadata, tokenizer, alignment"))
+
+
+class _Keys:
+    """Integer keys of one architecture; a list has one value a layer."""
+
+    def __init__(self, metadata: Mapping[str, MetaValue], architecture: str) -> None:
+        self._metadata, self._architecture = metadata, architecture
+
+    def value(self, key: str) -> Any:
+        found = self._metadata.get(f"{self._architecture}.{key}")
+        return None if found is None else found.value
+
+    def integer(self, key: str, default: int, layer: int = 0) -> int:
+        value = self.value(key)
+        if isinstance(value, list):
+            value = value[layer] if layer < len(value) else None
+        if value is None:
+            return default
+        if not isinstance(value, int):
+            raise CollabError(f"{self._architecture}.{key} is {str(value)[:40]!r}, not a whole number")
+        return value
+
+
+def _kv_values(plan: Plan, keys: _Keys | None) -> tuple[int | None, Certainty, str]:
+    """Values that the cache holds a token, over all layers; how certain that is, and where it is from."""
+    if keys is None:
+        values = sum(_kv_values_by_size(plan).values())
+        if not values:
+            return None, "estimate", "left out: give the model with --model"
+        return values, "exact", "f16, from the sizes of the tensors that make keys and values"
+    layers = sorted(_kv_values_by_size(plan)) or _attention_layers(plan)
+    mla = keys.integer("attention.key_length_mla", 0) > 0
+    values = sum(_layer_values(keys, layer, mla) for layer in layers)
+    kind = "MLA, one latent vector a layer" if mla else "keys and values of every KV head"
+    if keys.integer("attention.sliding_window", 0):
+        return values, "upper bound", f"f16, {kind}; sliding-window layers hold less"
+    return values, "exact", f"f16, {kind}, from the model's metadata"
+
+
+def _layer_values(keys: _Keys, layer: int, mla: bool) -> int:
+    """llama-kv-cache.cpp:220-234: key length × KV heads, and as much for values unless they are in the latent."""
+    heads = keys.integer("attention.head_count", 1, layer)
+    kv_heads = keys.integer("attention.head_count_kv", heads, layer)
+    width = keys.integer("embedding_length", 0) // max(heads, 1)
+    key, value = (keys.integer(f"attention.{name}_length", width, layer) for name in ("key", "value"))
+    return kv_heads * (key if mla else key + value)
+
+
+def _attention_layers(plan: Plan) -> list[int]:
+    found = {layer_of(name) for name in plan.tensors if role_of(name) == Role.ATTENTION}
+    return sorted(layer for layer in found if layer is not None)
+
+
+def _kv_values_by_size(plan: Plan) -> dict[int, int]:
+    """By layer: rows of attn_k and attn_v, or of MLA's attn_kv_a_mqa, of which each makes one cached value.
+
+    Empty when they do not tell: fused attn_qkv, or the older form of MLA, whose cache is not latent.
+    """
+    width = _size(plan, "output_norm.weight")
+    found: dict[int, int] = {}
+    for name in plan.tensors:
+        layer, part = layer_of(name), name.split(".", 2)[-1]
+        if part in _OTHER_CACHE:
+            return {}
+        if layer is not None and width and part in _MAKES_CACHE:
+            found[layer] = found.get(layer, 0) + _size(plan, name) // width
+    return found
+
+
+_MAKES_CACHE = ("attn_k.weight", "attn_v.weight", "attn_kv_a_mqa.weight")
+_OTHER_CACHE = ("attn_kv_b.weight",)
+
+
+def _size(plan: Plan, name: str) -> int:
+    return weights_of(plan.tensors[name]) if name in plan.tensors else 0
+
+
+def _compute(plan: Plan, keys: _Keys | None, cells: int) -> tuple[int | None, Certainty, str]:
+    """Largest intermediate values of one batch: logits or experts beside the attention mask, or attention.
+
+    Found by comparing with what llama.cpp 0.3.36 allocates on the CPU: docs/report.md.
+    """
+    if keys is None:
+        return None, "estimate", "left out: give the model with --model"
+    width = keys.integer("embedding_length", 0)
+    logits = _size(plan, "token_embd.weight") // max(width, 1)
+    experts = plan.activation.used * (width + 2 * keys.integer("expert_feed_forward_length", 0))
+    with_mask = 4 * (4 * width + max(logits, experts)) + F16 * cells
+    bytes_a_token = max(with_mask, 4 * (4 * width + _attention_floats(keys)))
+    return UBATCH * bytes_a_token, "estimate", f"largest intermediate values of {UBATCH} tokens, flash attention on"
+
+
+def _attention_floats(keys: _Keys) -> int:
+    """Queries and outputs of all heads; MLA has both also in the latent space, and the latent vector itself."""
+    heads = keys.integer("attention.head_count", 1)
+    key, value = (keys.integer(f"attention.{name}_length", 0) for name in ("key", "value"))
+    if not (mla := keys.integer("attention.key_length_mla", 0)):
+        return heads * (key + value)
+    return heads * (mla + key + 2 * value + keys.integer("attention.value_length_mla", 0)) + key

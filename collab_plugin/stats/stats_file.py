@@ -1,0 +1,273 @@
+"""Stats as a valid llama.cpp imatrix GGUF with our own keys and tensors beside.
+
+llama.cpp's reader (common/imatrix-loader.cpp:118-165) takes tensors ending in .in_sum2 and .counts and
+passes over all others. Page: docs/formats/stats.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFValueType
+from numpy.typing import NDArray
+
+from collab_plugin.checkpoint.checkpoint import MetaValue
+from collab_plugin.checkpoint.gguf import open_shard
+from collab_plugin.errors import CollabError
+from collab_plugin.formats.atomic_write import write_bytes
+from collab_plugin.formats.gguf_header import Header
+from collab_plugin.formats.gguf_layout import TensorSpec, layout
+from collab_plugin.formats.json_document import from_plain, to_plain
+from collab_plugin.stats.probes import Probes
+from collab_plugin.stats.stats import ImatrixEntry, LayerRouting, Stats
+
+VERSION = 1
+MOST_NATS = 1e6
+LEAST_ERROR = 1e-12
+"""No probe measures more nats or less error: beyond it a weight, their ratio, overflows in sums."""
+PROBES = "collab.stats.probes"
+UNMEASURED = "collab.stats.unmeasured"
+"""Sums of LayerRouting that the engine does not measure, and "imatrix"; absent when it measures all."""
+_GATE = re.compile(r"^blk\.(\d+)\.ffn_(?:gate|up|gate_up)_exps\.weight$")
+_SUMS = re.compile(r"^blk\.(\d+)\.collab_router$")
+T = TypeVar("T")
+
+
+def stats_sha256(path: Path, stats: Stats) -> str:
+    """Return the SHA-256 of the file without its probes, as plans record it.
+
+    ``stats`` is what `read_stats` read from ``path``. Probes are added to a file later, and no plan's
+    bytes depend on them: plans made before stay good.
+    """
+    if stats.probes is not None:
+        return hashlib.sha256(_file_bytes(replace(stats, probes=None))).hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CollabError(f"cannot read the stats {path}: {error.strerror}") from None
+
+
+def write_stats(path: Path, stats: Stats) -> None:
+    """Write ``stats``; complete or not at all."""
+    write_bytes(path, _file_bytes(stats))
+
+
+def write_probes(path: Path, stats: Stats, sha256: str, probes: Probes) -> None:
+    """Write the stats of ``path`` with ``probes``; their `stats_sha256` stays ``sha256``."""
+    if hashlib.sha256(_file_bytes(replace(stats, probes=None))).hexdigest() != sha256:
+        raise CollabError(f"{path} was written by another collab-plugin, and cannot keep probes; calibrate again")
+    write_stats(path, replace(stats, probes=probes))
+
+
+def _file_bytes(stats: Stats) -> bytes:
+    """The file's bytes: the same for the same stats, and for stats read back from it.
+
+    Per layer, tensor ``blk.N.collab_router`` F32[3, 2E]: activation counts, weight sums and REAP sums,
+    each as a float32 and the float32 rest that it lost, so that 48 bits survive.
+    """
+    arrays: dict[str, NDArray[np.float32]] = {}
+    for name, entry in sorted(stats.imatrix.items()):
+        arrays[f"{name}.in_sum2"] = entry.sum2
+        arrays[f"{name}.counts"] = entry.count.reshape(-1, 1)
+    for layer, routing in sorted(stats.routing.items()):
+        zero = np.zeros(len(routing.count))
+        rows = [
+            routing.count.astype(np.float64),
+            zero if routing.weight_sum is None else routing.weight_sum,
+            zero if routing.reap_sum is None else routing.reap_sum,
+        ]
+        arrays[f"blk.{layer}.collab_router"] = np.stack([_two_floats(row) for row in rows])
+    specs = [TensorSpec(name, array.shape, GGMLQuantizationType.F32) for name, array in arrays.items()]
+    plan = layout(_keys(stats), specs)
+    data = bytearray(plan.total)
+    data[: len(plan.header)] = plan.header
+    for name, array in arrays.items():
+        raw = np.ascontiguousarray(array, np.float32).tobytes()
+        data[plan.offsets[name] : plan.offsets[name] + len(raw)] = raw
+    return bytes(data)
+
+
+def _two_floats(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Each value as float32 and the rest it lost. Twice: a rest that was rounded up to half of the last
+    place could else round otherwise when it is read and written again."""
+    for _ in range(2):
+        high = values.astype(np.float32)
+        low = (values - high).astype(np.float32)
+        values = high.astype(np.float64) + low
+    return np.concatenate([high, low])
+
+
+def _keys(stats: Stats) -> dict[str, MetaValue]:
+    text, array = GGUFValueType.STRING, GGUFValueType.ARRAY
+    chunks = stats.tokens // stats.chunk_size
+    keys = {
+        "general.type": MetaValue("imatrix", text),
+        "imatrix.datasets": MetaValue(list(stats.datasets), array, text),
+        "imatrix.chunk_count": MetaValue(chunks, GGUFValueType.UINT32),
+        "imatrix.chunk_size": MetaValue(stats.chunk_size, GGUFValueType.UINT32),
+        "collab.stats.version": MetaValue(VERSION, GGUFValueType.UINT32),
+        "collab.stats.tokens": MetaValue(stats.tokens, GGUFValueType.UINT64),
+        "collab.stats.engine": MetaValue(stats.engine, text),
+        "collab.stats.model_id": MetaValue(stats.model_id or "", text),
+        "collab.stats.ngrams": MetaValue(stats.text_sketch.tolist(), array, GGUFValueType.UINT64),
+    }
+    for layer, routing in sorted(stats.routing.items()):
+        keys[f"collab.stats.layer_tokens.{layer}"] = MetaValue(routing.tokens, GGUFValueType.UINT64)
+    if without := unmeasured(stats):
+        keys[UNMEASURED] = MetaValue(list(without), array, text)
+    if stats.probes is not None:
+        keys[PROBES] = MetaValue(json.dumps(to_plain(stats.probes)), text)
+    return keys
+
+
+def unmeasured(stats: Stats) -> tuple[str, ...]:
+    """What the engine of ``stats`` did not measure: "weight_sum", "reap_sum", "imatrix"."""
+    sums = [
+        name
+        for name in ("weight_sum", "reap_sum")
+        if stats.routing and all(getattr(routing, name) is None for routing in stats.routing.values())
+    ]
+    return tuple(sums) if stats.imatrix else (*sums, "imatrix")
+
+
+def read_plans_stats(path: Path, sha256: str, remedy: str) -> Stats:
+    """Read the stats that a plan records as ``sha256``; CollabError with the ``remedy`` when these are others."""
+    stats = read_stats(path)
+    if stats_sha256(path, stats) != sha256:
+        raise CollabError(f"{path} is not the stats file that the plan was made with; {remedy}")
+    return stats
+
+
+def read_stats(path: Path) -> Stats:
+    """Read our stats, or an imatrix GGUF of anyone: then routing has counts only.
+
+    Raises CollabError for a file that is damaged, a model, or llama.cpp's old .dat format.
+    """
+    header, data = _open(path)
+    meta = header.metadata
+    if _value(meta, "general.type", str, "") != "imatrix":
+        raise CollabError(f"{path} is a GGUF but no importance matrix or stats file")
+    arrays = {
+        name: data[t.offset : t.offset + t.nbytes].view(np.float32).reshape(t.shape).copy()
+        for name, t in header.tensors.items()
+        if t.type == GGMLQuantizationType.F32
+    }
+    for name, array in arrays.items():
+        if not np.isfinite(array).all() or (array.min(initial=0) < 0 and not _SUMS.match(name)):
+            raise CollabError(f"{path}: {name} holds values that are not finite or negative; calibrate again")
+    without = _value(meta, UNMEASURED, list, [])
+    imatrix = _imatrix(path, arrays)
+    if not imatrix and "imatrix" not in without:
+        raise CollabError(f"{path} holds no importance matrix")
+    chunk = _value(meta, "imatrix.chunk_size", int, 512) or 512
+    ours = "collab.stats.version" in meta
+    if ours and meta["collab.stats.version"].value != VERSION:
+        raise CollabError(f"{path} has stats version {meta['collab.stats.version'].value}, not {VERSION}")
+    routing = _our_routing(path, meta, arrays, without) if ours else _counted_routing(imatrix)
+    tokens = _value(meta, "collab.stats.tokens", int, 0) or _value(meta, "imatrix.chunk_count", int, 0) * chunk
+    if tokens < 0 or chunk < 1:
+        raise CollabError(f"{path} claims {tokens} tokens in windows of {chunk}; calibrate again")
+    return Stats(
+        routing=routing,
+        imatrix=imatrix,
+        tokens=tokens,
+        chunk_size=chunk,
+        datasets=tuple(str(d) for d in _value(meta, "imatrix.datasets", list, [])),
+        model_id=_value(meta, "collab.stats.model_id", str, "") or None,
+        engine=_value(meta, "collab.stats.engine", str, "") or "imatrix of another tool",
+        text_sketch=_sketch(path, _value(meta, "collab.stats.ngrams", list, [])),
+        probes=_probes(path, _value(meta, PROBES, str, "")),
+    )
+
+
+def _open(path: Path) -> tuple[Header, NDArray[np.uint8]]:
+    if not path.is_file():
+        raise CollabError(f"the stats file {path} does not exist")
+    try:
+        return open_shard(path)
+    except CollabError as error:
+        if path.suffix == ".dat":
+            raise CollabError(
+                f"{path} is in llama.cpp's old imatrix format: convert it with "
+                f"`llama-imatrix --in-file {path.name} -o {path.stem}.gguf`"
+            ) from None
+        raise error
+
+
+def _probes(path: Path, text: str) -> Probes | None:
+    if not text:
+        return None
+    try:
+        found = from_plain(Probes, json.loads(text))
+        figures = [*(p.kld for p in found.types), *(p.error for p in found.types), *(p.kld for p in found.prunes)]
+        if any(abs(f) > MOST_NATS for f in figures) or any(0 < p.error < LEAST_ERROR for p in found.types):
+            raise ValueError("a figure is out of range")
+        return found
+    except (ValueError, RecursionError, CollabError) as error:
+        raise CollabError(f"{path}: its probes are damaged ({error}); calibrate again") from None
+
+
+def _sketch(path: Path, values: list[object]) -> NDArray[np.uint64]:
+    if not all(type(v) is int and 0 <= v < 2**64 for v in values):
+        raise CollabError(f"{path}: collab.stats.ngrams is damaged; calibrate again")
+    return np.array(values, np.uint64)
+
+
+def _value(meta: dict[str, MetaValue], key: str, kind: type[T], default: T) -> T:
+    value = meta[key].value if key in meta else default
+    if not isinstance(value, kind):
+        raise CollabError(f"the stats key {key} is {str(value)[:40]!r}, not {kind.__name__}")
+    return value
+
+
+def _imatrix(path: Path, arrays: dict[str, NDArray[np.float32]]) -> dict[str, ImatrixEntry]:
+    entries = {}
+    for name, sums in arrays.items():
+        if not name.endswith(".in_sum2"):
+            continue
+        weight = name.removesuffix(".in_sum2")
+        counts = arrays.get(f"{weight}.counts")
+        if counts is None or sums.size % counts.size:
+            raise CollabError(f"{path}: {weight} has sums without matching counts; calibrate again")
+        entries[weight] = ImatrixEntry(sums.reshape(counts.size, -1), counts.reshape(-1))
+    return entries
+
+
+def _counted_routing(imatrix: dict[str, ImatrixEntry]) -> dict[int, LayerRouting]:
+    routing = {}
+    for name, entry in imatrix.items():
+        if (found := _GATE.match(name)) and len(entry.count) > 1:
+            count = np.rint(entry.count).astype(np.int64)
+            routing[int(found.group(1))] = LayerRouting(0, count)
+    return routing
+
+
+def _our_routing(
+    path: Path, meta: dict[str, MetaValue], arrays: dict[str, NDArray[np.float32]], without: list[object]
+) -> dict[int, LayerRouting]:
+    routing = {}
+    for name, array in arrays.items():
+        if not (found := _SUMS.match(name)):
+            continue
+        layer = int(found.group(1))
+        if array.ndim != 2 or array.shape[0] != 3 or array.shape[1] % 2:
+            raise CollabError(f"{path}: {name} has shape {array.shape}; calibrate again")
+        high, low = np.split(array.astype(np.float64), 2, axis=1)
+        count, weights, reap = high + low
+        tokens = _value(meta, f"collab.stats.layer_tokens.{layer}", int, -1)
+        if tokens < 0 or count.min() < 0 or count.max() > 2**53:
+            raise CollabError(f"{path}: the routing of layer {layer} is damaged; calibrate again")
+        routing[layer] = LayerRouting(
+            tokens,
+            np.rint(count).astype(np.int64),
+            None if "weight_sum" in without else weights,
+            None if "reap_sum" in without else reap,
+        )
+    return routing

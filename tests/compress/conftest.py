@@ -1,9 +1,0 @@
-from __future__ import annotations
-
-import pytest
-from collab_llamacpp.kernels import GgmlKernels
-
-
-@pytest.fixture(scope="session")
-def kernels() -> GgmlKernels:
-    return GgmlKernels()

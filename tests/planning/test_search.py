@@ -1,0 +1,329 @@
+"""The joint search: which counts it weighs, and what a plan tells about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_models.model_bench import Bench
+from small_models.random_moe import EXPERTS, GROUPS, TOP_K, imagined_stats
+
+from collab_plugin.checkpoint.gguf import open_gguf
+from collab_plugin.compression.gguf_file import compress
+from collab_plugin.errors import CollabError
+from collab_plugin.formats.ggml_types import TYPES, fallback, quantizable
+from collab_plugin.planning.allocators.knapsack import KNAPSACK, UNIFORM
+from collab_plugin.planning.candidates import Frames
+from collab_plugin.planning.criteria.builtin_criteria import CRITERIA
+from collab_plugin.planning.decide import prunings
+from collab_plugin.planning.request import PlanRequest
+from collab_plugin.planning.search import make_plans, notches, options, sensitivity_of
+from collab_plugin.plans.plan import Plan, Point
+from collab_plugin.quantize.error import ErrorTable
+from collab_plugin.stats.probes import Probes, PruneProbe, TypeProbe
+
+FAST = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
+
+
+def _quiet(done: float, total: float | None = None) -> None: ...
+
+
+def _frames(bench: Bench, source: str = "own", **request: object) -> Frames:
+    given = {"budget": 10**7, "criterion": CRITERIA[0], "allocator": KNAPSACK, **request}
+    return Frames(
+        bench.checkpoint,
+        bench.topology,
+        bench.source if source == "own" else None,
+        PlanRequest(**given),  # type: ignore[arg-type]  # keyword arguments of many types
+        bench.kernels,
+    )
+
+
+def _budget(bench: Bench, bpw: float) -> int:
+    return int(bpw * bench.topology.total_parameters / 8)
+
+
+def _of(plan: Plan, kind: str) -> list[Point]:
+    return [p for p in plan.considered if p.kind == kind]
+
+
+# -- what is weighed
+
+
+def test_counts(softmax: Bench, grouped: Bench) -> None:
+    assert notches(_frames(softmax)) == list(range(EXPERTS, EXPERTS // 2 - 1, -1))
+    assert notches(_frames(grouped)) == [16, 12, 8]  # whole groups of four
+    assert notches(_frames(grouped, groups="disband")) == list(range(16, 7, -1))
+
+
+def test_options(bench: Bench) -> None:
+    scaled = options(_frames(bench))
+    counts = notches(_frames(bench))
+    assert scaled == [(n, max(1, int(TOP_K * n / EXPERTS + 0.5))) for n in counts]
+    both = options(_frames(bench, experts_used="auto"))
+    assert set(both) == set(scaled) | {(n, TOP_K) for n in counts}
+    assert len(both) == len(set(both))
+    assert options(_frames(bench, experts_used=2)) == [(n, 2) for n in counts]
+    assert options(_frames(bench, keep="0.75")) == [(12, 3)]
+    assert options(_frames(bench, keep="0.75", experts_used="auto")) == [(12, 4), (12, 3)]
+    assert options(_frames(bench, source="none")) == [(16, 4)]
+
+
+def test_counts_that_cannot_serve_the_top_k_are_left_out(softmax: Bench, grouped: Bench) -> None:
+    assert options(_frames(softmax, experts_used=14)) == [(16, 14), (15, 14), (14, 14)]
+    assert options(_frames(grouped, experts_used=6)) == [(16, 6), (12, 6)]  # 2 groups of 2 have four
+    with pytest.raises(CollabError, match="9 experts a token cannot come from 2 groups of 4"):
+        options(_frames(grouped, experts_used=9))
+
+
+@pytest.mark.parametrize("criterion", CRITERIA, ids=lambda c: c.name)
+@pytest.mark.parametrize("order", ["original", "importance"])
+def test_kept_sets_are_nested(bench: Bench, criterion: object, order: str) -> None:
+    """Errors are measured on the experts of the smallest candidate, which are in every other."""
+    frames = _frames(bench, criterion=criterion, order=order)
+    for more, fewer in itertools.pairwise(notches(frames)):
+        large, small = (frames.choice(n, 1).kept for n in (more, fewer))
+        for layer in bench.topology.moe_layers:
+            assert set(small[layer]) < set(large[layer])
+
+
+def test_more_is_lost_with_fewer_experts(bench: Bench) -> None:
+    frames = _frames(bench)
+    for layer in bench.topology.moe_layers:
+        lost = [frames.choice(n, 1).weight_lost[layer] for n in notches(frames)]
+        assert lost[0] == 0
+        assert lost == sorted(lost)
+        assert lost[-1] < 1
+
+
+# -- what is probed first
+
+
+def test_prunings_from_mild_to_half(softmax: Bench, grouped: Bench) -> None:
+    """The ones nearest to a sixteenth, a quarter, an eighth and a half dropped, before their neighbours."""
+    assert [n for n, _ in prunings(_frames(softmax))][:4] == [15, 12, 14, 8]
+    assert set(prunings(_frames(softmax))) == set(options(_frames(softmax))[1:])
+    assert prunings(_frames(grouped)) == [(12, 3), (8, 2)]
+    assert prunings(_frames(grouped, experts_used="auto")) == [(12, 4), (12, 3), (8, 4), (8, 2)]
+
+
+def test_nothing_is_pruned_to_probe_on_thin_statistics(softmax: Bench) -> None:
+    """The search would not prune either; a count that was asked for is refused before minutes are spent."""
+    thin = dataclasses.replace(softmax.source, stats=imagined_stats(softmax.checkpoint, tokens=60))
+    bench = dataclasses.replace(softmax, source=thin)
+    assert prunings(_frames(bench)) == []
+    assert len(prunings(_frames(bench, allow_few_tokens=True))) == 8
+    with pytest.raises(CollabError, match="too few calibration tokens"):
+        prunings(_frames(bench, keep="12"))
+
+
+# -- what a plan tells
+
+
+@pytest.fixture(scope="module")
+def searched(bench: Bench) -> Plan:
+    return bench.plan(_budget(bench, 4.5), types=FAST, experts_used="auto")
+
+
+def test_candidates_are_the_options(bench: Bench, searched: Plan) -> None:
+    found = [(p.expert_count, p.experts_used) for p in _of(searched, "candidate")]
+    assert sorted(found) == sorted(options(_frames(bench, experts_used="auto")))
+
+
+def test_exactly_one_is_chosen_and_it_is_the_plan(searched: Plan) -> None:
+    (chosen,) = [p for p in searched.considered if p.chosen]
+    assert chosen.kind == "candidate"
+    assert (chosen.expert_count, chosen.experts_used) == (searched.pruning.expert_count, searched.activation.used)
+    assert (chosen.bytes, chosen.predicted_kld) == (searched.bytes, searched.predicted_kld)
+    assert chosen.predicted_kld <= min(p.predicted_kld for p in _of(searched, "candidate"))
+
+
+def test_every_candidate_holds_the_budget(searched: Plan) -> None:
+    assert searched.budget is not None
+    assert all(p.bytes <= searched.budget for p in _of(searched, "candidate"))
+    assert all(p.measured_kld is None for p in searched.considered)
+
+
+def test_order_is_by_bytes(searched: Plan) -> None:
+    sizes = [p.bytes for p in searched.considered]
+    assert sizes == sorted(sizes)
+
+
+def test_the_front_falls(bench: Bench, searched: Plan) -> None:
+    """More bytes, less KL divergence: no point of the front beats another in both."""
+    front = _of(searched, "front")
+    assert len(front) > 5
+    for a, b in itertools.pairwise(front):
+        assert a.bytes < b.bytes
+        assert a.predicted_kld > b.predicted_kld
+    assert front[-1].bytes > _budget(bench, 4.5)
+    # At the budget it goes below no candidate, and above the best by less than a step.
+    assert searched.predicted_kld is not None
+    inside = [p for p in front if p.bytes <= _budget(bench, 4.5)]
+    assert min(p.predicted_kld for p in inside) >= searched.predicted_kld - 1e-9
+
+
+def test_a_point_of_the_front_is_a_plan_of_that_size(bench: Bench, searched: Plan) -> None:
+    """Asked for a front point's bytes, the search makes a plan no worse than the point."""
+    limits = {step.step for step in searched.back_off}
+    at = next(p for p in _of(searched, "front") if p.bytes > _budget(bench, 4.5))
+    plan = bench.plan(at.bytes, types=FAST, experts_used="auto")
+    assert {step.step for step in plan.back_off} == limits
+    assert plan.predicted_kld is not None
+    assert plan.predicted_kld <= at.predicted_kld + 1e-6
+
+
+def test_pruning_only_is_a_baseline(bench: Bench) -> None:
+    """Q8_0 and as many experts as fit: one more group of them would not."""
+    budget = _budget(bench, 6.5)
+    plan = bench.plan(budget, types=FAST)
+    (point,) = _of(plan, "baseline")
+    assert point.label == "pruning only"
+    assert point.bytes <= budget
+    same = bench.plan(2 * budget, types=("Q8_0",), keep=str(point.expert_count))
+    assert same.bytes == point.bytes
+    assert same.predicted_kld == pytest.approx(point.predicted_kld)
+    step = GROUPS if bench.topology.groups > 1 else 1
+    assert bench.plan(2 * budget, types=("Q8_0",), keep=str(point.expert_count + step)).bytes > budget
+
+
+@pytest.mark.slow  # builds the tables of IQ1_M
+def test_the_papers_setting_is_a_baseline(bench: Bench) -> None:
+    """Three quarters of the experts at IQ1_M, at its own bytes."""
+    only = dict.fromkeys(("expert", "attention", "shared-expert", "ffn", "embedding", "output"), "Q4_K")
+    plan = bench.plan(_budget(bench, 6), floors=only, ceilings=only)
+    (point,) = [p for p in _of(plan, "baseline") if p.label == "paper"]
+    assert (point.expert_count, point.experts_used) == (12, 3)
+    rule = {
+        "expert": "IQ1_M", "attention": "Q4_K", "shared-expert": "Q6_K", "ffn": "Q4_K", "embedding": "Q2_K",
+        "output": "Q5_K",
+    }  # fmt: skip
+    tensors = {n: i for n, i in bench.checkpoint.tensors.items() if quantizable(i)}
+    types = {n: fallback(rule[i.role], i.shape[-1]) for n, i in tensors.items()}
+    frames = _frames(bench)
+    assert frames.source is not None
+    assert point.bytes == frames.finish(frames.frame(12, 3), types, {}).bytes
+    table = ErrorTable(
+        bench.checkpoint, {}, frames.source.stats, bench.kernels, 2, _quiet
+    ).measure({n: (kind,) for n, kind in types.items()})  # fmt: skip
+    sensitivity = sensitivity_of(frames)
+    cost = sum(sensitivity.weights[n] * table[n][kind] for n, kind in types.items())
+    assert point.predicted_kld == pytest.approx(cost + sensitivity.prune(12, 3))
+
+
+def test_nothing_is_considered_where_nothing_is_open(bench: Bench) -> None:
+    assert bench.plan(_budget(bench, 4), types=FAST, keep="12").considered == ()
+
+
+def test_the_best_few_differ_in_experts(bench: Bench) -> None:
+    request = PlanRequest(_budget(bench, 4.5), CRITERIA[0], KNAPSACK, types=FAST, experts_used="auto")
+    plans = make_plans(bench.checkpoint, bench.topology, bench.source, request, bench.kernels, _quiet, 3)
+    assert len({(p.pruning.expert_count, p.activation.used) for p in plans}) == 3
+    costs = [p.predicted_kld or 0.0 for p in plans]
+    assert costs == sorted(costs)
+    for plan in plans:
+        assert plan.bytes <= _budget(bench, 4.5)
+        (chosen,) = [p for p in plan.considered if p.chosen]
+        assert chosen.expert_count == plan.pruning.expert_count
+    assert plans[0] == bench.plan(_budget(bench, 4.5), types=FAST, experts_used="auto")
+
+
+def test_other_allocators_are_compared_by_what_they_make(softmax: Bench) -> None:
+    budget = _budget(softmax, 4.6)
+    request = PlanRequest(budget, CRITERIA[0], UNIFORM, types=FAST)
+    every = make_plans(softmax.checkpoint, softmax.topology, softmax.source, request, softmax.kernels, _quiet, 9)
+    made = {p.pruning.expert_count: p.predicted_kld for p in every}
+    assert sorted(made) == list(range(8, 17))
+    assert made == {p.expert_count: p.predicted_kld for p in _of(every[0], "candidate")}
+    assert softmax.plan(budget, allocator=UNIFORM, types=FAST) == every[0]
+
+
+def test_searched_top_k_is_recorded(softmax: Bench) -> None:
+    plan = softmax.plan(_budget(softmax, 4), types=FAST, keep="12", experts_used="auto")
+    assert plan.activation.rule == ("unchanged" if plan.activation.used == TOP_K else "searched")
+
+
+# -- with probes
+
+
+def _probed(bench: Bench, prune_kld: float, weight: float, attention: float | None = None) -> Bench:
+    """Every tensor was probed to cost ``weight`` a unit of error, but attention's."""
+    tensors = {n: info for n, info in bench.checkpoint.tensors.items() if quantizable(info)}
+    types = tuple(
+        TypeProbe(
+            {n: "IQ3_XXS"}, 0.1, 0.1 * (weight if attention is None or info.role != "attention" else attention), 0
+        )
+        for n, info in tensors.items()
+    )
+    rule = _frames(bench).rule
+    prunes = tuple(PruneProbe(rule, n, k, prune_kld, 0.001) for n, k in options(_frames(bench))[1:])
+    probes = Probes(("text.txt",), "", 512, 2040, "engine", types, prunes)
+    stats = dataclasses.replace(bench.source.stats, probes=probes)
+    return dataclasses.replace(bench, source=dataclasses.replace(bench.source, stats=stats))
+
+
+def test_measured_prunings_decide(bench: Bench) -> None:
+    """Where pruning was measured to cost nothing, half of the experts go; where much, none does."""
+    cheap, dear = (_probed(bench, kld, 1.0).plan(_budget(bench, 4.5), types=FAST) for kld in (0.0, 100.0))
+    assert cheap.pruning.expert_count == EXPERTS // 2
+    assert dear.pruning.expert_count == EXPERTS
+    assert dear.sensitivity.startswith("probed: ")
+    assert "defaults" in bench.plan(_budget(bench, 4.5), types=FAST, keep="12").sensitivity
+
+
+def test_predicted_is_weights_times_errors_plus_pruning(bench: Bench) -> None:
+    plan = _probed(bench, 0.25, 2.0).plan(_budget(bench, 4.5), types=FAST, keep="8")
+    errors = sum(t.error or 0.0 for t in plan.tensors.values())
+    assert plan.predicted_kld == pytest.approx(2.0 * errors + 0.25)
+
+
+def test_prunings_by_another_rule_do_not_count(softmax: Bench) -> None:
+    probed = _probed(softmax, 100.0, 1.0)
+    other = next(c for c in CRITERIA if c.name == "freq")
+    costs = [
+        probed.plan(_budget(softmax, 4.5), types=FAST, keep="12", criterion=c).predicted_kld
+        for c in (CRITERIA[0], other)
+    ]
+    assert costs[0] is not None
+    assert costs[1] is not None
+    assert costs[0] > 100 > costs[1]
+
+
+def test_probes_replace_the_default_floors(bench: Bench) -> None:
+    """Defaults guard what nobody measured; what was measured to be harmless gets the smallest type."""
+    wide = [n for n, i in bench.checkpoint.tensors.items() if i.role == "attention" and i.shape[-1] % 256 == 0]
+    wide = [n for n in wide if quantizable(bench.checkpoint.tensors[n])]
+    guarded, free = (
+        b.plan(_budget(bench, 5), types=FAST, keep="16") for b in (bench, _probed(bench, 0.0, 1.0, attention=0.0))
+    )
+    assert guarded.back_off == free.back_off == ()
+    assert all(TYPES[guarded.tensors[n].type].bits_per_weight >= TYPES["Q4_K"].bits_per_weight for n in wide)
+    assert {free.tensors[n].type for n in wide} == {"Q2_K"}
+
+
+def test_floors_of_the_user_hold_with_probes(bench: Bench) -> None:
+    probed = _probed(bench, 0.0, 1.0, attention=0.0)
+    plan = probed.plan(_budget(bench, 5), types=FAST, keep="16", floors={"attention": "Q6_K"})
+    lowest = min(
+        TYPES[t.type].bits_per_weight
+        for n, t in plan.tensors.items()
+        if bench.checkpoint.tensors[n].role == "attention"
+    )
+    assert lowest >= TYPES["Q6_K"].bits_per_weight
+
+
+def test_importance_is_borrowed_as_the_plan_says(softmax: Bench, tmp_path: Path) -> None:
+    """Whatever the stats given to `compress` say: a confirmed plan and the file made of it later are one."""
+    plan = softmax.plan(_budget(softmax, 4), types=("Q2_K",), keep="16", borrow=5.0)
+    assert plan.calibration is not None
+    assert plan.calibration.borrow == 5.0
+    out, name = tmp_path / "out.gguf", "blk.1.ffn_down_exps.weight"
+    stats = dataclasses.replace(softmax.source.stats, borrow=99.0)
+    compress(softmax.checkpoint, plan, stats, out, kernels=softmax.kernels, threads=1, report=_quiet)
+    values, entry = softmax.checkpoint.read(name, expert=3), stats.imatrix[name]
+    written = open_gguf(out).read_raw(name, expert=3).reshape(len(values), -1)
+    np.testing.assert_array_equal(written, softmax.kernels.quantize(values, "Q2_K", entry.vector(3, 256, 5.0)))
+    assert not np.array_equal(written, softmax.kernels.quantize(values, "Q2_K", entry.vector(3, 256, 99.0)))

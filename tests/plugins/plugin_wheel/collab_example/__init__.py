@@ -1,0 +1,39 @@
+"""Adds to collab-plugin a criterion, a placement policy and a checkpoint format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collab_example.zipped import ZIPPED_GGUF
+from collab_plugin import hookimpl
+from collab_plugin.checkpoint.checkpoint import CheckpointFormat
+from collab_plugin.placement.policy import LayerUse, PlacementPolicy
+from collab_plugin.planning.criteria.criterion import CriterionOptions, ImportanceCriterion
+from collab_plugin.stats.stats import LayerRouting
+
+
+def least_used_first(routing: LayerRouting, options: CriterionOptions) -> NDArray[np.float64]:
+    return -routing.count.astype(np.float64)
+
+
+@hookimpl
+def collab_register_criteria(register: Callable[[ImportanceCriterion], None]) -> None:
+    register(ImportanceCriterion("least-used", "keeps what is used least", least_used_first))
+
+
+def spread(use: LayerUse, number: int) -> Sequence[int]:
+    """Experts at equal distances."""
+    return [index * use.experts // number for index in range(number)]
+
+
+@hookimpl
+def collab_register_placement_policies(register: Callable[[PlacementPolicy], None]) -> None:
+    register(PlacementPolicy("spread", "experts at equal distances", spread))
+
+
+@hookimpl
+def collab_register_checkpoint_formats(register: Callable[[CheckpointFormat], None]) -> None:
+    register(ZIPPED_GGUF)

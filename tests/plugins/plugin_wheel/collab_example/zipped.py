@@ -1,0 +1,43 @@
+"""GGUF files in a zip archive, unpacked for as long as the process runs."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path
+
+from collab_plugin.checkpoint.checkpoint import Checkpoint, CheckpointFormat
+from collab_plugin.checkpoint.gguf import open_gguf
+from collab_plugin.errors import CollabError
+
+# Held until the interpreter exits, which removes them: tensors are mapped from the unpacked files.
+_unpacked: list[tempfile.TemporaryDirectory[str]] = []
+
+
+def open_zipped(path: Path) -> Checkpoint:
+    """Open the only ``.gguf`` member of an archive; its name in the archive is not used as a path."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if member.filename.endswith(".gguf")]
+            if len(members) != 1:
+                raise CollabError(f"{path} holds {len(members)} GGUF files; zip exactly one")
+            folder = tempfile.TemporaryDirectory(prefix="collab-example-")
+            _unpacked.append(folder)
+            target = Path(folder.name) / f"{path.stem}.gguf"
+            with archive.open(members[0]) as packed, target.open("wb") as out:
+                shutil.copyfileobj(packed, out, 1 << 20)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise CollabError(f"{path} is a broken archive: {error}; pack it again") from None
+    checkpoint = open_gguf(target)
+    checkpoint.format = ZIPPED_GGUF.name
+    checkpoint.notes = (*checkpoint.notes, f"unpacked from {path.name}")
+    return checkpoint
+
+
+def _matches(path: Path) -> bool:
+    return path.is_file() and path.suffix == ".zip"
+
+
+ZIPPED_GGUF = CheckpointFormat("zipped-gguf", "GGUF files in a zip archive", _matches, open_zipped)

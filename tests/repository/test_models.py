@@ -1,0 +1,106 @@
+"""The trained models are good judges: what their cards claim, measured with our own commands.
+
+Figures and how they were made: the README.md of each model.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from statistics import mean
+
+import pytest
+from click.testing import CliRunner
+from collab_llamacpp.llamacpp_engine import LlamaCppEngine
+
+from collab_plugin.cli import main
+from collab_plugin.cli.threads import cores
+from collab_plugin.compression.as_gguf import as_gguf
+from collab_plugin.engines.engine import Evaluation
+
+ROOT = Path(__file__).parents[1]
+DOMAIN = {"tiny-qwen3moe": "python", "tiny-deepseek-v3": "german", "tiny-qwen3moe-seed1": "english"}
+CHUNKS, CTX = 12, 512
+MODELS = sorted(DOMAIN)
+OTHERS = ROOT.parent / "benchmarks" / "models"
+
+
+def folder_of(model: str) -> Path:
+    """Models that only benchmarks use lie beside them."""
+    return next(p / model for p in (ROOT / "models", OTHERS) if (p / model).is_dir())
+
+
+def call(*arguments: str | Path) -> dict[str, object]:
+    result = CliRunner().invoke(main, [*map(str, arguments), "--json"])
+    assert result.exit_code == 0, result.stderr
+    parsed: dict[str, object] = json.loads(result.stdout)
+    return parsed
+
+
+@cache
+def calibrated(model: str, folder: Path) -> tuple[Path, float]:
+    """Stats of the model's domain, and the share of the least used quarter (mean over layers)."""
+    stats = folder / f"{model}.stats.gguf"
+    text = ROOT / "texts" / f"{DOMAIN[model]}.calibration.txt"
+    result = call("calibrate", folder_of(model), "--text", text, "--chunks", "24", "-o", stats)
+    layers = result["layers"]
+    assert isinstance(layers, list)
+    return stats, mean(layer["least_used_quarter"] for layer in layers)
+
+
+def validation(model: str) -> list[Path]:
+    return [ROOT / "texts" / f"{DOMAIN[model]}.validation.txt"]
+
+
+@cache
+def original(model: str, folder: Path) -> Path:
+    """What evaluating needs of the whole model: made once, for nine pruned ones to be compared with."""
+    out = folder / f"{model}.npy"
+    LlamaCppEngine().reference(
+        as_gguf(folder_of(model), cores()), validation(model),
+        out=out, ctx=CTX, chunks=CHUNKS, threads=cores(), progress=lambda *_: None,
+    )  # fmt: skip
+    return out
+
+
+def pruned(model: str, folder: Path, keep: str, criterion: str, seed: int) -> Evaluation:
+    """Evaluate the model with a share of its experts, nothing quantized, on its domain."""
+    stats, _ = calibrated(model, folder)
+    source = folder_of(model)
+    plan, out = folder / "pruned.json", folder / "pruned.gguf"
+    call(
+        "plan", source, "--stats", stats, "--keep", keep, "--keep-types",
+        "--criterion", criterion, "--seed", str(seed), "-o", plan,
+    )  # fmt: skip
+    call("compress", source, "--plan", plan, "-o", out)
+    return LlamaCppEngine().evaluate(
+        out, original(model, folder), validation(model),
+        ctx=CTX, chunks=CHUNKS, threads=cores(), progress=lambda *_: None,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_least_used_quarter_carries_at_most_12_percent(model: str, folder: Path) -> None:
+    assert calibrated(model, folder)[1] <= 0.12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_freq_score_beats_random_by_30_percent(model: str, folder: Path) -> None:
+    ours = pruned(model, folder, "75%", "freq-score", 0).mean_kld
+    random = mean(pruned(model, folder, "75%", "random", seed).mean_kld for seed in range(5))
+    assert ours <= 0.7 * random, f"{ours:.4f} against {random:.4f}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_half_at_random_hurts(model: str, folder: Path) -> None:
+    results = [pruned(model, folder, "50%", "random", seed) for seed in range(3)]
+    assert mean(r.ppl / r.ppl_original for r in results) >= 1.5
