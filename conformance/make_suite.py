@@ -23,10 +23,10 @@ from collab_conformance.pack.pack_file import read_document
 from collab_conformance.pack.prompts import default_prompts
 from collab_conformance.suite.manifest import HERE, MANIFEST, Suite, SuiteArtifact
 
-from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo
+from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo, quantizable
 from collab_plugin.compression.gguf_file import compress
 from collab_plugin.formats.atomic_write import write_bytes
-from collab_plugin.formats.ggml_types import fallback, quantizable, tensor_bytes, without_imatrix
+from collab_plugin.formats.ggml_types import fallback, tensor_bytes, without_imatrix
 from collab_plugin.formats.json_document import to_plain
 from collab_plugin.formats.tensor_names import Role
 from collab_plugin.plans.artifact import artifact_layout, new_shape

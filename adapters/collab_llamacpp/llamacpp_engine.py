@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from collab_llamacpp.calibrate.child import run_job
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.checkpoint.topology import topology_of
-from collab_plugin.engines.engine import REFERENCE, Engine, Evaluation, Generation, ReportProgress, Served
+from collab_plugin.engines.engine import REFERENCE, Engine, ReportProgress
+from collab_plugin.engines.results import Evaluation, Generation, Served
 from collab_plugin.stats.stats import ImatrixEntry, LayerRouting, Stats
 
 # A served model's context unless told: longer ones cost memory that few tasks need.

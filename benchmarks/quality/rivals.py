@@ -12,10 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.quality.bench import Bench, Row
+from collab_plugin.checkpoint.checkpoint import quantizable
 from collab_plugin.checkpoint.gguf import open_shard
 from collab_plugin.compression.gguf_file import compress
 from collab_plugin.errors import CollabError
-from collab_plugin.formats.ggml_types import bits_per_weight, quantizable
+from collab_plugin.formats.ggml_types import bits_per_weight
 from collab_plugin.formats.tensor_names import Role
 from collab_plugin.planning.candidates import Frame, Frames
 from collab_plugin.planning.request import PlanRequest

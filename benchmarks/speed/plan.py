@@ -22,11 +22,12 @@ from gguf import GGMLQuantizationType, GGUFValueType
 from numpy.typing import NDArray
 from rich.console import Console
 
-from collab_plugin.checkpoint.checkpoint import Checkpoint, MetaValue, TensorInfo
+from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo
 from collab_plugin.checkpoint.identity import model_id
 from collab_plugin.checkpoint.topology import topology_of
 from collab_plugin.cli.plan import render_plan
 from collab_plugin.formats.ggml_types import tensor_bytes
+from collab_plugin.formats.gguf_values import MetaValue
 from collab_plugin.formats.tensor_names import layer_of, role_of
 from collab_plugin.planning.budget import parse_budget
 from collab_plugin.planning.decide import decide

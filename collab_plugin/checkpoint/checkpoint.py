@@ -5,36 +5,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFValueType
+from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
-from collab_plugin.formats.gguf_values import pack
+from collab_plugin.formats.gguf_values import MetaValue
 from collab_plugin.formats.tensor_names import Role
 
 F32 = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class MetaValue:
-    """One GGUF key's value with its wire type, so that it can be written back unchanged.
-
-    ``subtype`` is the element type when ``type`` is ARRAY, else None.
-    """
-
-    value: Any
-    type: GGUFValueType
-    subtype: GGUFValueType | None = None
-
-    @cached_property
-    def packed(self) -> bytes:
-        """Type and value as GGUF stores them; kept, because a vocabulary takes a while and is packed often."""
-        return pack(self.value, self.type, self.subtype)
+# llama-quant.cpp:285-330 (tensor_allows_quantization).
+_NEVER = ("_norm.weight", "ffn_gate_inp", "ffn_gate_tid2eid", "altup", "laurel", "per_layer_model_proj",
+          "position_embd", "token_types", "ssm_conv1d", "shortconv.conv.weight", "indexer.k_proj.weight",
+          "indexer.q_proj.weight")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,6 +49,16 @@ class TensorInfo:
     @property
     def n_elements(self) -> int:
         return int(np.prod(self.shape, dtype=np.int64))
+
+
+def quantizable(info: TensorInfo) -> bool:
+    """True when the tensor may be quantized: matrices, but never routers, norms or the like."""
+    return (
+        len(info.shape) in (2, 3)
+        and info.name.endswith("weight")
+        and info.role not in (Role.NORM, Role.ROUTER, Role.ROUTER_BIAS)
+        and not any(part in info.name for part in _NEVER)
+    )
 
 
 class Checkpoint(ABC):

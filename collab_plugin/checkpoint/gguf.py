@@ -11,10 +11,11 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES
 from numpy.typing import NDArray
 
-from collab_plugin.checkpoint.checkpoint import F32, Bytes, Checkpoint, CheckpointFormat, MetaValue, TensorInfo
+from collab_plugin.checkpoint.checkpoint import F32, Bytes, Checkpoint, CheckpointFormat, TensorInfo
 from collab_plugin.checkpoint.decode import check_finite, decode
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.gguf_header import Header, StoredTensor, read_header
+from collab_plugin.formats.gguf_values import MetaValue
 from collab_plugin.formats.tensor_names import layer_of, role_of
 
 _SHARD = re.compile(r"^(?P<stem>.*)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf$")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from gguf import GGMLQuantizationType, get_tensor_name_map
 
-from collab_plugin.checkpoint.checkpoint import F32, Bytes, Checkpoint, CheckpointFormat, MetaValue, TensorInfo
+from collab_plugin.checkpoint.checkpoint import F32, Bytes, Checkpoint, CheckpointFormat, TensorInfo
 from collab_plugin.checkpoint.decode import check_finite
 from collab_plugin.checkpoint.families.deepseek import DEEPSEEK_V3
 from collab_plugin.checkpoint.families.family import Config, Family, text
@@ -18,6 +18,7 @@ from collab_plugin.checkpoint.tensor_sources import KeyValueHeads, Matrix, Singl
 from collab_plugin.checkpoint.tokenizer import load_json, tokenizer_keys
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.ggml_types import tensor_bytes
+from collab_plugin.formats.gguf_values import MetaValue
 from collab_plugin.formats.safetensors_header import Stored, read_header
 from collab_plugin.formats.tensor_names import Role, layer_of, role_of
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from gguf import GGUFValueType, SpecialVocab, TokenType
 
-from collab_plugin.checkpoint.checkpoint import MetaValue
 from collab_plugin.checkpoint.families.family import flag, text, u32
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.gguf_values import MetaValue
 
 _QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"

@@ -14,7 +14,8 @@ from collab_plugin.checkpoint.topology import topology_of
 from collab_plugin.compression.as_gguf import as_gguf
 from collab_plugin.compression.gguf_file import compress
 from collab_plugin.compression.inputs import kernels_for, stats_of
-from collab_plugin.engines.engine import Engine, Evaluation
+from collab_plugin.engines.engine import Engine
+from collab_plugin.engines.results import Evaluation
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.json_document import to_plain
 from collab_plugin.planning.decide import Measuring, decide

@@ -15,7 +15,8 @@ from collab_plugin.errors import CollabError
 from collab_plugin.progress import track
 
 if TYPE_CHECKING:
-    from collab_plugin.engines.engine import Engine, Evaluation
+    from collab_plugin.engines.engine import Engine
+    from collab_plugin.engines.results import Evaluation
     from collab_plugin.evaluation.scores import TaskReport, TaskRow
 
 TEXT_CTX = 512

@@ -9,12 +9,13 @@ import numpy as np
 
 from collab_plugin.checkpoint.checkpoint import Bytes, Checkpoint, TensorInfo
 from collab_plugin.errors import CollabError
-from collab_plugin.formats.ggml_types import TYPES, row_bytes
+from collab_plugin.formats.ggml_types import row_bytes
 from collab_plugin.formats.gguf_layout import Layout
 from collab_plugin.plans.artifact import kept_of
 from collab_plugin.plans.plan import Plan
 from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.stats.stats import Stats
+from collab_plugin.stats.vectors import importance
 
 TILE_BYTES = 32 * 2**20
 
@@ -97,18 +98,3 @@ def _vector_bytes(checkpoint: Checkpoint, info: TensorInfo, kind: str, kept: tup
     checkpoint.read(info.name)  # refuses values that are not finite
     raw = checkpoint.read_raw(info.name).reshape(info.shape[0], -1)
     return np.ascontiguousarray(raw if kept is None else raw[list(kept)])
-
-
-def importance(
-    info: TensorInfo, index: int | None, kind: str, stats: Stats | None
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None:
-    """Return the importance vector f32[row width] of one slice; None where the stats have none."""
-    entry = stats.imatrix.get(info.name) if stats is not None else None
-    if entry is None or not kind.startswith(("Q", "IQ")):
-        if TYPES[kind].needs_imatrix:
-            raise CollabError(f"{info.name} cannot be {kind} without an importance matrix: calibrate, or give --stats")
-        return None
-    try:
-        return entry.vector(index or 0, info.shape[-1], stats.borrow if stats else 0.0)
-    except ValueError as error:
-        raise CollabError(f"the stats are of another model: {info.name}: {error}") from None

@@ -15,7 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from collab_plugin.engines.engine import ReportProgress, Served
+from collab_plugin.engines.engine import ReportProgress
+from collab_plugin.engines.results import Served
 from collab_plugin.errors import CollabError
 from collab_plugin.evaluation.scores import Score, TaskRun
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from collab_plugin.checkpoint.checkpoint import TensorInfo
 from collab_plugin.errors import CollabError
-from collab_plugin.formats.tensor_names import Role
 
 
 @dataclass(frozen=True)
@@ -76,10 +74,6 @@ _FALLBACK = {
     "Q5_K": "Q5_1",
     "Q6_K": "Q8_0",
 }
-# llama-quant.cpp:285-330 (tensor_allows_quantization).
-_NEVER = ("_norm.weight", "ffn_gate_inp", "ffn_gate_tid2eid", "altup", "laurel", "per_layer_model_proj",
-          "position_embd", "token_types", "ssm_conv1d", "shortconv.conv.weight", "indexer.k_proj.weight",
-          "indexer.q_proj.weight")  # fmt: skip
 
 
 def type_info(name: str) -> TypeInfo:
@@ -134,13 +128,3 @@ def without_imatrix(name: str) -> str:
         return name
     larger = [k for k in SUPER_BLOCK if not TYPES[k].wants_imatrix and bits_per_weight(k) > bits_per_weight(name)]
     return min(larger, key=bits_per_weight)
-
-
-def quantizable(info: TensorInfo) -> bool:
-    """True when the tensor may be quantized: matrices, but never routers, norms or the like."""
-    return (
-        len(info.shape) in (2, 3)
-        and info.name.endswith("weight")
-        and info.role not in (Role.NORM, Role.ROUTER, Role.ROUTER_BIAS)
-        and not any(part in info.name for part in _NEVER)
-    )

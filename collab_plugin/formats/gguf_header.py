@@ -17,8 +17,8 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from numpy.typing import NDArray
 
-from collab_plugin.checkpoint.checkpoint import MetaValue
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.gguf_values import MetaValue
 
 MAGIC = b"GGUF"
 MAX_DIMS = 4

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from gguf import GGMLQuantizationType
 
-from collab_plugin.checkpoint.checkpoint import MetaValue
 from collab_plugin.formats.ggml_types import tensor_bytes
-from collab_plugin.formats.gguf_values import text
+from collab_plugin.formats.gguf_values import MetaValue, text
 from collab_plugin.formats.tensor_names import layer_of
 
 DEFAULT_ALIGNMENT = 32

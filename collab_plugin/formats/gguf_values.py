@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,3 +46,20 @@ def pack(value: Any, kind: GGUFValueType, subtype: GGUFValueType | None) -> byte
         return head + b"".join(map(text, value))
     dtype = np.dtype("<u1") if subtype == GGUFValueType.BOOL else np.dtype("<" + _FORMATS[subtype])
     return head + np.asarray(value, dtype).tobytes()
+
+
+@dataclass(frozen=True)
+class MetaValue:
+    """One GGUF key's value with its wire type, so that it can be written back unchanged.
+
+    ``subtype`` is the element type when ``type`` is ARRAY, else None.
+    """
+
+    value: Any
+    type: GGUFValueType
+    subtype: GGUFValueType | None = None
+
+    @cached_property
+    def packed(self) -> bytes:
+        """Type and value as GGUF stores them; kept, because a vocabulary takes a while and is packed often."""
+        return pack(self.value, self.type, self.subtype)

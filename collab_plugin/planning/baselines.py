@@ -7,9 +7,9 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from collab_plugin.checkpoint.checkpoint import TensorInfo
+from collab_plugin.checkpoint.checkpoint import TensorInfo, quantizable
 from collab_plugin.errors import CollabError
-from collab_plugin.formats.ggml_types import bits_per_weight, quantizable
+from collab_plugin.formats.ggml_types import bits_per_weight
 from collab_plugin.formats.tensor_names import Role
 from collab_plugin.planning.candidates import Frame, Frames
 from collab_plugin.planning.sensitivity import Sensitivity

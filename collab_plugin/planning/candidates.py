@@ -8,18 +8,11 @@ from functools import cached_property
 from importlib.metadata import version
 
 from collab_plugin import __version__
-from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo
+from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo, quantizable
 from collab_plugin.checkpoint.identity import fingerprint, model_id
 from collab_plugin.checkpoint.topology import Topology
 from collab_plugin.errors import CollabError
-from collab_plugin.formats.ggml_types import (
-    TYPES,
-    bits_per_weight,
-    fallback,
-    quantizable,
-    tensor_bytes,
-    without_imatrix,
-)
+from collab_plugin.formats.ggml_types import TYPES, bits_per_weight, fallback, tensor_bytes, without_imatrix
 from collab_plugin.formats.gguf_layout import DEFAULT_ALIGNMENT, padded
 from collab_plugin.planning.back_off import Limits
 from collab_plugin.planning.criteria.builtin_criteria import NORMALISATION

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from collab_plugin.checkpoint.checkpoint import Checkpoint
+from collab_plugin.checkpoint.checkpoint import Checkpoint, quantizable
 from collab_plugin.checkpoint.topology import Topology
 from collab_plugin.errors import CollabError
-from collab_plugin.formats.ggml_types import quantizable
 from collab_plugin.formats.tensor_names import Role
 from collab_plugin.planning.allocators.allocator import Choice, Item
 from collab_plugin.planning.allocators.frontier import Frontier, frontier

@@ -12,9 +12,8 @@ from statistics import mean, median
 
 import numpy as np
 
-from collab_plugin.checkpoint.checkpoint import Checkpoint
+from collab_plugin.checkpoint.checkpoint import Checkpoint, quantizable
 from collab_plugin.checkpoint.topology import Topology
-from collab_plugin.formats.ggml_types import quantizable
 from collab_plugin.formats.tensor_names import Role
 from collab_plugin.planning.measure.groups import part_of
 from collab_plugin.stats.probes import Probes, PruneProbe

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from gguf import GGMLQuantizationType, GGUFValueType, LlamaFileType
 
 from collab_plugin import __version__
-from collab_plugin.checkpoint.checkpoint import Checkpoint, MetaValue, TensorInfo
+from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.gguf_layout import Layout, TensorSpec, copy_order, layout
+from collab_plugin.formats.gguf_values import MetaValue
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.plan_file import plan_fingerprint
 

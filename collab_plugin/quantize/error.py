@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo
-from collab_plugin.compression.tiles import importance
 from collab_plugin.formats.ggml_types import TYPES
 from collab_plugin.progress import Report
 from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.stats.stats import Stats
+from collab_plugin.stats.vectors import importance
 
 F32 = NDArray[np.float32]
 BLOCK = 256

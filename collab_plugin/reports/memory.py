@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from collab_plugin.checkpoint.checkpoint import MetaValue
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.gguf_values import MetaValue
 from collab_plugin.formats.tensor_names import Role, layer_of, role_of
 from collab_plugin.plans.plan import Plan
 from collab_plugin.reports.sizes import Bits, BitsMap, weights_of

@@ -17,12 +17,12 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
 from numpy.typing import NDArray
 
-from collab_plugin.checkpoint.checkpoint import MetaValue
 from collab_plugin.checkpoint.gguf import open_shard
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.atomic_write import write_bytes
 from collab_plugin.formats.gguf_header import Header
 from collab_plugin.formats.gguf_layout import TensorSpec, layout
+from collab_plugin.formats.gguf_values import MetaValue
 from collab_plugin.formats.json_document import from_plain, to_plain
 from collab_plugin.stats.probes import Probes
 from collab_plugin.stats.stats import ImatrixEntry, LayerRouting, Stats

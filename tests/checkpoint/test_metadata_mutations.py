@@ -11,9 +11,9 @@ from gguf import GGMLQuantizationType, GGUFValueType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from collab_plugin.checkpoint.checkpoint import MetaValue
 from collab_plugin.cli.main import main
 from collab_plugin.formats.gguf_layout import TensorSpec, layout
+from collab_plugin.formats.gguf_values import MetaValue
 
 V = GGUFValueType
 KEYS = {

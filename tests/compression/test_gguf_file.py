@@ -172,8 +172,8 @@ def _split(source: Path, folder: Path) -> list[Path]:
     """The model in two files, as llama-gguf-split names them."""
     from gguf import GGMLQuantizationType, GGUFValueType
 
-    from collab_plugin.checkpoint.checkpoint import MetaValue
     from collab_plugin.formats.gguf_layout import TensorSpec, layout
+    from collab_plugin.formats.gguf_values import MetaValue
 
     checkpoint = open_gguf(source)
     names = list(checkpoint.tensors)

@@ -19,7 +19,7 @@ from small_models.tiny_moe import llama_quantize
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.cli.main import main
 from collab_plugin.compression.as_gguf import as_gguf
-from collab_plugin.engines.engine import Served
+from collab_plugin.engines.results import Served
 from collab_plugin.errors import CollabError
 from collab_plugin.evaluation.harness import load_tasks
 

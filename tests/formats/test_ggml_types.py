@@ -6,9 +6,9 @@ import pytest
 from collab_llamacpp.native.ggml_kernels import GgmlKernels
 from gguf import GGMLQuantizationType
 
-from collab_plugin.checkpoint.checkpoint import TensorInfo
+from collab_plugin.checkpoint.checkpoint import TensorInfo, quantizable
 from collab_plugin.errors import CollabError
-from collab_plugin.formats.ggml_types import TYPES, fallback, quantizable, row_bytes, tensor_bytes, type_info
+from collab_plugin.formats.ggml_types import TYPES, fallback, row_bytes, tensor_bytes, type_info
 from collab_plugin.formats.tensor_names import role_of
 
 ASKED = [

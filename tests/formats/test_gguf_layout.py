@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 
-from collab_plugin.checkpoint.checkpoint import MetaValue
 from collab_plugin.formats.gguf_layout import TensorSpec, layout
+from collab_plugin.formats.gguf_values import MetaValue
 
 V = GGUFValueType
 META: dict[str, tuple[Any, GGUFValueType, GGUFValueType | None]] = {

@@ -11,7 +11,7 @@ import numpy as np
 from collab_llamacpp.llamacpp_engine import LlamaCppEngine
 from numpy.typing import NDArray
 
-from collab_plugin.engines.engine import Evaluation, Generation
+from collab_plugin.engines.results import Evaluation, Generation
 from collab_plugin.stats.stats import Stats
 
 CTX = 64

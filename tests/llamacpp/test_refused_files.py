@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from engine_calls import generate
 from gguf import GGUFValueType, GGUFWriter
 
-from collab_plugin.checkpoint.checkpoint import MetaValue
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.cli.main import main
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.gguf_values import MetaValue
 
 
 def changed(source: Path, path: Path, keys: dict[str, MetaValue | None], drop: str = "") -> Path:

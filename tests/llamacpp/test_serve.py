@@ -21,7 +21,8 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.compression.as_gguf import as_gguf
-from collab_plugin.engines.engine import Engine, Served
+from collab_plugin.engines.engine import Engine
+from collab_plugin.engines.results import Served
 from collab_plugin.errors import CollabError
 
 TESTS = Path(__file__).parents[1]

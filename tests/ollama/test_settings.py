@@ -15,8 +15,8 @@ from collab_ollama.server.host import is_loopback, server_url
 from gguf import GGUFValueType
 from real_ollama import collab, mistake
 
-from collab_plugin.checkpoint.checkpoint import MetaValue
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.gguf_values import MetaValue
 
 
 def test_context_is_ours_and_never_more_than_the_models(qwen3moe: Path) -> None:

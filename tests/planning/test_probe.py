@@ -16,7 +16,8 @@ from small_models.model_bench import Bench, load
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.compression.gguf_file import compress
 from collab_plugin.compression.inputs import stats_of
-from collab_plugin.engines.engine import Evaluation, ReportProgress
+from collab_plugin.engines.engine import ReportProgress
+from collab_plugin.engines.results import Evaluation
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.ggml_types import tensor_bytes
 from collab_plugin.planning.allocators.knapsack import KNAPSACK

@@ -11,10 +11,11 @@ import pytest
 from small_models.model_bench import Bench
 from small_models.random_moe import EXPERTS, GROUPS, TOP_K, imagined_stats
 
+from collab_plugin.checkpoint.checkpoint import quantizable
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.compression.gguf_file import compress
 from collab_plugin.errors import CollabError
-from collab_plugin.formats.ggml_types import TYPES, fallback, quantizable
+from collab_plugin.formats.ggml_types import TYPES, fallback
 from collab_plugin.planning.allocators.knapsack import KNAPSACK, UNIFORM
 from collab_plugin.planning.candidates import Frames
 from collab_plugin.planning.criteria.builtin_criteria import CRITERIA

@@ -7,7 +7,7 @@ import math
 import pytest
 from small_models.model_bench import Bench
 
-from collab_plugin.formats.ggml_types import quantizable
+from collab_plugin.checkpoint.checkpoint import quantizable
 from collab_plugin.formats.tensor_names import Role
 from collab_plugin.planning.measure.groups import coarse, part_of, split
 from collab_plugin.planning.sensitivity import (

@@ -11,9 +11,9 @@ import pytest
 from gguf import GGUFValueType
 from small_models.big_plan import BUDGET, big_metadata, big_plan, some_kept
 
-from collab_plugin.checkpoint.checkpoint import MetaValue
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.gguf_values import MetaValue
 from collab_plugin.plans.copy_plan import copy_plan
 from collab_plugin.plans.plan import Plan
 from collab_plugin.reports.memory import Memory, MemoryPart, memory_of

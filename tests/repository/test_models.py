@@ -17,7 +17,7 @@ from collab_llamacpp.llamacpp_engine import LlamaCppEngine
 from collab_plugin.cli import main
 from collab_plugin.cli.threads import cores
 from collab_plugin.compression.as_gguf import as_gguf
-from collab_plugin.engines.engine import Evaluation
+from collab_plugin.engines.results import Evaluation
 
 ROOT = Path(__file__).parents[1]
 DOMAIN = {"tiny-qwen3moe": "python", "tiny-deepseek-v3": "german", "tiny-qwen3moe-seed1": "english"}

@@ -7,8 +7,8 @@ import math
 import numpy as np
 from gguf import GGUFValueType
 
-from collab_plugin.checkpoint.checkpoint import MetaValue
 from collab_plugin.formats.ggml_types import tensor_bytes
+from collab_plugin.formats.gguf_values import MetaValue
 from collab_plugin.plans.plan import Activation, BackOff, Calibration, Plan, Point, Pruning, Source, TensorPlan
 from collab_plugin.stats.stats import ImatrixEntry, LayerRouting, Stats
 

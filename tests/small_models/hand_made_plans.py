@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo
-from collab_plugin.formats.ggml_types import fallback, quantizable, tensor_bytes
+from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo, quantizable
+from collab_plugin.formats.ggml_types import fallback, tensor_bytes
 from collab_plugin.plans.artifact import artifact_layout
 from collab_plugin.plans.copy_plan import copy_plan
 from collab_plugin.plans.plan import Plan, TensorPlan

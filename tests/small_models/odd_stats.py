@@ -44,9 +44,9 @@ def small_stats(seed: int = 0) -> Stats:
 
 def with_key(path: Path, key: str, value: object, kind: GGUFValueType) -> Path:
     """Our stats with one key of another value and type, as a broken tool might write it."""
-    from collab_plugin.checkpoint.checkpoint import MetaValue
     from collab_plugin.checkpoint.gguf import open_shard
     from collab_plugin.formats.gguf_layout import TensorSpec, layout
+    from collab_plugin.formats.gguf_values import MetaValue
 
     write_stats(path, small_stats())
     header, data = open_shard(path)

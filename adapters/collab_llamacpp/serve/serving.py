@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from collab_llamacpp.calibrate.child import failure
-from collab_plugin.engines.engine import Served
+from collab_plugin.engines.results import Served
 from collab_plugin.errors import CollabError
 
 

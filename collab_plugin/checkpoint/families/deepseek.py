@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from gguf import MODEL_ARCH, ExpertGatingFuncType
 
-from collab_plugin.checkpoint.checkpoint import MetaValue
 from collab_plugin.checkpoint.families.family import DENSE, EXPERTS, NORMS, Config, Family, common_keys, f32, flag, u32
+from collab_plugin.formats.gguf_values import MetaValue
 
 
 def _keys(c: Config) -> dict[str, MetaValue]:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from gguf import MODEL_ARCH, GGUFValueType
 
-from collab_plugin.checkpoint.checkpoint import MetaValue
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.gguf_values import MetaValue
 
 
 class Config:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from gguf import MODEL_ARCH
 
-from collab_plugin.checkpoint.checkpoint import MetaValue
 from collab_plugin.checkpoint.families.family import EXPERTS, NORMS, Config, Family, common_keys, u32
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.gguf_values import MetaValue
 
 
 def _keys(c: Config) -> dict[str, MetaValue]:

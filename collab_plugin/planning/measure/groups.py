@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo
-from collab_plugin.formats.ggml_types import TYPES, quantizable
+from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo, quantizable
+from collab_plugin.formats.ggml_types import TYPES
 from collab_plugin.formats.tensor_names import Role
 
 BANDS = 3

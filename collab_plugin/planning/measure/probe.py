@@ -12,7 +12,8 @@ from pathlib import Path
 
 from collab_plugin.compression.as_gguf import as_gguf
 from collab_plugin.compression.gguf_file import compress
-from collab_plugin.engines.engine import Engine, Evaluation
+from collab_plugin.engines.engine import Engine
+from collab_plugin.engines.results import Evaluation
 from collab_plugin.errors import CollabError
 from collab_plugin.planning.candidates import Frames
 from collab_plugin.planning.measure.groups import Group, coarse, split

@@ -16,12 +16,13 @@ import numpy as np
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.compression.gguf_file import compress
-from collab_plugin.compression.tiles import Tile, importance, tile_bytes, tiles_of
+from collab_plugin.compression.tiles import Tile, tile_bytes, tiles_of
 from collab_plugin.plans.artifact import artifact_layout
 from collab_plugin.plans.copy_plan import copy_plan
 from collab_plugin.progress import track
 from collab_plugin.quantize.kernels import Bytes, Kernels
 from collab_plugin.stats.stats import Stats
+from collab_plugin.stats.vectors import importance
 
 
 class Scratch:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from collab_conformance.report.verify_report import Fidelity
 from collab_plugin.compression.as_gguf import as_gguf
-from collab_plugin.engines.engine import Engine, Evaluation
+from collab_plugin.engines.engine import Engine
+from collab_plugin.engines.results import Evaluation
 from collab_plugin.errors import CollabError
 from collab_plugin.plugins.open_checkpoint import open_checkpoint
 from collab_plugin.progress import track

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from gguf import GGMLQuantizationType
 
-from collab_plugin.checkpoint.checkpoint import Bytes, Checkpoint, MetaValue
+from collab_plugin.checkpoint.checkpoint import Bytes, Checkpoint
 from collab_plugin.formats.gguf_layout import TensorSpec, layout
+from collab_plugin.formats.gguf_values import MetaValue
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from collab_conformance.mutants.change import Change, Data
 from collab_conformance.mutants.scale import scalable, scaled
 from collab_conformance.pack.pack_document import Pack
-from collab_plugin.checkpoint.checkpoint import Bytes, Checkpoint, MetaValue
+from collab_plugin.checkpoint.checkpoint import Bytes, Checkpoint
 from collab_plugin.checkpoint.topology import topology_of
+from collab_plugin.formats.gguf_values import MetaValue
 from collab_plugin.formats.tensor_names import Role
 
 SCALE = 1.01
