@@ -1,76 +1,100 @@
-"""Progress of long steps: a bar with rate and time left on a terminal, plain lines elsewhere."""
+"""How far a long step is: events for whoever listens. Nothing is drawn here: cli/progress.py does."""
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+SECONDS_BETWEEN = 0.1
+"""A step tells of itself at most so often, but always at its beginning and its end."""
 
 
-class Report(Protocol):
-    """``report(done)`` or ``report(done, total)`` when the total becomes known or changes."""
+@dataclass(frozen=True)
+class Progress:
+    """One event of a step: ``done`` of ``total`` ``unit`` (total None: not known yet) after ``seconds``.
+
+    ``finished`` marks the last event, which comes also when the step failed.
+    """
+
+    step: str
+    done: float
+    total: float | None
+    unit: str
+    seconds: float
+    finished: bool
+
+    @property
+    def rate(self) -> float:
+        """Units a second since the step began; 0 at its beginning."""
+        return self.done / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the rate so far; None where the total or the rate is not known."""
+        if self.total is None or self.rate <= 0:
+            return None
+        return max(self.total - self.done, 0.0) / self.rate
+
+    @property
+    def complete(self) -> bool:
+        """All of a known total is done."""
+        return self.total is not None and self.done >= self.total
+
+    def __str__(self) -> str:
+        """One plain line, as `progress=print` shows it."""
+        if not self.done and not self.finished:
+            return f"{self.step} ..."
+        of = f" of {self.total:,.0f}" if self.total is not None else ""
+        # A step that is measured in seconds has no rate worth telling.
+        rate = "" if self.unit == "s" else f", {self.rate:,.1f} {self.unit}/s"
+        tail = ""
+        if self.complete or self.finished:
+            tail = f", {self.seconds:.1f} s"
+        elif self.seconds_left is not None:
+            tail = f", {self.seconds_left:.0f} s left"
+        return f"{self.step}: {self.done:,.0f}{of} {self.unit}{rate}{tail}"
+
+
+OnProgress = Callable[[Progress], None]
+"""Gets every event, in the thread that does the work. `print` is one."""
+
+
+class Advance(Protocol):
+    """``advance(done)``, or ``advance(done, total)`` when the total becomes known or changes."""
 
     def __call__(self, done: float, total: float | None = None) -> None: ...
 
 
-def silent(done: float, total: float | None = None) -> None:
-    """A `Report` that shows nothing, for steps inside one that is shown."""
+def silent(event: Progress) -> None:
+    """An `OnProgress` that shows nothing: the default everywhere."""
+
+
+def untold(done: float, total: float | None = None) -> None:
+    """An `Advance` that tells nobody, for steps inside one that is told."""
 
 
 @contextmanager
-def track(title: str, total: float | None = None, unit: str = "") -> Iterator[Report]:
-    """Show how far a step is, on stderr. Yields the function to call with the amount done so far."""
-    console = Console(stderr=True)
-    if console.is_terminal:
-        with Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn(unit + " {task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=console,
-        ) as bar:
-            task = bar.add_task(title, total=total, rate="")
-            start = time.monotonic()
+def track(listener: OnProgress, step: str, total: float | None = None, unit: str = "") -> Iterator[Advance]:
+    """Tell ``listener`` of a step while the with statement lasts. Yields what to call with the amount done so far."""
+    start = told = time.monotonic()
+    at, known = 0.0, total
 
-            def show(done: float, total: float | None = None) -> None:
-                rate = done / max(time.monotonic() - start, 1e-9)
-                bar.update(task, completed=int(done), total=total, rate=f"{rate:,.1f} {unit}/s")
+    def event(finished: bool) -> Progress:
+        return Progress(step, at, known, unit, time.monotonic() - start, finished)
 
-            yield show
-        return
-    yield _plain(title, total, unit)
+    def advance(done: float, total: float | None = None) -> None:
+        nonlocal at, known, told
+        at, known = done, known if total is None else total
+        now = time.monotonic()
+        if now - told >= SECONDS_BETWEEN:
+            told = now
+            listener(event(False))
 
-
-def _plain(title: str, total: float | None, unit: str, every: float = 10.0) -> Report:
-    """Print a line at the start, every ten seconds, and at the end."""
-    start = time.monotonic()
-    state: dict[str, float | None] = {"last": start, "total": total}
-    print(f"{title} ...", file=sys.stderr, flush=True)
-
-    def show(done: float, total: float | None = None) -> None:
-        if total is not None:
-            state["total"] = total
-        now, whole = time.monotonic(), state["total"]
-        finished = whole is not None and done >= whole
-        if not finished and now - (state["last"] or 0) < every:
-            return
-        state["last"] = now
-        rate = done / max(now - start, 1e-9)
-        left = f", {max(whole - done, 0) / rate:.0f} s left" if whole and rate else ""
-        of = f" of {whole:,.0f}" if whole is not None else ""
-        tail = f", {now - start:.1f} s" if finished else left
-        print(f"{title}: {done:,.0f}{of} {unit}, {rate:,.1f} {unit}/s{tail}", file=sys.stderr, flush=True)
-
-    return show
+    listener(event(False))
+    try:
+        yield advance
+    finally:
+        listener(event(True))

@@ -24,6 +24,7 @@ from collab_conformance.pack.prompts import default_prompts
 from collab_conformance.suite.manifest import HERE, MANIFEST, Suite, SuiteArtifact
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo, quantizable
+from collab_plugin.cli.progress import shown
 from collab_plugin.compression.gguf_file import compress
 from collab_plugin.formats.atomic_write import write_bytes
 from collab_plugin.formats.ggml_types import fallback, tensor_bytes, without_imatrix
@@ -35,7 +36,7 @@ from collab_plugin.plans.plan import Activation, GroupPolicy, Plan, Pruning, Ten
 from collab_plugin.plans.plan_file import write_plan
 from collab_plugin.plugins.manager import first_kernels
 from collab_plugin.plugins.open_checkpoint import open_checkpoint
-from collab_plugin.progress import silent, track
+from collab_plugin.progress import track, untold
 from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.stats.stats import ImatrixEntry, Stats
 
@@ -152,13 +153,13 @@ def build(recipe: Recipe, folder: Path, kernels: Kernels) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_plan(folder / "plan.json", plan)
     out = folder / f"{recipe.name}.gguf"
-    compress(checkpoint, plan, uniform_stats(checkpoint), out, kernels=kernels, threads=2, report=silent)
+    compress(checkpoint, plan, uniform_stats(checkpoint), out, kernels=kernels, threads=2, report=untold)
 
 
 def record(recipe: Recipe, folder: Path) -> None:
     """Write the pack of the GGUF in ``folder``."""
     gguf = folder / f"{recipe.name}.gguf"
-    with track(f"recording {recipe.name}", unit="tokens") as report:
+    with track(shown(), f"recording {recipe.name}", unit="tokens") as report:
         make_pack(gguf, default_prompts(gguf), folder / "pack", report=report)
 
 

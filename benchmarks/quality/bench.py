@@ -89,7 +89,7 @@ class Bench:
         self.topology = topology_of(self.checkpoint)
         self.kernels = Remembering()
         self.engine = registry().engines["llamacpp"]
-        self.original = as_gguf(model, threads)
+        self.original = as_gguf(open_checkpoint(model), threads)
 
     # -- statistics
 

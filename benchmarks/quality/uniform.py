@@ -58,9 +58,10 @@ def main() -> None:
 def preset(a: argparse.Namespace, folder: Path, stats: Path) -> None:
     """A row for llama-quantize's Q4_K_M of the same values with the same importance matrix."""
     from collab_plugin.compression.as_gguf import as_gguf
+    from collab_plugin.plugins.open_checkpoint import open_checkpoint
 
     out = folder / "q4_k_m.gguf"
-    source = as_gguf(a.model, 2)
+    source = as_gguf(open_checkpoint(a.model), 2)
     command = [a.llama_quantize, "--imatrix", stats, source, out, "Q4_K_M"]
     subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     validation = ROOT / "tests" / "texts" / f"{a.domain}.validation.txt"

@@ -53,6 +53,7 @@ def command(
     """
     from collab_plugin.checkpoint.identity import model_id
     from collab_plugin.checkpoint.topology import topology_of
+    from collab_plugin.cli.progress import shown
     from collab_plugin.compression.as_gguf import as_gguf
     from collab_plugin.plugins.manager import pick, registry
     from collab_plugin.plugins.open_checkpoint import open_checkpoint
@@ -67,12 +68,12 @@ def command(
     if checkpoint.format in chosen.reads:
         runs = checkpoint.path
     elif "gguf" in chosen.reads:
-        runs = as_gguf(model, threads)
+        runs = as_gguf(checkpoint, threads, shown())
     else:
         raise CollabError(
             f"engine {engine!r} runs {' and '.join(chosen.reads)} checkpoints, {model} is {checkpoint.format}"
         )
-    with track("calibrating", unit="tokens") as report:
+    with track(shown(), "calibrating", unit="tokens") as report:
         stats = chosen.calibrate(runs, texts, ctx=ctx, chunks=chunks, threads=threads, progress=report)
     stats = dataclasses.replace(stats, model_id=model_id(checkpoint))
     write_stats(output, stats)

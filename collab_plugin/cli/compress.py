@@ -57,6 +57,7 @@ def command(
         return
     if precision is not None:
         raise click.UsageError("--precision is for --format safetensors: a GGUF has the plan's types")
+    from collab_plugin.cli.progress import shown
     from collab_plugin.compression.gguf_file import compress
     from collab_plugin.compression.inputs import kernels_for, stats_of
     from collab_plugin.plans.artifact import check_one_count
@@ -69,7 +70,7 @@ def command(
     checkpoint = open_checkpoint(model)
     stats = stats_of(plan, checkpoint, plan_path.parent, stats_path)
     kernels = kernels_for(plan, checkpoint)
-    with track("compressing", unit="weights") as report:
+    with track(shown(), "compressing", unit="weights") as report:
         result = compress(checkpoint, plan, stats, output, kernels=kernels, threads=threads, report=report)
     emit(
         {**vars(result), "bits_per_weight": plan.bits_per_weight},
@@ -86,6 +87,7 @@ def command(
 def _folder(
     model: Path, plan_path: Path, precision: Literal["plan", "original"], output: Path, threads: int, as_json: bool
 ) -> None:
+    from collab_plugin.cli.progress import shown
     from collab_plugin.compression.hf_folder import compress_folder
     from collab_plugin.plans.artifact import check_one_count
     from collab_plugin.plans.plan_file import read_plan
@@ -95,7 +97,7 @@ def _folder(
     plan = read_plan(plan_path)
     check_one_count(plan, "a config.json")
     checkpoint = open_checkpoint(model)
-    with track("compressing", unit="weights") as report:
+    with track(shown(), "compressing", unit="weights") as report:
         result = compress_folder(checkpoint, plan, output, precision=precision, threads=threads, report=report)
     emit(
         vars(result),

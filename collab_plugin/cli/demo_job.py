@@ -11,6 +11,7 @@ from pathlib import Path
 
 from collab_plugin.checkpoint.identity import model_id
 from collab_plugin.checkpoint.topology import topology_of
+from collab_plugin.cli.progress import shown
 from collab_plugin.compression.as_gguf import as_gguf
 from collab_plugin.compression.gguf_file import compress
 from collab_plugin.compression.inputs import kernels_for, stats_of
@@ -77,7 +78,7 @@ def run_demo(request: DemoRequest, say: Say) -> list[Row]:
     stats = r.out / f"{name}.stats.gguf"
     say(f"$ collab-plugin calibrate {r.model} {_texts(r)} --chunks {r.chunks} -o {stats}")
     _calibrate(r, engine, stats)
-    original = as_gguf(r.model, r.threads)
+    original = as_gguf(open_checkpoint(r.model), r.threads, shown())
     rows = [_row(r, engine, original, original, "original", topology.total_parameters)]
     for number, bpw in enumerate(r.bpw):
         uniform = _variant(r, stats, f"{bpw}bpw", "uniform", 0.0, say)
@@ -96,9 +97,14 @@ def _texts(r: DemoRequest) -> str:
 
 
 def _calibrate(r: DemoRequest, engine: Engine, out: Path) -> None:
-    with track("calibrating", unit="tokens") as report:
+    with track(shown(), "calibrating", unit="tokens") as report:
         stats = engine.calibrate(
-            as_gguf(r.model, r.threads), r.calibration, ctx=512, chunks=r.chunks, threads=r.threads, progress=report
+            as_gguf(open_checkpoint(r.model), r.threads),
+            r.calibration,
+            ctx=512,
+            chunks=r.chunks,
+            threads=r.threads,
+            progress=report,
         )
     write_stats(out, dataclasses.replace(stats, model_id=model_id(open_checkpoint(r.model))))
 
@@ -133,10 +139,10 @@ def _variant(
         engine = pick(registry().engines, "llamacpp", "engine")
         measuring = Measuring(engine, r.calibration, r.out, probe_seconds=probe_minutes * 60, chunks=r.chunks)
     source = StatsSource.read(stats)
-    write_plan(plan_path, decide(checkpoint, topology, source, request, first_kernels(), measuring))
+    write_plan(plan_path, decide(checkpoint, topology, source, request, first_kernels(), measuring, shown()))
     plan = read_plan(plan_path)
     say(f"$ collab-plugin compress {r.model} --plan {plan_path} -o {out}")
-    with track("compressing", unit="weights") as report:
+    with track(shown(), "compressing", unit="weights") as report:
         compress(
             checkpoint,
             plan,
@@ -152,7 +158,7 @@ def _variant(
 
 
 def _row(r: DemoRequest, engine: Engine, model: Path, original: Path, variant: str, parameters: int) -> Row:
-    with track(f"evaluating {variant}", unit="tokens") as report:
+    with track(shown(), f"evaluating {variant}", unit="tokens") as report:
         evaluation = engine.evaluate(
             model, original, r.validation, ctx=512, chunks=r.chunks, threads=r.threads, progress=report
         )
@@ -184,7 +190,7 @@ def _report(r: DemoRequest, plan: Plan, stats: Path, rows: Sequence[Row], say: S
         rivals=read_rivals(rivals, plan.source.name),
     )
     try:
-        write_report(gather(plan, extras), page, None)
+        write_report(gather(plan, extras), page, None, shown())
     except CollabError as error:  # matplotlib or Jinja2 is not installed: the demo goes on without
         say(str(error))
 

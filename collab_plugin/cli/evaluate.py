@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from collab_plugin.cli.output import emit, json_option, plain
+from collab_plugin.cli.progress import shown
 from collab_plugin.cli.threads import threads_option
 from collab_plugin.errors import CollabError
 from collab_plugin.progress import track
@@ -99,9 +100,10 @@ def _on_text(
     threads: int,
 ) -> Evaluation:
     from collab_plugin.compression.as_gguf import as_gguf
+    from collab_plugin.plugins.open_checkpoint import open_checkpoint
 
-    first, second = as_gguf(model, threads), as_gguf(original, threads)
-    with track("evaluating", unit="tokens") as progress:
+    first, second = (as_gguf(open_checkpoint(path), threads, shown()) for path in (model, original))
+    with track(shown(), "evaluating", unit="tokens") as progress:
         result = engine.evaluate(first, second, texts, ctx=ctx, chunks=chunks, threads=threads, progress=progress)
     if result.text_overlap is not None and result.text_overlap > OVERLAP_WARNING:
         click.echo(
@@ -122,18 +124,21 @@ def _on_tasks(
     ctx: int | None,
     threads: int,
 ) -> TaskReport:
+    from collab_plugin.cli.progress import shown
     from collab_plugin.evaluation.tasks import evaluate_tasks
+    from collab_plugin.plugins.open_checkpoint import open_checkpoint
 
     return evaluate_tasks(
         engine,
-        model,
-        original,
+        open_checkpoint(model),
+        open_checkpoint(original) if original else None,
         names,
         limit=limit,
         folder=folder,
         ctx=ctx,
         threads=threads,
         warn=lambda text: click.echo(f"warning: {text}", err=True),
+        progress=shown(),
     )
 
 

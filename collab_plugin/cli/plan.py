@@ -184,6 +184,7 @@ def command(
     if model is None or output is None:
         raise click.UsageError("give MODEL and -o PLAN (or --diff A B)")
     from collab_plugin.checkpoint.topology import topology_of
+    from collab_plugin.cli.progress import shown
     from collab_plugin.planning.budget import parse_budget
     from collab_plugin.planning.decide import Measuring, decide
     from collab_plugin.planning.request import PlanRequest, StatsSource
@@ -226,7 +227,7 @@ def command(
             confirm=confirm,
             chunks=chunks,
         )
-    plan = decide(checkpoint, topology, source, request, None if keep_types else first_kernels(), measuring)
+    plan = decide(checkpoint, topology, source, request, None if keep_types else first_kernels(), measuring, shown())
     if loader:
         _refuse_types(plan, loader)
     write_plan(output, plan)

@@ -67,6 +67,7 @@ def command(
 
     Example: collab-plugin report plan.json -o report.html
     """
+    from collab_plugin.cli.progress import shown
     from collab_plugin.plans.plan_file import read_plan
     from collab_plugin.reports.gather import gather
     from collab_plugin.reports.plan_terminal import render_report
@@ -77,7 +78,7 @@ def command(
     plan = read_plan(plan_path)
     stats = stats_path or _beside(plan, plan_path.parent)
     facts = gather(plan, _extras(plan, stats, model_path, evaluation_paths, rivals_path, ctx, reserve))
-    written = write_report(facts, output, plots_path)
+    written = write_report(facts, output, plots_path, shown())
     if as_json:
         emit(facts, True, lambda console: None)
     elif written:

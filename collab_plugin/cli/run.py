@@ -41,8 +41,10 @@ def command(
 
     Example: collab-plugin run out.gguf -p "Once upon a time"
     """
+    from collab_plugin.cli.progress import shown
     from collab_plugin.compression.as_gguf import as_gguf
     from collab_plugin.plugins.manager import pick, registry
+    from collab_plugin.plugins.open_checkpoint import open_checkpoint
 
     chosen = pick(registry().engines, engine, "engine")
 
@@ -50,7 +52,7 @@ def command(
         if not as_json:
             click.echo(piece, nl=False)
 
-    gguf = as_gguf(model, threads)
+    gguf = as_gguf(open_checkpoint(model), threads, shown())
     write(prompt)
     result = chosen.generate(
         gguf,

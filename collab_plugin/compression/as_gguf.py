@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.compression.gguf_file import compress
 from collab_plugin.errors import CollabError
 from collab_plugin.plans.copy_plan import copy_plan
-from collab_plugin.progress import track
+from collab_plugin.progress import OnProgress, silent, track
 
 
 def cache_folder() -> Path:
@@ -22,20 +23,17 @@ def cache_folder() -> Path:
     return folder
 
 
-def as_gguf(model: Path, threads: int) -> Path:
-    """Return ``model`` when it is a GGUF, else a GGUF with the same values in the cache folder.
+def as_gguf(checkpoint: Checkpoint, threads: int, progress: OnProgress = silent) -> Path:
+    """Return the checkpoint's file when it is a GGUF, else a GGUF with the same values in the cache folder.
 
     The copy is as large as the checkpoint at its stored types; it is reused until the cache folder is
     emptied.
     """
-    from collab_plugin.plugins.open_checkpoint import open_checkpoint
-
-    checkpoint = open_checkpoint(model)
     if checkpoint.format == "gguf":
         return checkpoint.path
     plan = copy_plan(checkpoint)
     out = cache_folder() / f"{plan.source.fingerprint.removeprefix('sha256:')[:32]}.gguf"
     if not (out.is_file() and out.stat().st_size == plan.bytes):
-        with track(f"converting {model} to GGUF (kept in {out.parent})", unit="weights") as report:
+        with track(progress, f"converting {checkpoint.path} to GGUF (kept in {out.parent})", unit="weights") as report:
             compress(checkpoint, plan, None, out, kernels=None, threads=threads, report=report)
     return out

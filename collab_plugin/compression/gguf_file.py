@@ -27,7 +27,7 @@ from collab_plugin.formats.gguf_layout import Layout
 from collab_plugin.plans.artifact import artifact_layout, check_one_count
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.plan_file import plan_fingerprint
-from collab_plugin.progress import Report
+from collab_plugin.progress import Advance
 from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.stats.stats import Stats
 
@@ -55,7 +55,7 @@ def compress(
     *,
     kernels: Kernels | None,
     threads: int,
-    report: Report,
+    report: Advance,
 ) -> Compressed:
     """Write the GGUF that ``plan`` describes to ``out``; importance is borrowed as the plan says.
 
@@ -174,7 +174,7 @@ class _Run:
         tiles: list[Tile],
         handle: int,
         journal: Journal,
-        report: Report,
+        report: Advance,
     ) -> None:
         self.checkpoint, self.plan, self.stats, self.kernels = checkpoint, plan, stats, kernels
         self.tiles, self.handle, self.journal, self.report = tiles, handle, journal, report

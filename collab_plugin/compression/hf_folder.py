@@ -31,7 +31,7 @@ from collab_plugin.formats.safetensors_layout import Shard, StoredTensor, shards
 from collab_plugin.plans.artifact import check_names, check_one_count
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.plan_file import write_plan
-from collab_plugin.progress import Report
+from collab_plugin.progress import Advance
 
 SHARD_BYTES = 5 * 10**9  # as transformers cuts
 PLAN_FILE = "collab_plan.json"
@@ -64,7 +64,7 @@ def compress_folder(
     *,
     precision: FolderPrecision,
     threads: int,
-    report: Report,
+    report: Advance,
     shard_bytes: int = SHARD_BYTES,
 ) -> CompressedFolder:
     """Write the folder that ``plan`` makes of a Hugging Face folder to ``out``, which may not exist yet.
@@ -199,7 +199,7 @@ def _open(part: Path, shards: list[Shard], total: int) -> Iterator[list[int]]:
             os.close(handle)
 
 
-def _run(todo: list[Work], shards: list[Shard], handles: list[int], threads: int, report: Report) -> None:
+def _run(todo: list[Work], shards: list[Shard], handles: list[int], threads: int, report: Advance) -> None:
     """Carry out ``todo`` in ``threads``; the first error ends it."""
     places = {
         name: (handle, offset)

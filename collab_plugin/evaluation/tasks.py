@@ -6,17 +6,18 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.compression.as_gguf import as_gguf
 from collab_plugin.engines.engine import Engine
 from collab_plugin.evaluation.harness import Harness, harness_version, load_tasks
 from collab_plugin.evaluation.scores import TaskReport, TaskRun, side_by_side
-from collab_plugin.progress import track
+from collab_plugin.progress import OnProgress, silent, track
 
 
 def evaluate_tasks(
     engine: Engine,
-    model: Path,
-    original: Path | None,
+    model: Checkpoint,
+    original: Checkpoint | None,
     names: Sequence[str],
     *,
     limit: int | None,
@@ -24,6 +25,7 @@ def evaluate_tasks(
     ctx: int | None,
     threads: int,
     warn: Callable[[str], None],
+    progress: OnProgress = silent,
 ) -> TaskReport:
     """Run the tasks ``names`` on ``model`` and, where given, on ``original``, with the same documents,
     examples and context; ``ctx`` None: the model's own, at most 4096 tokens.
@@ -32,13 +34,18 @@ def evaluate_tasks(
     are loaded before any model is.
     """
     with ExitStack() as stack:
-        with track(f"loading {', '.join(names)}", unit="tasks") as report:
+        with track(progress, f"loading {', '.join(names)}", unit="tasks") as report:
             harness = stack.enter_context(load_tasks(names, limit=limit, folder=folder))
             report(harness.tasks, harness.tasks)
         # Both files before the first hours of work on one.
-        ours, theirs = as_gguf(model, threads), as_gguf(original, threads) if original else None
-        first, ctx = _run(engine, harness, ours, model, ctx, threads, warn)
-        second = _run(engine, harness, theirs, original, ctx, threads, warn)[0] if theirs and original else None
+        ours = as_gguf(model, threads, progress)
+        theirs = as_gguf(original, threads, progress) if original else None
+        first, ctx = _run(engine, harness, ours, model.path, ctx, threads, warn, progress)
+        second = (
+            _run(engine, harness, theirs, original.path, ctx, threads, warn, progress)[0]
+            if theirs and original
+            else None
+        )
     return TaskReport(
         rows=side_by_side(first.scores, second.scores if second else None),
         asked=tuple(names),
@@ -57,10 +64,11 @@ def _run(
     ctx: int | None,
     threads: int,
     warn: Callable[[str], None],
+    progress: OnProgress,
 ) -> tuple[TaskRun, int]:
     """Scores and the context they were made with; ``model`` is what the user calls it."""
     with (
-        track(f"tasks on {model.name or model}", unit="requests") as report,
+        track(progress, f"tasks on {model.name or model}", unit="requests") as report,
         engine.serve(gguf, ctx=ctx, threads=threads) as served,
     ):
         found = harness.run(served, report)

@@ -17,7 +17,7 @@ from collab_plugin.planning.measure.probe import ProbeRequest, probe
 from collab_plugin.planning.request import PlanRequest, StatsSource, check_stats
 from collab_plugin.planning.search import make_plans, options
 from collab_plugin.plans.plan import Plan
-from collab_plugin.progress import track
+from collab_plugin.progress import OnProgress, silent, track
 from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.stats.probes import Probes
 from collab_plugin.stats.stats_file import write_probes
@@ -51,6 +51,7 @@ def decide(
     request: PlanRequest,
     kernels: Kernels | None,
     measuring: Measuring | None,
+    progress: OnProgress = silent,
 ) -> Plan:
     """Return the plan; probes are kept in the stats file of ``source``."""
     if measuring is not None and not measuring.texts:
@@ -73,20 +74,25 @@ def decide(
             raise CollabError(f"the text {missing[0]} does not exist")
     if measuring is not None and kernels is not None and measuring.probe_seconds is not None:
         source = _probe(
-            Frames(checkpoint, topology, source, request, kernels), kernels, measuring, measuring.probe_seconds
+            Frames(checkpoint, topology, source, request, kernels),
+            kernels,
+            measuring,
+            measuring.probe_seconds,
+            progress,
         )
     number = max(1, measuring.confirm if measuring else 1)
-    with track("measuring quantization errors", unit="errors") as report:
+    with track(progress, "measuring quantization errors", unit="errors") as report:
         plans = make_plans(checkpoint, topology, source, request, kernels, report, number)
     if measuring is None or not measuring.confirm or kernels is None:
         return plans[0]
     return confirm(
         plans, checkpoint, source.stats if source else None, kernels, measuring.engine, measuring.texts,
         ctx=measuring.ctx, chunks=measuring.chunks, threads=request.threads, folder=measuring.folder,
+        progress=progress,
     )  # fmt: skip
 
 
-def _probe(frames: Frames, kernels: Kernels, measuring: Measuring, seconds: float) -> StatsSource:
+def _probe(frames: Frames, kernels: Kernels, measuring: Measuring, seconds: float, progress: OnProgress) -> StatsSource:
     request = ProbeRequest(measuring.texts, measuring.ctx, measuring.chunks, seconds, frames.request.threads)
     source = frames.source
     found = source.stats.probes if source else None
@@ -97,8 +103,8 @@ def _probe(frames: Frames, kernels: Kernels, measuring: Measuring, seconds: floa
         write_probes(source.path, source.stats, source.sha256, probes)
         found = probes
 
-    with track("probing", unit="s") as report:
-        probe(frames, prunings(frames), kernels, measuring.engine, request, measuring.folder, report, keep)
+    with track(progress, "probing", unit="s") as report:
+        probe(frames, prunings(frames), kernels, measuring.engine, request, measuring.folder, report, keep, progress)
     assert source is not None  # probe() asks for stats
     return dataclasses.replace(source, stats=dataclasses.replace(source.stats, probes=found))
 

@@ -27,7 +27,7 @@ from collab_plugin.planning.sensitivity import (
     probed_weights,
 )
 from collab_plugin.plans.plan import BackOff, Plan, Point, ascending
-from collab_plugin.progress import Report
+from collab_plugin.progress import Advance
 from collab_plugin.quantize.error import ErrorTable
 from collab_plugin.quantize.kernels import Kernels
 
@@ -55,7 +55,7 @@ def make_plan(
     source: StatsSource | None,
     request: PlanRequest,
     kernels: Kernels | None,
-    report: Report,
+    report: Advance,
 ) -> Plan:
     """Return the plan with the least predicted KL divergence that holds ``request.budget``.
 
@@ -71,7 +71,7 @@ def make_plans(
     source: StatsSource | None,
     request: PlanRequest,
     kernels: Kernels | None,
-    report: Report,
+    report: Advance,
     count: int,
 ) -> tuple[Plan, ...]:
     """The ``count`` best plans (fewer when there are no more), each of other experts or top-k, best first."""
@@ -161,7 +161,7 @@ def sensitivity_of(frames: Frames) -> Sensitivity:
 
 
 class _Search:
-    def __init__(self, frames: Frames, kernels: Kernels, budget: int, report: Report) -> None:
+    def __init__(self, frames: Frames, kernels: Kernels, budget: int, report: Advance) -> None:
         self.frames, self.budget = frames, budget
         self.sensitivity = sensitivity_of(frames)
         self.fitted = self._fit_all()

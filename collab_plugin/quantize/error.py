@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo
 from collab_plugin.formats.ggml_types import TYPES
-from collab_plugin.progress import Report
+from collab_plugin.progress import Advance
 from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.stats.stats import Stats
 from collab_plugin.stats.vectors import importance
@@ -105,7 +105,7 @@ class ErrorTable:
         stats: Stats | None,
         kernels: Kernels,
         threads: int,
-        report: Report,
+        report: Advance,
         sampling: Sampling = Sampling(),
     ) -> None:
         self.checkpoint, self.kept, self.stats, self.kernels = checkpoint, kept, stats, kernels

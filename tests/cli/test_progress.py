@@ -1,7 +1,8 @@
-"""Progress: lines in a pipe, a bar on a terminal; always on stderr."""
+"""Progress: events for whoever listens; lines in a pipe, a bar on a terminal, always on stderr."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pty
 import subprocess
@@ -9,14 +10,17 @@ import sys
 
 import pytest
 
-from collab_plugin.progress import _plain
+from collab_plugin import progress
+from collab_plugin.cli.progress import _Lines
+from collab_plugin.progress import Progress, track
 
 STEP = """
+from collab_plugin.cli.progress import shown
 from collab_plugin.progress import track
-with track("counting", unit="sheep") as report:
-    report(1, 4)
-    report(2)
-    report(4)
+with track(shown(), "counting", unit="sheep") as advance:
+    advance(1, 4)
+    advance(2)
+    advance(4)
 """
 
 
@@ -52,14 +56,47 @@ def test_terminal_gets_a_bar() -> None:
     assert b"sheep/s" in shown
 
 
-def test_plain_lines_come_at_intervals_with_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
-    report = _plain("reading", 10, "rows", every=0.0)
-    report(5)
-    report(10)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[1].startswith("reading: 5 of 10 rows, ")
-    assert lines[1].endswith("s left")
-    assert lines[2].startswith("reading: 10 of 10 rows, ")
-    quiet = _plain("reading", 10, "rows", every=3600.0)
-    quiet(5)
-    assert capsys.readouterr().err == "reading ...\n"
+def test_lines_come_at_intervals_with_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = _Lines()
+    begun = Progress("reading", 0, 10, "rows", 0.0, False)
+    for event in (
+        begun,
+        dataclasses.replace(begun, done=1, seconds=9.0),
+        dataclasses.replace(begun, done=5, seconds=10.0),
+        dataclasses.replace(begun, done=10, seconds=20.0, finished=True),
+    ):
+        lines(event)
+    assert capsys.readouterr().err.splitlines() == [
+        "reading ...",
+        "reading: 5 of 10 rows, 0.5 rows/s, 10 s left",
+        "reading: 10 of 10 rows, 0.5 rows/s, 20.0 s",
+    ]
+
+
+def test_a_step_that_failed_ends_without_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    events: list[Progress] = []
+    with pytest.raises(ValueError, match="no more sheep"), track(events.append, "counting", 4, "sheep"):
+        raise ValueError("no more sheep")
+    assert [event.finished for event in events] == [False, True]
+    for event in events:
+        _Lines()(event)
+    assert capsys.readouterr().err == "counting ...\n"
+
+
+def test_events_come_at_intervals_but_the_last_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, *(0.01 * i for i in range(1, 100))])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    events: list[Progress] = []
+    with track(events.append, "counting", 40, "sheep") as advance:
+        for done in range(41):
+            advance(done)
+    assert 4 <= len(events) <= 8, "41 calls within half a second"
+    assert events[-1].finished
+    assert events[-1].done == 40
+
+
+def test_events_can_be_printed() -> None:
+    event = Progress("probing", 30, 60, "s", 30.0, False)
+    assert str(event) == "probing: 30 of 60 s, 30 s left", "seconds a second say nothing"
+    assert str(Progress("reading", 0, None, "rows", 0.0, False)) == "reading ..."
+    assert str(Progress("reading", 3, None, "rows", 1.5, True)) == "reading: 3 rows, 2.0 rows/s, 1.5 s"

@@ -16,6 +16,7 @@ from collab_plugin.checkpoint.gguf import open_gguf, open_shard
 from collab_plugin.cli import main
 from collab_plugin.compression.as_gguf import as_gguf
 from collab_plugin.plans.plan_file import read_plan
+from collab_plugin.plugins.open_checkpoint import open_checkpoint
 from collab_plugin.stats.stats_file import read_stats
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -31,7 +32,7 @@ def call(*arguments: str | Path) -> dict[str, object]:
 
 
 def q4_k_m(model: str, folder: Path) -> Path:
-    source = as_gguf(MODELS / model, 2)
+    source = as_gguf(open_checkpoint(MODELS / model), 2)
     out = folder / "q4_k_m.gguf"
     llama_quantize(source, out, "", LlamaFileType.MOSTLY_Q4_K_M, open_gguf(source), None)
     return out

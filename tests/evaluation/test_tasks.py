@@ -22,6 +22,7 @@ from collab_plugin.compression.as_gguf import as_gguf
 from collab_plugin.engines.results import Served
 from collab_plugin.errors import CollabError
 from collab_plugin.evaluation.harness import load_tasks
+from collab_plugin.plugins.open_checkpoint import open_checkpoint
 
 HERE = Path(__file__).parent
 MODELS = HERE.parent / "models"
@@ -70,7 +71,10 @@ def test_windows_are_made_by_the_script(tmp_path: Path) -> None:
 @pytest.fixture(scope="session")
 def coarse(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """tiny-deepseek-v3 at TQ1_0, which suits no model that was not trained for it: answers must change."""
-    out, source = tmp_path_factory.mktemp("coarse") / "tq1_0.gguf", as_gguf(MODELS / "tiny-deepseek-v3", 1)
+    out, source = (
+        tmp_path_factory.mktemp("coarse") / "tq1_0.gguf",
+        as_gguf(open_checkpoint(MODELS / "tiny-deepseek-v3"), 1),
+    )
     llama_quantize(source, out, "TQ1_0", LlamaFileType.MOSTLY_TQ1_0, open_gguf(source), None)
     return out
 
@@ -143,7 +147,7 @@ def generation_task(folder: Path, answers: dict[str, str], most: int = 12) -> No
 @pytest.mark.slow
 def test_generation(tmp_path: Path, offline: dict[str, str]) -> None:
     """Answers made by the engine itself are met exactly, others are not."""
-    model = as_gguf(MODELS / "tiny-qwen3moe", 1)
+    model = as_gguf(open_checkpoint(MODELS / "tiny-qwen3moe"), 1)
     answers = {}
     for n, prompt in enumerate(("In the beginning God", "import os\nimport", "Die Datei", "def main(")):
         made = LlamaCppEngine().generate(
@@ -303,7 +307,7 @@ def test_a_server_killed_between_two_answers(monkeypatch: pytest.MonkeyPatch, of
     """Not the connection that broke is told, but why."""
     for key, value in offline.items():
         monkeypatch.setenv(key, value)
-    model = as_gguf(MODELS / "tiny-qwen3moe", 1)
+    model = as_gguf(open_checkpoint(MODELS / "tiny-qwen3moe"), 1)
     with load_tasks(["windows"], limit=1, folder=HERE) as harness:
         before = _children()
 

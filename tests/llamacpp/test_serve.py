@@ -24,6 +24,7 @@ from collab_plugin.compression.as_gguf import as_gguf
 from collab_plugin.engines.engine import Engine
 from collab_plugin.engines.results import Served
 from collab_plugin.errors import CollabError
+from collab_plugin.plugins.open_checkpoint import open_checkpoint
 
 TESTS = Path(__file__).parents[1]
 TRAINED = ["tiny-qwen3moe", "tiny-deepseek-v3"]  # the second has a BOS
@@ -37,7 +38,7 @@ PAIRS = (
 
 @pytest.fixture(scope="module", params=TRAINED)
 def trained(request: pytest.FixtureRequest) -> Path:
-    return as_gguf(TESTS / "models" / request.param, 1)
+    return as_gguf(open_checkpoint(TESTS / "models" / request.param), 1)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from small_models.tiny_moe import llama_quantize
 
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.compression.as_gguf import as_gguf
+from collab_plugin.plugins.open_checkpoint import open_checkpoint
 from collab_plugin.stats.stats import Stats
 from collab_plugin.stats.stats_file import read_stats, write_stats
 
@@ -123,7 +124,11 @@ THEIR_NAMES = {
 def test_trained_models_agree_to_the_third_digit(llama_tools: Path, name: str, tmp_path: Path) -> None:
     """The same windows of 512 tokens through both programs."""
     tests = Path(__file__).parents[1]
-    original, coarse, logits = as_gguf(tests / "models" / name, 1), tmp_path / "coarse.gguf", tmp_path / "logits.bin"
+    original, coarse, logits = (
+        as_gguf(open_checkpoint(tests / "models" / name), 1),
+        tmp_path / "coarse.gguf",
+        tmp_path / "logits.bin",
+    )
     llama_quantize(original, coarse, "Q2_K", LlamaFileType.MOSTLY_Q2_K, open_gguf(original), None)
     text = tests / "texts" / "german.validation.txt"
     same = ("-c", 512, "-b", 512, "-ub", 512, "--chunks", 6, *SAME[6:])

@@ -18,6 +18,7 @@ from collab_plugin.cli import main
 from collab_plugin.cli.threads import cores
 from collab_plugin.compression.as_gguf import as_gguf
 from collab_plugin.engines.results import Evaluation
+from collab_plugin.plugins.open_checkpoint import open_checkpoint
 
 ROOT = Path(__file__).parents[1]
 DOMAIN = {"tiny-qwen3moe": "python", "tiny-deepseek-v3": "german", "tiny-qwen3moe-seed1": "english"}
@@ -58,7 +59,7 @@ def original(model: str, folder: Path) -> Path:
     """What evaluating needs of the whole model: made once, for nine pruned ones to be compared with."""
     out = folder / f"{model}.npy"
     LlamaCppEngine().reference(
-        as_gguf(folder_of(model), cores()), validation(model),
+        as_gguf(open_checkpoint(folder_of(model)), cores()), validation(model),
         out=out, ctx=CTX, chunks=CHUNKS, threads=cores(), progress=lambda *_: None,
     )  # fmt: skip
     return out

@@ -23,7 +23,7 @@ TOOL = (sys.executable, "-c", "from collab_plugin.cli import main; main()")
 
 @pytest.mark.parametrize("model", ["tiny-qwen3moe", "tiny-deepseek-v3"])
 def test_the_folder_made_of_a_gguf_is_the_original(model: str, tmp_path: Path) -> None:
-    gguf = as_gguf(MODELS / model, 1)
+    gguf = as_gguf(open_checkpoint(MODELS / model), 1)
     write_folder(gguf, tmp_path / "model", memory=10**12)
     made = json.loads((tmp_path / "model" / "config.json").read_text())
     config = json.loads((MODELS / model / "config.json").read_text())
@@ -41,7 +41,7 @@ def test_the_folder_made_of_a_gguf_is_the_original(model: str, tmp_path: Path) -
 
 def test_a_folder_that_memory_cannot_hold_is_not_offered(tmp_path: Path) -> None:
     with pytest.raises(NotOfferedError, match=r"takes 0\.1 GB, half of memory is less"):
-        write_folder(as_gguf(MODELS / "tiny-qwen3moe", 1), tmp_path / "model", memory=100_000_000)
+        write_folder(as_gguf(open_checkpoint(MODELS / "tiny-qwen3moe"), 1), tmp_path / "model", memory=100_000_000)
     assert not (tmp_path / "model").exists()
 
 

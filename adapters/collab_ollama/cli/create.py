@@ -50,6 +50,7 @@ def command(
     from collab_ollama.model.model_name import parse_name
     from collab_ollama.server.client import Client
     from collab_ollama.server.host import is_loopback, server_url
+    from collab_plugin.cli.progress import shown
     from collab_plugin.errors import CollabError
 
     model = parse_name(name)
@@ -62,9 +63,9 @@ def command(
     client = Client(url)
     try:
         if direct and store is not None:
-            result = create_direct(opened, modelfile, model, client, store, replace=replace)
+            result = create_direct(opened, modelfile, model, client, store, replace=replace, progress=shown())
         else:
-            result = create(opened, modelfile, model, client, store, replace=replace)
+            result = create(opened, modelfile, model, client, store, replace=replace, progress=shown())
     finally:
         client.close()
 

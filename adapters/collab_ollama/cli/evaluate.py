@@ -34,6 +34,7 @@ def command(
     from collab_ollama.model.model_name import parse_name
     from collab_ollama.server.client import Client
     from collab_ollama.server.host import server_url
+    from collab_plugin.cli.progress import shown
     from collab_plugin.errors import CollabError
     from collab_plugin.progress import track
 
@@ -47,7 +48,7 @@ def command(
                 raise CollabError(f"{client.url} has no model {model}; create it first")
         answers = []
         for model in names:
-            with track(f"asking {model}", len(chosen), "prefixes") as report:
+            with track(shown(), f"asking {model}", len(chosen), "prefixes") as report:
                 answers.append(ask(client, model, chosen, report))
     finally:
         client.close()

@@ -53,6 +53,7 @@ def command(
     from collab_ollama.server.load_model import load
     from collab_ollama.server.placement_environment import environment_of
     from collab_ollama.server.server_process import find_ollama, serving
+    from collab_plugin.cli.progress import shown
     from collab_plugin.errors import CollabError
     from collab_plugin.placement.placement_file import read_placement
     from collab_plugin.progress import track
@@ -72,7 +73,7 @@ def command(
             client = Client(url)
             try:
                 if name is not None:
-                    with track(f"loading {name}"):
+                    with track(shown(), f"loading {name}"):
                         told = {key: value for key, value in variables.items() if key.startswith("LLAMA_ARG_")}
                         applied = load(server, client, name, placement, told)
                     emit(applied, as_json, lambda console: render(console, applied))

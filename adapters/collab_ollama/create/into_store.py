@@ -19,12 +19,20 @@ from collab_ollama.model.model_name import ModelName
 from collab_ollama.model.modelfile import Modelfile, check
 from collab_ollama.server.client import Client, Shown
 from collab_plugin.errors import CollabError
+from collab_plugin.progress import OnProgress, silent
 
 _IMAGE = "application/vnd.ollama.image"
 
 
 def create_direct(
-    artifact: Artifact, modelfile: Modelfile, name: ModelName, client: Client, store: Store, *, replace: bool
+    artifact: Artifact,
+    modelfile: Modelfile,
+    name: ModelName,
+    client: Client,
+    store: Store,
+    *,
+    replace: bool,
+    progress: OnProgress = silent,
 ) -> Created:
     """As create.create, for one file and a server of this machine and user; nothing is copied or checked by Ollama.
 
@@ -37,7 +45,7 @@ def create_direct(
         raise CollabError("a split artifact must be merged by Ollama: leave out --direct")
     refuse_existing(client, name, replace)
     path = artifact.files[0]
-    digest = digest_of(path)
+    digest = digest_of(path, progress)
     manifest = store.manifest(name)
     before = manifest.read_bytes() if manifest.is_file() else None
     put: list[str] = []

@@ -21,7 +21,7 @@ from collab_ollama.model.model_name import ModelName
 from collab_ollama.model.modelfile import Modelfile, check
 from collab_ollama.server.client import Client, Shown
 from collab_plugin.errors import CollabError
-from collab_plugin.progress import track
+from collab_plugin.progress import OnProgress, silent, track
 
 _CHUNK = 8 * 2**20
 
@@ -54,7 +54,14 @@ class _Put:
 
 
 def create(
-    artifact: Artifact, modelfile: Modelfile, name: ModelName, client: Client, store: Store | None, *, replace: bool
+    artifact: Artifact,
+    modelfile: Modelfile,
+    name: ModelName,
+    client: Client,
+    store: Store | None,
+    *,
+    replace: bool,
+    progress: OnProgress = silent,
 ) -> Created:
     """Create ``name`` of ``artifact`` as ``modelfile`` says (its files are the artifact's).
 
@@ -64,12 +71,12 @@ def create(
     check(modelfile)
     version = client.version()
     existed = refuse_existing(client, name, replace)
-    digests = tuple(digest_of(path) for path in artifact.files)
+    digests = tuple(digest_of(path, progress) for path in artifact.files)
     before = store.temporary() if store else frozenset()
     put = _Put(store)
     try:
-        _put(artifact, digests, client, put)
-        _create(client, _request(artifact, modelfile, name, digests), name, keep=existed)
+        _put(artifact, digests, client, put, progress)
+        _create(client, _request(artifact, modelfile, name, digests), name, progress, keep=existed)
         shown = client.show(str(name))
         if shown is None:
             raise CollabError(f"Ollama said success, but has no {name}; look at its log")
@@ -87,11 +94,11 @@ def refuse_existing(client: Client, name: ModelName, replace: bool) -> bool:
     return existed
 
 
-def digest_of(path: Path) -> str:
+def digest_of(path: Path, progress: OnProgress) -> str:
     """Return "sha256:<hex>" of a file, with progress; CollabError when it cannot be read."""
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file, track(f"hashing {path.name}", path.stat().st_size, "bytes") as report:
+        with path.open("rb") as file, track(progress, f"hashing {path.name}", path.stat().st_size, "bytes") as report:
             done = 0
             while piece := file.read(_CHUNK):
                 digest.update(piece)
@@ -102,7 +109,7 @@ def digest_of(path: Path) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def _put(artifact: Artifact, digests: tuple[str, ...], client: Client, put: _Put) -> None:
+def _put(artifact: Artifact, digests: tuple[str, ...], client: Client, put: _Put, progress: OnProgress) -> None:
     """Link or send the files that the server lacks."""
     files = zip(artifact.files, digests, strict=True)
     missing = {digest: path for path, digest in files if not client.has_blob(digest)}
@@ -116,7 +123,7 @@ def _put(artifact: Artifact, digests: tuple[str, ...], client: Client, put: _Put
     _check_disk(put.store, need)
     for digest, path in to_send.items():
         title = f"sending {path.name} (the server needs {need:,} bytes for the model)"
-        with track(title, path.stat().st_size, "bytes") as report:
+        with track(progress, title, path.stat().st_size, "bytes") as report:
             put.sent.append(digest)
             client.push_blob(digest, path, report)
 
@@ -160,17 +167,17 @@ def _request(artifact: Artifact, modelfile: Modelfile, name: ModelName, digests:
     return request
 
 
-def _create(client: Client, request: Mapping[str, Any], name: ModelName, *, keep: bool) -> None:
+def _create(client: Client, request: Mapping[str, Any], name: ModelName, progress: OnProgress, *, keep: bool) -> None:
     """Have the model created. After Ctrl-C the server goes on regardless, so its end is awaited; then the
     model is deleted, unless ``keep``: it took the place of one that is gone by then."""
     events = Events(client.create(request))
     try:
-        with track(f"creating {name}", unit="bytes") as report:
+        with track(progress, f"creating {name}", unit="bytes") as report:
             for event in events:
                 if event.get("total"):
                     report(event.get("completed", 0), event["total"])
     except KeyboardInterrupt:
-        with track("interrupted; waiting for Ollama, which cannot stop its copy, to take it away again"):
+        with track(progress, "interrupted; waiting for Ollama, which cannot stop its copy, to take it away again"):
             events.drain()
         if not keep:
             client.delete(str(name))

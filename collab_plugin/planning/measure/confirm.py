@@ -12,7 +12,7 @@ from collab_plugin.compression.as_gguf import as_gguf
 from collab_plugin.compression.gguf_file import compress
 from collab_plugin.engines.engine import Engine
 from collab_plugin.plans.plan import Plan, Point, ascending
-from collab_plugin.progress import track
+from collab_plugin.progress import OnProgress, silent, track
 from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.stats.stats import Stats
 
@@ -29,6 +29,7 @@ def confirm(
     chunks: int,
     threads: int,
     folder: Path,
+    progress: OnProgress = silent,
 ) -> Plan:
     """Return the plan with the least measured KL divergence; its ``considered`` holds every measurement.
 
@@ -38,14 +39,14 @@ def confirm(
     options = {"ctx": ctx, "chunks": chunks, "threads": threads}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".collab-confirm-") as name:
         reference, out = Path(name) / "reference.npy", Path(name) / "candidate.gguf"
-        original = as_gguf(checkpoint.path, threads)
-        with track("running the original", unit="tokens") as report:
+        original = as_gguf(checkpoint, threads, progress)
+        with track(progress, "running the original", unit="tokens") as report:
             engine.reference(original, texts, out=reference, progress=report, **options)
         for number, plan in enumerate(plans, 1):
             what = f"candidate {number} of {len(plans)} ({_label(plan)})"
-            with track(f"compressing {what}", unit="weights") as report:
+            with track(progress, f"compressing {what}", unit="weights") as report:
                 compress(checkpoint, plan, stats, out, kernels=kernels, threads=threads, report=report)
-            with track(f"evaluating {what}", unit="tokens") as report:
+            with track(progress, f"evaluating {what}", unit="tokens") as report:
                 result = engine.evaluate(out, reference, texts, progress=report, **options)
             measured[_key(plan)] = result.mean_kld
             out.unlink()

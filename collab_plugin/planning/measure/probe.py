@@ -18,7 +18,7 @@ from collab_plugin.errors import CollabError
 from collab_plugin.planning.candidates import Frames
 from collab_plugin.planning.measure.groups import Group, coarse, split
 from collab_plugin.planning.measure.scratch_copy import Scratch
-from collab_plugin.progress import Report, silent, track
+from collab_plugin.progress import Advance, OnProgress, silent, track, untold
 from collab_plugin.quantize.error import ErrorTable
 from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.stats.probes import Probes, PruneProbe, TypeProbe
@@ -54,8 +54,9 @@ def probe(
     engine: Engine,
     request: ProbeRequest,
     folder: Path,
-    report: Report,
+    report: Advance,
     keep: Callable[[Probes], None],
+    progress: OnProgress = silent,
 ) -> None:
     """Measure until time runs out or nothing is left; probes in the stats are not measured again.
 
@@ -73,7 +74,7 @@ def probe(
         raise CollabError("--probe keeps what it measures in the stats, and cannot in an imatrix of another tool: "
                           "calibrate with collab-plugin first")  # fmt: skip
     with tempfile.TemporaryDirectory(dir=folder, prefix=".collab-probe-") as name:
-        prober = _Prober(frames, counts, kernels, engine, request, Path(name), report)
+        prober = _Prober(frames, counts, kernels, engine, request, Path(name), report, progress)
         try:
             prober.run()
         finally:
@@ -90,23 +91,26 @@ class _Prober:
         engine: Engine,
         request: ProbeRequest,
         folder: Path,
-        report: Report,
+        report: Advance,
+        progress: OnProgress,
     ) -> None:
         assert frames.source is not None
         self.frames, self.counts, self.kernels, self.engine = frames, counts, kernels, engine
-        self.request, self.folder, self.report = request, folder, report
+        self.request, self.folder, self.report, self.progress = request, folder, report, progress
         self.start = time.monotonic()
         self.stats = frames.source.stats
-        self.errors = ErrorTable(frames.checkpoint, {}, self.stats, kernels, request.threads, silent)
+        self.errors = ErrorTable(frames.checkpoint, {}, self.stats, kernels, request.threads, untold)
         self.reference = folder / "reference.npy"
         self.probes = Probes((), "", request.ctx, 0, engine.version())
         self.done = 0
 
     def run(self) -> None:
-        original = as_gguf(self.frames.checkpoint.path, self.request.threads)
-        with track("running the original", unit="tokens") as report:
+        original = as_gguf(self.frames.checkpoint, self.request.threads, self.progress)
+        with track(self.progress, "running the original", unit="tokens") as report:
             self.engine.reference(original, self.request.texts, out=self.reference, progress=report, **self._windows)
-        scratch = Scratch(self.frames.checkpoint, self.stats, self.kernels, self.folder, self.request.threads)
+        scratch = Scratch(
+            self.frames.checkpoint, self.stats, self.kernels, self.folder, self.request.threads, self.progress
+        )
         same = self._evaluate(scratch.path)
         self.probes = self._earlier(same)
         begun = time.monotonic()
@@ -194,6 +198,6 @@ class _Prober:
     def _pruning(self, count: int, used: int) -> PruneProbe:
         frames, out = self.frames, self.folder / "pruned.gguf"
         plan = frames.finish(frames.frame(count, used), {}, {})
-        compress(frames.checkpoint, plan, None, out, kernels=None, threads=self.request.threads, report=silent)
+        compress(frames.checkpoint, plan, None, out, kernels=None, threads=self.request.threads, report=untold)
         result = self._evaluate(out)
         return PruneProbe(frames.rule, count, used, result.mean_kld, result.mean_kld_stderr)

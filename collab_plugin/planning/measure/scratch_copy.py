@@ -19,7 +19,7 @@ from collab_plugin.compression.gguf_file import compress
 from collab_plugin.compression.tiles import Tile, tile_bytes, tiles_of
 from collab_plugin.plans.artifact import artifact_layout
 from collab_plugin.plans.copy_plan import copy_plan
-from collab_plugin.progress import track
+from collab_plugin.progress import OnProgress, silent, track
 from collab_plugin.quantize.kernels import Bytes, Kernels
 from collab_plugin.stats.stats import Stats
 from collab_plugin.stats.vectors import importance
@@ -29,12 +29,18 @@ class Scratch:
     """``path`` is a GGUF with the checkpoint's own values, but inside `quantized`."""
 
     def __init__(
-        self, checkpoint: Checkpoint, stats: Stats | None, kernels: Kernels, folder: Path, threads: int
+        self,
+        checkpoint: Checkpoint,
+        stats: Stats | None,
+        kernels: Kernels,
+        folder: Path,
+        threads: int,
+        progress: OnProgress = silent,
     ) -> None:
         self.checkpoint, self.stats, self.kernels, self.threads = checkpoint, stats, kernels, threads
         self.path = folder / "scratch.gguf"
         self.plan = copy_plan(checkpoint)
-        with track("copying the model to probe it", unit="weights") as report:
+        with track(progress, "copying the model to probe it", unit="weights") as report:
             compress(checkpoint, self.plan, None, self.path, kernels=None, threads=threads, report=report)
         self.tiles: dict[str, list[Tile]] = {}
         for tile in tiles_of(checkpoint, self.plan, artifact_layout(checkpoint, self.plan)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from collab_plugin.progress import Report
+from collab_plugin.progress import Advance
 from collab_plugin.reports.gather import Facts
 from collab_plugin.reports.plots.bits import bits_plot
 from collab_plugin.reports.plots.front import front_plot, has_front
@@ -15,7 +15,7 @@ from collab_plugin.reports.plots.steps import back_off_plot
 from collab_plugin.reports.plots.style import png
 
 
-def draw_plots(facts: Facts, report: Report) -> dict[str, bytes]:
+def draw_plots(facts: Facts, report: Advance) -> dict[str, bytes]:
     """Return PNG files by name without suffix; plots with nothing to show are not there."""
     plots = {"bits": partial(bits_plot, facts.bits), "memory": partial(memory_plot, facts)}
     if facts.importance is not None:

@@ -36,12 +36,13 @@ def command(artifact: Path, output: Path, text: Path | None, target: str | None,
         raise CollabError(f"{output.parent} does not exist; make the folder first")
     from collab_conformance.pack.prompts import default_prompts, text_prompts
     from collab_conformance.run.record_pack import record_reference, record_target
+    from collab_plugin.cli.progress import shown
 
     prompts = default_prompts(artifact) if text is None else text_prompts(artifact, text)
     if target is None:
-        document = record_reference(artifact, prompts, output)
+        document = record_reference(artifact, prompts, output, shown())
     else:
-        document = record_target(target, artifact, prompts, output, threads)
+        document = record_target(target, artifact, prompts, output, threads, shown())
     result = {
         "output": str(output),
         "artifact": document.artifact.name,

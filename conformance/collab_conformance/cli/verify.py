@@ -15,6 +15,7 @@ from rich.text import Text
 from collab_conformance.cli import merge, pack
 from collab_conformance.cli.group import ArtifactsOrCommand
 from collab_conformance.cli.outputs import Outputs
+from collab_plugin.cli import progress as bars
 from collab_plugin.cli.output import emit
 from collab_plugin.cli.threads import threads_option
 from collab_plugin.errors import CollabError
@@ -203,7 +204,7 @@ def _subjects(request: Request, scratch: Path) -> tuple[Subject, ...]:
         return suite_subjects(request.short)
     from collab_conformance.suite.artifact_subjects import artifact_subject
 
-    return tuple(artifact_subject(path, request.against, scratch) for path in request.artifacts)
+    return tuple(artifact_subject(path, request.against, scratch, bars.shown()) for path in request.artifacts)
 
 
 def _fidelity(request: Request, original: Path, subjects: tuple[Subject, ...]) -> tuple[Fidelity, ...]:
@@ -212,7 +213,9 @@ def _fidelity(request: Request, original: Path, subjects: tuple[Subject, ...]) -
 
     engine = pick(registry().engines, FIDELITY_ENGINE, "engine")
     return tuple(
-        measure_fidelity(engine, Path(subject.artifact), subject.name, original, request.texts, request.threads)
+        measure_fidelity(
+            engine, Path(subject.artifact), subject.name, original, request.texts, request.threads, bars.shown()
+        )
         for subject in subjects
     )
 

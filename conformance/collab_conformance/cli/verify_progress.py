@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from collab_plugin.progress import Report, track
+from collab_plugin.cli import progress
+from collab_plugin.progress import Advance, track
 
 
 class Shown:
@@ -13,14 +14,15 @@ class Shown:
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
+        self._listener = progress.shown()
         self._target: str | None = None
-        self._report: Report | None = None
+        self._report: Advance | None = None
 
     def __call__(self, target: str, check: str, done: int, total: int) -> None:
         if target != self._target or self._report is None:
             self._stack.close()
             self._target = target
-            self._report = self._stack.enter_context(track(f"verifying {target}", total, "checks"))
+            self._report = self._stack.enter_context(track(self._listener, f"verifying {target}", total, "checks"))
         self._report(done, total)
 
 

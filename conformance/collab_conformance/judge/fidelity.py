@@ -12,7 +12,7 @@ from collab_plugin.engines.engine import Engine
 from collab_plugin.engines.results import Evaluation
 from collab_plugin.errors import CollabError
 from collab_plugin.plugins.open_checkpoint import open_checkpoint
-from collab_plugin.progress import track
+from collab_plugin.progress import OnProgress, silent, track
 
 CTX = 512
 LEAST_BITS = 2.0
@@ -50,7 +50,13 @@ def grade(mean_kld: float, stderr: float, bits_per_weight: float) -> str:
 
 
 def measure_fidelity(
-    engine: Engine, artifact: Path, name: str, original: Path, texts: Sequence[Path], threads: int
+    engine: Engine,
+    artifact: Path,
+    name: str,
+    original: Path,
+    texts: Sequence[Path],
+    threads: int,
+    progress: OnProgress = silent,
 ) -> Fidelity:
     """Evaluate ``artifact`` against ``original`` on ``texts``, in windows of 512 tokens. CollabError as `evaluate`."""
     whole = open_checkpoint(original)
@@ -60,9 +66,9 @@ def measure_fidelity(
         raise CollabError(
             f"{artifact} is a {small.architecture} and {original} a {whole.architecture}: not its original"
         )
-    gguf = as_gguf(original, threads)
-    with track(f"comparing {name} with its original", unit="tokens") as progress:
-        e = engine.evaluate(artifact, gguf, texts, ctx=CTX, chunks=None, threads=threads, progress=progress)
+    gguf = as_gguf(whole, threads, progress)
+    with track(progress, f"comparing {name} with its original", unit="tokens") as advance:
+        e = engine.evaluate(artifact, gguf, texts, ctx=CTX, chunks=None, threads=threads, progress=advance)
     bits = 8 * sum(info.nbytes for info in small.tensors.values()) / parameters
     return fidelity_of(name, e, bits)
 

@@ -28,7 +28,7 @@ from collab_conformance.pack.scale_directions import record_scales
 from collab_conformance.reference.run_reference import Reference, RoutingLayer
 from collab_plugin.engines.target import LogProbabilities
 from collab_plugin.errors import CollabError
-from collab_plugin.progress import Report, silent
+from collab_plugin.progress import Advance, untold
 
 Logits = NDArray[np.floating[Any]]
 Record = Callable[[Sequence[int]], Logits]
@@ -43,7 +43,7 @@ def make_pack(
     record: Record | None = None,
     *,
     recorder: Recorder | None = None,
-    report: Report = silent,
+    report: Advance = untold,
 ) -> Pack:
     """Record ``prompts`` on ``artifact`` and write the pack into the folder ``out``.
 
@@ -83,7 +83,7 @@ def _refuse_ids(artifact: Artifact, prompts: Sequence[Prompt]) -> None:
             )
 
 
-def _record(artifact: Artifact, prompts: Sequence[Prompt], run: _Run, report: Report) -> tuple[Recording, ...]:
+def _record(artifact: Artifact, prompts: Sequence[Prompt], run: _Run, report: Advance) -> tuple[Recording, ...]:
     total = sum(len(p.tokens) + sum(len(p.tokens) + step for step in range(p.greedy_steps)) for p in prompts)
     done, found = 0, []
 

@@ -12,12 +12,12 @@ from collab_plugin.checkpoint.gguf import GgufCheckpoint, open_gguf, shard_paths
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.tensor_names import Role
 from collab_plugin.plans.artifact import KEEP
-from collab_plugin.progress import Report, silent
+from collab_plugin.progress import Advance, untold
 
 _PIECE = 16 * 2**20
 
 
-def describe(path: Path, report: Report = silent) -> Artifact:
+def describe(path: Path, report: Advance = untold) -> Artifact:
     """Describe a GGUF file, or all shards of a split one; reads it whole for its hash (``report`` in bytes).
     CollabError for what is not a model."""
     if not path.is_file():
@@ -51,7 +51,7 @@ def tokenizer_hash(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(keys, separators=(",", ":")).encode()).hexdigest()
 
 
-def _sha256(paths: list[Path], report: Report) -> str:
+def _sha256(paths: list[Path], report: Advance) -> str:
     digest, done = hashlib.sha256(), 0
     whole = sum(path.stat().st_size for path in paths)
     for path in paths:

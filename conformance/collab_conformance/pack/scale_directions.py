@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collab_plugin.checkpoint.gguf import open_gguf
-from collab_plugin.progress import Report, silent
+from collab_plugin.progress import Advance, untold
 
 COLUMNS = 64
 MOST_POSITIONS = 512
@@ -41,7 +41,7 @@ class Scales:
     directions: Mapping[str, NDArray[np.float16]]
 
 
-def record_scales(artifact: Path, prompts: Sequence[Sequence[int]], report: Report = silent) -> Scales:
+def record_scales(artifact: Path, prompts: Sequence[Sequence[int]], report: Advance = untold) -> Scales:
     """Compute the directions of ``artifact`` on the longest of ``prompts``, one run of the reference a tensor.
 
     ``report`` in tokens. CollabError where the reference cannot compute the artifact.

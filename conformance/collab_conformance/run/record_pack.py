@@ -26,7 +26,7 @@ from collab_plugin.engines.target import LoadOptions, NotOfferedError, TargetInf
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.json_document import from_plain, to_plain
 from collab_plugin.plugins.manager import pick, registry
-from collab_plugin.progress import Report, track
+from collab_plugin.progress import Advance, OnProgress, silent, track
 
 _ERROR, _LOG = "error", "log"
 
@@ -43,13 +43,17 @@ class RecordJob:
     recorder: Recorder
 
 
-def record_reference(artifact: Path, prompts: Sequence[Prompt], out: Path) -> PackDocument:
+def record_reference(
+    artifact: Path, prompts: Sequence[Prompt], out: Path, progress: OnProgress = silent
+) -> PackDocument:
     """Write the reference's pack; CollabError where there is no reference."""
-    with track(f"computing the reference of {artifact.name}", unit="tokens") as report:
+    with track(progress, f"computing the reference of {artifact.name}", unit="tokens") as report:
         return make_pack(artifact, prompts, out, report=report).document
 
 
-def record_target(name: str, artifact: Path, prompts: Sequence[Prompt], out: Path, threads: int) -> PackDocument:
+def record_target(
+    name: str, artifact: Path, prompts: Sequence[Prompt], out: Path, threads: int, progress: OnProgress = silent
+) -> PackDocument:
     """Write what the target ``name`` computes; CollabError when it is not here, gives no logits, or dies."""
     infos = choose(find_targets(), [name])
     if len(infos) > 1:
@@ -61,7 +65,7 @@ def record_target(name: str, artifact: Path, prompts: Sequence[Prompt], out: Pat
     with tempfile.TemporaryDirectory(prefix="collab-record-") as scratch:
         path = Path(scratch, "job.json")
         path.write_text(json.dumps(to_plain(job)))
-        code = _run(infos[0], path)
+        code = _run(infos[0], path, progress)
         if code:
             raise CollabError(_why(infos[0].name, code, path))
     return read_pack(out).document
@@ -81,7 +85,7 @@ def _recorder(info: TargetInfo) -> Recorder:
     return Recorder("engine", f"{info.name} {info.build}".strip(), device, dict(info.versions))
 
 
-def _run(info: TargetInfo, path: Path) -> int:
+def _run(info: TargetInfo, path: Path, progress: OnProgress) -> int:
     provider = pick(registry().targets, info.engine, "target")
     command = [
         *(provider.command(info.name) or [sys.executable]),
@@ -90,7 +94,7 @@ def _run(info: TargetInfo, path: Path) -> int:
         str(path),
     ]
     environment = {**os.environ, "GGML_NO_BACKTRACE": "1", **provider.environment(info.name)}
-    with path.with_name(_LOG).open("wb") as log, track(f"recording {info.name}", unit="tokens") as report:
+    with path.with_name(_LOG).open("wb") as log, track(progress, f"recording {info.name}", unit="tokens") as report:
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=environment, text=True
         )
@@ -123,7 +127,7 @@ def main() -> int:
     return 0
 
 
-def _record(job: RecordJob, report: Report) -> None:
+def _record(job: RecordJob, report: Advance) -> None:
     target = pick(registry().targets, job.target.partition(":")[0], "target").open(job.target)
     ctx = max(len(prompt.tokens) + prompt.greedy_steps for prompt in job.prompts)
     with target.load(Path(job.artifact), LoadOptions(ctx=ctx, threads=job.threads)) as session:
