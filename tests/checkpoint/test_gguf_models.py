@@ -13,7 +13,8 @@ from collab_llamacpp.native.ggml_kernels import GgmlKernels
 from gguf import GGML_QUANT_SIZES, LlamaFileType
 from gguf import GGMLQuantizationType as T
 from small_models.gguf_bytes import ARCHITECTURE, V, gguf, key, tensor
-from small_models.tiny_moe import llama_quantize, write_qwen3moe
+from small_models.llama_cpp_calls import llama_quantize
+from small_models.tiny_moe import write_qwen3moe
 
 from collab_plugin.checkpoint.gguf import open_gguf, open_shard
 from collab_plugin.checkpoint.identity import fingerprint, model_id

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from gguf import LlamaFileType
-from small_models.tiny_moe import llama_quantize, logits
+from small_models.llama_cpp_calls import llama_quantize, logits
 
 from collab_plugin.checkpoint.gguf import open_gguf, open_shard
 from collab_plugin.cli import main

@@ -9,7 +9,8 @@ import pytest
 from collab_llamacpp.native.ggml_kernels import GgmlKernels
 from gguf import LlamaFileType
 from small_models.hand_made_plans import pruned, typed_plan
-from small_models.tiny_moe import llama_quantize, logits, some_stats, write_deepseek2, write_qwen3moe
+from small_models.llama_cpp_calls import llama_quantize, logits
+from small_models.tiny_moe import some_stats, write_deepseek2, write_qwen3moe
 
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.compression.gguf_file import compress

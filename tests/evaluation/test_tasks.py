@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from collab_llamacpp.llamacpp_engine import LlamaCppEngine
 from gguf import LlamaFileType
-from small_models.tiny_moe import llama_quantize
+from small_models.llama_cpp_calls import llama_quantize
 
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.cli.main import main

@@ -12,7 +12,8 @@ from click.testing import CliRunner, Result
 from engine_calls import CTX, calibrate
 from gguf import LlamaFileType
 from qwen3moe_reference import Trace, forward
-from small_models.tiny_moe import llama_quantize, tokens_of
+from small_models.llama_cpp_calls import llama_quantize
+from small_models.tiny_moe import tokens_of
 
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.checkpoint.topology import Topology, topology_of

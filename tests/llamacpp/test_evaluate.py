@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 from engine_calls import CTX, ENGINE, evaluate, plain_logits
 from gguf import GGUFWriter, LlamaFileType
-from small_models.tiny_moe import llama_quantize, tokens_of, write_qwen3moe
+from small_models.llama_cpp_calls import llama_quantize
+from small_models.tiny_moe import tokens_of, write_qwen3moe
 
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.cli.main import main

@@ -10,7 +10,8 @@ from collab_llamacpp.targets.builds import VARIABLE, backend_libraries
 from collab_llamacpp.targets.llamacpp_targets import LlamaCppTargets
 from engine_calls import CTX, ENGINE, calibrate, plain_logits
 from gguf import LlamaFileType
-from small_models.tiny_moe import llama_quantize, tokens_of
+from small_models.llama_cpp_calls import llama_quantize
+from small_models.tiny_moe import tokens_of
 from target_child import Arrays, in_child, session_job
 
 from collab_plugin.checkpoint.gguf import open_gguf

@@ -11,7 +11,7 @@ import pytest
 from collab_llamacpp.llamacpp_engine import LlamaCppEngine
 from collab_llamacpp.native.ggml_kernels import GgmlKernels
 from gguf import LlamaFileType
-from small_models.tiny_moe import llama_quantize
+from small_models.llama_cpp_calls import llama_quantize
 
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.compression.as_gguf import as_gguf
