@@ -1,7 +1,128 @@
-"""Compress Mixture-of-Experts models under a byte budget: prune, adjust top-k, quantize, place."""
+"""Compress Mixture-of-Experts models under a byte budget: prune, adjust top-k, quantize, place.
 
-from collab_plugin.plugins.hookspecs import hookimpl
+This is the one address of the public names. Each is imported from its home when it is first asked for, so that
+``import collab_plugin`` itself costs nothing.
+"""
 
-__all__ = ["__version__", "hookimpl"]
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+# Module -> its public names. The imports below say the same to type checkers; tests/plugins/test_public_names.py
+# holds the two together.
+_HOMES = {
+    "checkpoint.checkpoint": ("Checkpoint", "CheckpointFormat", "TensorInfo", "quantizable"),
+    "checkpoint.families.family": ("Family",),
+    "checkpoint.gguf": ("open_gguf",),
+    "checkpoint.topology": ("Topology", "topology_of"),
+    "engines.engine": ("Engine", "ReportProgress"),
+    "engines.results": ("Evaluation", "Generation", "Served"),
+    "engines.supported_types": ("Loader",),
+    "engines.target": (
+        *("Device", "KernelBench", "LoadOptions", "LogProbabilities", "NotOfferedError", "Routing", "Session"),
+        *("Target", "TargetInfo", "TargetProvider"),
+    ),
+    "errors": ("CollabError",),
+    "formats.gguf_values": ("MetaValue",),
+    "formats.tensor_names": ("Role",),
+    "placement.policy": ("LayerUse", "PlacementPolicy"),
+    "planning.allocators.allocator": ("Allocator", "Choice", "Item"),
+    "planning.criteria.criterion": ("CriterionOptions", "ImportanceCriterion"),
+    "plugins.command": ("PluginCommand",),
+    "plugins.hookspecs": ("hookimpl",),
+    "progress": ("Advance", "OnProgress", "Progress"),
+    "quantize.kernels": ("Kernels",),
+    "stats.stats": ("ImatrixEntry", "LayerRouting", "Stats"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = list(_HOME)
+
+if TYPE_CHECKING:
+    from collab_plugin.checkpoint.checkpoint import (
+        Checkpoint as Checkpoint,
+    )
+    from collab_plugin.checkpoint.checkpoint import (
+        CheckpointFormat as CheckpointFormat,
+    )
+    from collab_plugin.checkpoint.checkpoint import (
+        TensorInfo as TensorInfo,
+    )
+    from collab_plugin.checkpoint.checkpoint import (
+        quantizable as quantizable,
+    )
+    from collab_plugin.checkpoint.families.family import Family as Family
+    from collab_plugin.checkpoint.gguf import open_gguf as open_gguf
+    from collab_plugin.checkpoint.topology import Topology as Topology
+    from collab_plugin.checkpoint.topology import topology_of as topology_of
+    from collab_plugin.engines.engine import Engine as Engine
+    from collab_plugin.engines.engine import ReportProgress as ReportProgress
+    from collab_plugin.engines.results import Evaluation as Evaluation
+    from collab_plugin.engines.results import Generation as Generation
+    from collab_plugin.engines.results import Served as Served
+    from collab_plugin.engines.supported_types import Loader as Loader
+    from collab_plugin.engines.target import (
+        Device as Device,
+    )
+    from collab_plugin.engines.target import (
+        KernelBench as KernelBench,
+    )
+    from collab_plugin.engines.target import (
+        LoadOptions as LoadOptions,
+    )
+    from collab_plugin.engines.target import (
+        LogProbabilities as LogProbabilities,
+    )
+    from collab_plugin.engines.target import (
+        NotOfferedError as NotOfferedError,
+    )
+    from collab_plugin.engines.target import (
+        Routing as Routing,
+    )
+    from collab_plugin.engines.target import (
+        Session as Session,
+    )
+    from collab_plugin.engines.target import (
+        Target as Target,
+    )
+    from collab_plugin.engines.target import (
+        TargetInfo as TargetInfo,
+    )
+    from collab_plugin.engines.target import (
+        TargetProvider as TargetProvider,
+    )
+    from collab_plugin.errors import CollabError as CollabError
+    from collab_plugin.formats.gguf_values import MetaValue as MetaValue
+    from collab_plugin.formats.tensor_names import Role as Role
+    from collab_plugin.placement.policy import LayerUse as LayerUse
+    from collab_plugin.placement.policy import PlacementPolicy as PlacementPolicy
+    from collab_plugin.planning.allocators.allocator import Allocator as Allocator
+    from collab_plugin.planning.allocators.allocator import Choice as Choice
+    from collab_plugin.planning.allocators.allocator import Item as Item
+    from collab_plugin.planning.criteria.criterion import (
+        CriterionOptions as CriterionOptions,
+    )
+    from collab_plugin.planning.criteria.criterion import (
+        ImportanceCriterion as ImportanceCriterion,
+    )
+    from collab_plugin.plugins.command import PluginCommand as PluginCommand
+    from collab_plugin.plugins.hookspecs import hookimpl as hookimpl
+    from collab_plugin.progress import Advance as Advance
+    from collab_plugin.progress import OnProgress as OnProgress
+    from collab_plugin.progress import Progress as Progress
+    from collab_plugin.quantize.kernels import Kernels as Kernels
+    from collab_plugin.stats.stats import ImatrixEntry as ImatrixEntry
+    from collab_plugin.stats.stats import LayerRouting as LayerRouting
+    from collab_plugin.stats.stats import Stats as Stats
+else:  # hidden from type checkers, which would take any name for a public one
+
+    def __getattr__(name):
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *_HOME})
