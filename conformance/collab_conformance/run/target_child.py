@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
-from collab_conformance.levels import behaviour, kernels, logits, routing, text
+from collab_conformance.levels import behaviour, kernels_level, logits, routing, text
 from collab_conformance.levels.planned import Planned
 from collab_conformance.levels.running import Running
 from collab_conformance.pack.pack_file import read_pack
@@ -95,7 +95,7 @@ def _kernels(target: Target, job: Job, tally: Tally) -> None:
         tally.total += 1
         tally.run([Planned("kernels", "kernels.types", "", types)])
         for bench in benches:
-            checks = kernels.checks(bench, job)
+            checks = kernels_level.checks(bench, job)
             tally.total += len(checks)
             tally.run(checks)
 

@@ -8,9 +8,9 @@ import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from torch import Tensor
 
+from collab_vllm.experts.ggml import i_quants, k_quants
 from collab_vllm.experts.ggml.compiled import Compiled
 from collab_vllm.experts.ggml.grid_tables import four_bit_values, grid, signs
-from collab_vllm.ggml import i_quants, k_quants
 
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 BLOCKS: dict[str, Callable[..., Tensor]] = {
