@@ -243,7 +243,7 @@ class Frames:
             unseen=sum(int(r.unseen.sum()) for r in stats.routing.values()),
             borrow=stats.borrow,
             text_sketch=encode_sketch(stats.text_sketch),
-            file=self.source.path.name,
+            file=self.source.file,
         )
 
     # -- types and sizes

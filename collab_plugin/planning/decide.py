@@ -99,7 +99,7 @@ def _probe(frames: Frames, kernels: Kernels, measuring: Measuring, seconds: floa
 
     def keep(probes: Probes) -> None:
         nonlocal found
-        assert source is not None  # probe() asks for stats
+        assert source is not None and source.path is not None  # probe() asks for stats
         write_probes(source.path, source.stats, source.sha256, probes)
         found = probes
 

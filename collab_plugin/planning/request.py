@@ -18,7 +18,7 @@ from collab_plugin.planning.criteria.criterion import ImportanceCriterion
 from collab_plugin.planning.pruning import Layers, Order
 from collab_plugin.plans.plan import GroupPolicy
 from collab_plugin.stats.stats import BORROW, Stats
-from collab_plugin.stats.stats_file import read_stats, stats_sha256
+from collab_plugin.stats.stats_file import as_stored, read_stats, sha256_when_written, stats_sha256
 
 # Without --types: the 256-blocks and Q8_0; the older 32-blocks only where row widths force them.
 DEFAULT_TYPES = (*SUPER_BLOCK, "Q8_0")
@@ -64,16 +64,32 @@ class PlanRequest:
 
 @dataclass(frozen=True)
 class StatsSource:
-    """The stats with where they came from; ``sha256``: see stats_sha256."""
+    """The stats with where they came from: ``path`` None for stats in memory. ``sha256``: see stats_sha256."""
 
     stats: Stats
-    path: Path
+    path: Path | None
     sha256: str
 
     @classmethod
     def read(cls, path: Path) -> StatsSource:
         stats = read_stats(path)
         return cls(stats, path, stats_sha256(path, stats))
+
+    @classmethod
+    def of(cls, stats: Stats) -> StatsSource:
+        """Stats in memory, as they would be read after `write_stats`."""
+        stats = as_stored(stats)
+        return cls(stats, None, sha256_when_written(stats))
+
+    @property
+    def label(self) -> str:
+        """What to call them in a message."""
+        return "the stats" if self.path is None else str(self.path)
+
+    @property
+    def file(self) -> str:
+        """The name that a plan records: "" for stats in memory."""
+        return "" if self.path is None else self.path.name
 
 
 def check_stats(checkpoint: Checkpoint, topology: Topology, source: StatsSource | None) -> None:
@@ -82,14 +98,14 @@ def check_stats(checkpoint: Checkpoint, topology: Topology, source: StatsSource 
         return
     stats = source.stats
     if stats.model_id is not None and stats.model_id != model_id(checkpoint):
-        raise CollabError(f"{source.path} was calibrated on another model than {checkpoint.path}; calibrate this one")
+        raise CollabError(f"{source.label} was calibrated on another model than {checkpoint.path}; calibrate this one")
     known = [name for name in stats.imatrix if name in checkpoint.tensors]
     if len(known) < len(stats.imatrix) / 2:
-        raise CollabError(f"{source.path} names other tensors than {checkpoint.path}: it is of another model")
+        raise CollabError(f"{source.label} names other tensors than {checkpoint.path}: it is of another model")
     for layer, routing in stats.routing.items():
         if layer in topology.moe_layers and len(routing.count) != topology.expert_count:
             raise CollabError(
-                f"{source.path} has {len(routing.count)} experts in layer {layer}, "
+                f"{source.label} has {len(routing.count)} experts in layer {layer}, "
                 f"{checkpoint.path} has {topology.expert_count}: it is of another model"
             )
     for name in known:
@@ -97,4 +113,4 @@ def check_stats(checkpoint: Checkpoint, topology: Topology, source: StatsSource 
         try:
             entry.vector(info.shape[0] - 1 if len(info.shape) == 3 else 0, info.shape[-1])
         except ValueError as error:
-            raise CollabError(f"{source.path} does not fit {checkpoint.path}: {name}: {error}") from None
+            raise CollabError(f"{source.label} does not fit {checkpoint.path}: {name}: {error}") from None

@@ -54,6 +54,24 @@ def stats_sha256(path: Path, stats: Stats) -> str:
         raise CollabError(f"cannot read the stats {path}: {error.strerror}") from None
 
 
+def sha256_when_written(stats: Stats) -> str:
+    """The `stats_sha256` of the file that `write_stats` would write of ``stats``."""
+    return hashlib.sha256(_file_bytes(replace(stats, probes=None))).hexdigest()
+
+
+def as_stored(stats: Stats) -> Stats:
+    """``stats`` as `read_stats` would give them back: sums with the 48 bits that the file keeps of each."""
+
+    def stored(values: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+        return None if values is None else np.add(*np.split(_two_floats(values).astype(np.float64), 2))
+
+    routing = {
+        layer: replace(r, weight_sum=stored(r.weight_sum), reap_sum=stored(r.reap_sum))
+        for layer, r in stats.routing.items()
+    }
+    return replace(stats, routing=routing)
+
+
 def write_stats(path: Path, stats: Stats) -> None:
     """Write ``stats``; complete or not at all."""
     write_bytes(path, _file_bytes(stats))

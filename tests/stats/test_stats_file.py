@@ -21,7 +21,16 @@ from collab_plugin.errors import CollabError
 from collab_plugin.formats.json_document import to_plain
 from collab_plugin.stats.probes import Probes, PruneProbe, TypeProbe
 from collab_plugin.stats.stats import ImatrixEntry, LayerRouting
-from collab_plugin.stats.stats_file import PROBES, read_stats, stats_sha256, unmeasured, write_probes, write_stats
+from collab_plugin.stats.stats_file import (
+    PROBES,
+    as_stored,
+    read_stats,
+    sha256_when_written,
+    stats_sha256,
+    unmeasured,
+    write_probes,
+    write_stats,
+)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +83,14 @@ def test_same_stats_same_bytes(written: Path, tmp_path: Path) -> None:
     assert sha == hashlib.sha256(written.read_bytes()).hexdigest()
     write_stats(tmp_path / "other.gguf", small_stats(1))
     assert stats_sha256(tmp_path / "other.gguf", read_stats(tmp_path / "other.gguf")) != sha
+
+
+def test_stats_in_memory_are_those_of_the_file(written: Path) -> None:
+    assert sha256_when_written(small_stats()) == hashlib.sha256(written.read_bytes()).hexdigest()
+    stored, read = as_stored(small_stats()), read_stats(written)
+    for layer, routing in read.routing.items():
+        np.testing.assert_array_equal(stored.routing[layer].weight_sum, routing.weight_sum)
+        np.testing.assert_array_equal(stored.routing[layer].reap_sum, routing.reap_sum)
 
 
 def test_nothing_is_left_when_writing_fails(tmp_path: Path) -> None:
