@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from collab_conformance.judge.limits import FORMAT, LIMITS_VERSION, SHIPPED, LimitRule, first_rule, read_limits
+from collab_conformance.judge.limits import LIMITS_FILE, SHIPPED, LimitRule, first_rule, read_limits
 from collab_conformance.report.report_file import read_report
 from collab_conformance.report.verify_report import LEVELS, Check, TargetReport
 from collab_conformance.run.job import title
@@ -148,7 +148,7 @@ def line(rule: LimitRule, worst: Worst | None) -> str:
 
 def write(rules: Sequence[LimitRule]) -> None:
     """One rule a line, so that a change shows as one."""
-    head = f'{{\n "format": {json.dumps(FORMAT)},\n "version": {LIMITS_VERSION},\n "limits": [\n'
+    head = f'{{\n "format": {json.dumps(LIMITS_FILE.name)},\n "version": {LIMITS_FILE.version},\n "limits": [\n'
     lines = ",\n".join("  " + json.dumps(to_plain(rule), ensure_ascii=False) for rule in rules)
     write_bytes(SHIPPED, f"{head}{lines}\n ]\n}}\n".encode())
 

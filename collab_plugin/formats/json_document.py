@@ -1,18 +1,101 @@
-"""Dataclasses to and from JSON, strictly, and the JSON Schema that says the same."""
+"""Versioned JSON documents: dataclasses to and from JSON, strictly, and the JSON Schema that says the same."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.atomic_write import write_bytes
 
 T = TypeVar("T")
 MAX_INT = 2**63 - 1
+PREFIX = "collab-plugin "
+
+
+@dataclass(frozen=True)
+class JsonFormat(Generic[T]):
+    """One kind of JSON document: how it is written, read and described.
+
+    A file holds ``name`` as "format", ``version`` as "version", and the members of the dataclass ``kind``. ``name``
+    starts with "collab-plugin " and the rest of it is what messages call the document. ``most_bytes``: no file of
+    this kind is larger. ``check`` raises CollabError, naming the JSON path, for what the types cannot say.
+    With ``fingerprint`` a file also records what that gives as "fingerprint", and an edited file is refused.
+    """
+
+    name: str
+    version: int
+    kind: type[T]
+    most_bytes: int
+    check: Callable[[T], None] = lambda _: None
+    fingerprint: Callable[[T], str] | None = None
+
+    @property
+    def noun(self) -> str:
+        """What messages call it: "plan"."""
+        return self.name.removeprefix(PREFIX)
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema (2020-12) of a file."""
+        schema = schema_of(self.kind)
+        head: dict[str, Any] = {"format": {"const": self.name}, "version": {"const": self.version}}
+        if self.fingerprint:
+            head["fingerprint"] = {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"}
+        schema["properties"] = {**head, **schema["properties"]}
+        schema["required"] = list(schema["properties"])
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": self.name, **schema}
+
+    def text(self, document: T) -> str:
+        """What a file holds. ValueError for a figure that is not finite, which JSON has no word for."""
+        head: dict[str, Any] = {"format": self.name, "version": self.version}
+        if self.fingerprint:
+            head["fingerprint"] = self.fingerprint(document)
+        return json.dumps({**head, **to_plain(document)}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def write(self, path: Path, document: T) -> None:
+        """Write the file, whole or not at all; CollabError when the system refuses."""
+        write_bytes(path, self.text(document).encode())
+
+    def read(self, path: Path) -> T:
+        """Read and check a file; CollabError naming the file and the JSON path of what is wrong."""
+        data = self._plain(path)
+        recorded = data.pop("fingerprint", None) if self.fingerprint else None
+        try:
+            document = from_plain(self.kind, data)
+            self.check(document)
+        except CollabError as error:
+            raise CollabError(f"{path}: {error}") from None
+        if self.fingerprint and recorded != self.fingerprint(document):
+            raise CollabError(f"{path} was changed after it was made (its fingerprint differs); make it again")
+        return document
+
+    def _plain(self, path: Path) -> dict[str, Any]:
+        """The members of a file whose format and version are these."""
+        try:
+            with path.open("rb") as file:
+                text = file.read(self.most_bytes + 1)
+        except OSError as error:
+            raise CollabError(f"cannot read the {self.noun} {path}: {error.strerror}") from None
+        if len(text) > self.most_bytes:
+            raise CollabError(f"{path} is larger than any {self.noun} file")
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise CollabError(f"{path} is not JSON: {error}") from None
+        if not isinstance(data, dict) or data.pop("format", None) != self.name:
+            raise CollabError(f"{path} is not a {self.noun} file of collab-plugin")
+        version = data.pop("version", None)
+        if version != self.version or isinstance(version, bool):  # in Python True == 1
+            found = str(version)[:40]
+            raise CollabError(f"{path} has {self.noun} version {found}; this collab-plugin reads {self.version}")
+        return data
 
 
 def to_plain(value: Any) -> Any:

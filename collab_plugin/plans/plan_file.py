@@ -8,26 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from collab_plugin.errors import CollabError
-from collab_plugin.formats.atomic_write import write_bytes
 from collab_plugin.formats.ggml_types import stored_type
-from collab_plugin.formats.json_document import from_plain, schema_of, to_plain
+from collab_plugin.formats.json_document import JsonFormat, to_plain
 from collab_plugin.plans.plan import PLAN_VERSION, Plan, Pruning, requirements_of
-
-FORMAT = "collab-plugin plan"
-MAX_BYTES = 256 * 2**20
-
-
-def plan_schema() -> dict[str, Any]:
-    """The JSON Schema of a plan file, published as docs/formats/plan.schema.json."""
-    schema = schema_of(Plan)
-    schema["properties"] = {
-        "format": {"const": FORMAT},
-        "version": {"const": PLAN_VERSION},
-        "fingerprint": {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"},
-        **schema["properties"],
-    }
-    schema["required"] = list(schema["properties"])
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": FORMAT, **schema}
 
 
 def plan_fingerprint(plan: Plan) -> str:
@@ -45,37 +28,6 @@ def plan_fingerprint(plan: Plan) -> str:
     }
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
-
-
-def write_plan(path: Path, plan: Plan) -> None:
-    """Write the plan as JSON, whole or not at all."""
-    head = {"format": FORMAT, "version": PLAN_VERSION, "fingerprint": plan_fingerprint(plan)}
-    write_bytes(path, (json.dumps({**head, **to_plain(plan)}, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def read_plan(path: Path) -> Plan:
-    """Read and check a plan; CollabError naming the file and the JSON path of what is wrong."""
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise CollabError(f"{path} is larger than any plan")
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CollabError(f"cannot read the plan {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise CollabError(f"{path} is not JSON: {error}") from None
-    if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
-        raise CollabError(f"{path} is not a plan of collab-plugin")
-    if (version := data.pop("version", None)) != PLAN_VERSION or version is True:
-        raise CollabError(f"{path} has plan version {version}; this collab-plugin reads {PLAN_VERSION}")
-    recorded = data.pop("fingerprint", None)
-    try:
-        plan = from_plain(Plan, data)
-        _check(plan)
-    except CollabError as error:
-        raise CollabError(f"{path}: {error}") from None
-    if recorded != plan_fingerprint(plan):
-        raise CollabError(f"{path} was changed after it was made (its fingerprint differs); make it again")
-    return plan
 
 
 def _check(plan: Plan) -> None:
@@ -105,3 +57,21 @@ def _check_kept(pruning: Pruning, *, by_layer: bool) -> None:
             raise CollabError(f"$.pruning.kept.{layer} is empty, repeats an expert or names an impossible one")
     if sum(pruning.counts) != pruning.expert_count * len(pruning.kept):
         raise CollabError(f"$.pruning.expert_count is {pruning.expert_count}, which is not the mean of $.pruning.kept")
+
+
+PLAN_FILE = JsonFormat("collab-plugin plan", PLAN_VERSION, Plan, 256 * 2**20, _check, plan_fingerprint)
+
+
+def plan_schema() -> dict[str, Any]:
+    """The JSON Schema of a plan file, published as docs/formats/plan.schema.json."""
+    return PLAN_FILE.schema()
+
+
+def write_plan(path: Path, plan: Plan) -> None:
+    """Write the plan as JSON, whole or not at all."""
+    PLAN_FILE.write(path, plan)
+
+
+def read_plan(path: Path) -> Plan:
+    """Read and check a plan; CollabError naming the file and the JSON path of what is wrong."""
+    return PLAN_FILE.read(path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from collab_conformance.report.verify_report import (
-    REPORT_VERSION,
     ArtifactId,
     Check,
     Fidelity,
@@ -71,7 +70,6 @@ FIDELITY = Fidelity("tiny-q4.gguf", 4.61, 0.0312, 0.0008, 0.41, 0.931, 1.0123, 8
 
 def report(*targets: TargetReport, machine: str = "box, Linux-6.1, x86_64", short: bool = False) -> Report:
     return Report(
-        REPORT_VERSION,
         machine,
         "2026-11-24T16:00:00+00:00",
         short,

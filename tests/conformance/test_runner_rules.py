@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from collab_conformance.judge.limits import FORMAT, LimitRule, limit_of, read_limits
+from collab_conformance.judge.limits import LIMITS_FILE, LimitRule, limit_of, read_limits
 from collab_conformance.judge.skips import Rule, for_target, read_rules
 from collab_conformance.judge.verdicts import judge
 from collab_conformance.run.job import Measured, named
@@ -23,7 +23,7 @@ RULES = (
 
 def written(tmp_path: Path, **members: object) -> Path:
     path = tmp_path / "limits.json"
-    path.write_text(json.dumps({"format": FORMAT, "version": 1, "limits": [ONE], **members}))
+    path.write_text(json.dumps({"format": LIMITS_FILE.name, "version": 1, "limits": [ONE], **members}))
     return path
 
 

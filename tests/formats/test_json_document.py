@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import jsonschema
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collab_plugin.errors import CollabError
-from collab_plugin.formats.json_document import from_plain, schema_of, to_plain
+from collab_plugin.formats.json_document import JsonFormat, from_plain, schema_of, to_plain
 
 
 @dataclass(frozen=True)
@@ -117,3 +118,80 @@ def test_whatever_comes_is_built_or_refused(data: st.DataObject) -> None:
 def test_what_is_no_object(data: Any) -> None:
     with pytest.raises(CollabError, match="is not an object"):
         from_plain(Tree, data)
+
+
+# -- versioned documents
+
+
+def _no_oak(tree: Tree) -> None:
+    if tree.name == "oak":
+        raise CollabError("$.name is 'oak'")
+
+
+FORMAT = JsonFormat("collab-plugin tree", 3, Tree, 2**10, _no_oak)
+SEALED = JsonFormat("collab-plugin tree", 3, Tree, 2**10, _no_oak, lambda tree: f"sha256:{len(tree.name):064x}")
+
+
+def test_document_is_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "tree.json"
+    FORMAT.write(path, TREE)
+    assert json.loads(path.read_text()) == {"format": "collab-plugin tree", "version": 3, **PLAIN}
+    assert FORMAT.read(path) == TREE
+    jsonschema.Draft202012Validator(FORMAT.schema()).validate(json.loads(path.read_text()))
+    assert [p.name for p in tmp_path.iterdir()] == ["tree.json"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "is not JSON"),
+        ("[]", "is not a tree file of collab-plugin"),
+        ("[" * 1000, "is not JSON"),
+        ({"format": "collab-plugin plan"}, "is not a tree file of collab-plugin"),
+        ({"version": 4}, "has tree version 4; this collab-plugin reads 3"),
+        ({"version": None}, "has tree version None; this collab-plugin reads 3"),
+        ({"more": 1}, "$ has unknown member 'more'"),
+        ({"leaves": [{"number": 1, "figure": float("nan")}]}, "$.leaves[0].figure is not finite"),
+        ({"name": "oak"}, "$.name is 'oak'"),
+        ({"name": "x" * 2**10}, "is larger than any tree file"),
+    ],
+)
+def test_wrong_document_is_named(text: str | dict[str, Any], says: str, tmp_path: Path) -> None:
+    path = tmp_path / "tree.json"
+    if not isinstance(text, str):
+        text = json.dumps({"format": "collab-plugin tree", "version": 3, **PLAIN} | text)
+    path.write_text(text)
+    with pytest.raises(CollabError) as caught:
+        FORMAT.read(path)
+    assert str(caught.value).startswith(f"{path}")
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_document_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(CollabError, match=r"cannot read the tree .*: No such file or directory"):
+        FORMAT.read(tmp_path / "nowhere.json")
+
+
+def test_true_is_no_version(tmp_path: Path) -> None:
+    one = JsonFormat("collab-plugin tree", 1, Tree, 2**10)
+    (tmp_path / "tree.json").write_text(json.dumps({"format": "collab-plugin tree", "version": True, **PLAIN}))
+    with pytest.raises(CollabError, match="has tree version True; this collab-plugin reads 1"):
+        one.read(tmp_path / "tree.json")
+
+
+def test_fingerprint_tells_an_edit(tmp_path: Path) -> None:
+    path = tmp_path / "tree.json"
+    SEALED.write(path, TREE)
+    assert SEALED.read(path) == TREE
+    data = json.loads(path.read_text())
+    jsonschema.Draft202012Validator(SEALED.schema()).validate(data)
+    path.write_text(json.dumps(data | {"name": "elm"}))
+    with pytest.raises(CollabError, match="was changed after it was made"):
+        SEALED.read(path)
+
+
+def test_figure_that_is_not_finite_is_a_bug() -> None:
+    tree = from_plain(Tree, PLAIN)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        FORMAT.text(Tree(tree.name, tree.flag, tree.kind, (Leaf(1, float("inf")),), {}, {}))

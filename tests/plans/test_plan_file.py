@@ -118,8 +118,8 @@ def test_edited_plan(edit: str, plan_path: Path) -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "foreign JSON": (lambda d: d.update(format="something else"), "is not a plan of collab-plugin"),
-    "no format": (lambda d: d.pop("format"), "is not a plan of collab-plugin"),
+    "foreign JSON": (lambda d: d.update(format="something else"), "is not a plan file of collab-plugin"),
+    "no format": (lambda d: d.pop("format"), "is not a plan file of collab-plugin"),
     "later version": (lambda d: d.update(version=99), "has plan version 99; this collab-plugin reads 1"),
     "no version": (lambda d: d.pop("version"), "has plan version None"),
     "unknown member": (lambda d: d.update(surprise=1), "$ has unknown member 'surprise'"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,11 +10,9 @@ from pathlib import Path
 from collab_conformance.report.verify_report import Bound, Limit
 from collab_conformance.run.job import named
 from collab_plugin.errors import CollabError
-from collab_plugin.formats.json_document import from_plain
+from collab_plugin.formats.json_document import JsonFormat
 
 SHIPPED = Path(__file__).with_name("limits.json")
-FORMAT = "collab-plugin limits"
-LIMITS_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -35,27 +32,18 @@ class LimitFile:
     limits: tuple[LimitRule, ...]
 
 
+def _check(file: LimitFile) -> None:
+    for index, rule in enumerate(file.limits):
+        if not rule.source.strip():
+            raise CollabError(f"$.limits[{index}].source is empty: say where the number comes from")
+
+
+LIMITS_FILE = JsonFormat("collab-plugin limits", 1, LimitFile, 16 * 2**20, _check)
+
+
 def read_limits(path: Path | None = None) -> tuple[LimitRule, ...]:
     """Read a limits file, the shipped one without ``path``; CollabError naming file and JSON path of a mistake."""
-    path = path or SHIPPED
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise CollabError(f"cannot read the limits {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise CollabError(f"{path} is not JSON: {error}") from None
-    if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
-        raise CollabError(f"{path} is not a limits file of collab-plugin")
-    if (version := data.pop("version", None)) != LIMITS_VERSION or version is True:
-        raise CollabError(f"{path} has limits version {version}; this collab-plugin reads {LIMITS_VERSION}")
-    try:
-        rules = from_plain(LimitFile, data).limits
-        for index, rule in enumerate(rules):
-            if not rule.source.strip():
-                raise CollabError(f"$.limits[{index}].source is empty: say where the number comes from")
-    except CollabError as error:
-        raise CollabError(f"{path}: {error}") from None
-    return rules
+    return LIMITS_FILE.read(path or SHIPPED).limits
 
 
 def first_rule(rules: Sequence[LimitRule], target: str, artifact: str, name: str) -> int | None:

@@ -18,11 +18,11 @@ _HASH = re.compile("[0-9a-f]{64}")
 _NAME = re.compile("[a-z0-9][a-z0-9-]{0,63}")
 
 
-def check_document(where: str, document: PackDocument) -> None:
+def check_document(document: PackDocument) -> None:
     """CollabError naming the JSON path of what is wrong."""
     for ok, path, what in _claims(document):
         if not ok:
-            raise CollabError(f"{where}: {path} {what}")
+            raise CollabError(f"{path} {what}")
     for name in document.artifact.types.values():
         stored_type(name)
 

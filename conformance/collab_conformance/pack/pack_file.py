@@ -4,7 +4,6 @@ anyone, so nothing in it is trusted before it was checked."""
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +20,10 @@ from collab_conformance.pack.scale_directions import Scales, scale_arrays, scale
 from collab_plugin.engines.target import LogProbabilities
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.atomic_write import write_bytes
-from collab_plugin.formats.json_document import from_plain, schema_of, to_plain
+from collab_plugin.formats.json_document import JsonFormat
 
-FORMAT = "collab-plugin pack"
 DOCUMENT, TENSORS, SCALES = "pack.json", "pack.safetensors", "scales.safetensors"
-MOST_DOCUMENT_BYTES = 64 * 2**20
+PACK_FILE = JsonFormat("collab-plugin pack", PACK_VERSION, PackDocument, 64 * 2**20, check_document)
 MOST_TENSOR_BYTES = 4 * 2**30
 _NUMBERS = re.compile(r"\[[\d,\s]+\]")  # lists of token ids, which would take a line a token
 Arrays = dict[str, NDArray[Any]]
@@ -33,11 +31,7 @@ Arrays = dict[str, NDArray[Any]]
 
 def pack_schema() -> dict[str, Any]:
     """The JSON Schema of pack.json, published as docs/formats/pack.schema.json."""
-    schema = schema_of(PackDocument)
-    head = {"format": {"const": FORMAT}, "version": {"const": PACK_VERSION}}
-    schema["properties"] = {**head, **schema["properties"]}
-    schema["required"] = list(schema["properties"])
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": FORMAT, **schema}
+    return PACK_FILE.schema()
 
 
 def write_pack(folder: Path, pack: Pack) -> PackDocument:
@@ -50,7 +44,7 @@ def write_pack(folder: Path, pack: Pack) -> PackDocument:
     document = replace(
         pack.document, tensors_sha256=_sha256(data), scales_sha256=None if scales is None else _sha256(scales)
     )
-    check_document(str(folder), document)
+    check_document(document)
     try:
         folder.mkdir(exist_ok=True)
         for old in (DOCUMENT, SCALES):
@@ -60,29 +54,14 @@ def write_pack(folder: Path, pack: Pack) -> PackDocument:
     write_bytes(folder / TENSORS, data)
     if scales is not None:
         write_bytes(folder / SCALES, scales)
-    head = {"format": FORMAT, "version": PACK_VERSION}
-    text = json.dumps({**head, **to_plain(document)}, indent=1, ensure_ascii=False)
-    write_bytes(folder / DOCUMENT, (_NUMBERS.sub(lambda m: " ".join(m[0].split()), text) + "\n").encode())
+    text = PACK_FILE.text(document)
+    write_bytes(folder / DOCUMENT, _NUMBERS.sub(lambda m: " ".join(m[0].split()), text).encode())
     return document
 
 
 def read_document(folder: Path) -> PackDocument:
     """Read and check pack.json alone."""
-    path = folder / DOCUMENT
-    try:
-        data = json.loads(_bytes(path, MOST_DOCUMENT_BYTES))
-    except (ValueError, RecursionError) as error:
-        raise CollabError(f"{path} is not JSON: {error}") from None
-    if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
-        raise CollabError(f"{path} is not a pack of collab-plugin")
-    if (version := data.pop("version", None)) != PACK_VERSION or version is True:
-        raise CollabError(f"{path} has pack version {str(version)[:40]}; this collab-plugin reads {PACK_VERSION}")
-    try:
-        document = from_plain(PackDocument, data)
-    except CollabError as error:
-        raise CollabError(f"{path}: {error}") from None
-    check_document(str(path), document)
-    return document
+    return PACK_FILE.read(folder / DOCUMENT)
 
 
 def read_pack(folder: Path) -> Pack:
@@ -108,7 +87,7 @@ def _scales(path: Path, document: PackDocument) -> Scales | None:
 
 def _read(path: Path, sha256: str) -> Arrays:
     """The arrays of a file of the pack, whose hash must be that."""
-    data = _bytes(path, MOST_TENSOR_BYTES)
+    data = _bytes(path)
     if _sha256(data) != sha256:
         raise CollabError(f"{path} is not the file that {DOCUMENT} is of (its sha256 differs); record the pack again")
     try:
@@ -121,10 +100,10 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _bytes(path: Path, most: int) -> bytes:
+def _bytes(path: Path) -> bytes:
     try:
         size = path.stat().st_size
-        if size > most:
+        if size > MOST_TENSOR_BYTES:
             raise CollabError(f"{path} has {size:,} bytes, more than any pack")
         return path.read_bytes()
     except OSError as error:

@@ -2,62 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from collab_conformance.report.verify_report import REPORT_VERSION, Check, Report, TargetReport, verdict_of
+from collab_conformance.report.verify_report import Check, Report, TargetReport, verdict_of
 from collab_plugin.errors import CollabError
-from collab_plugin.formats.atomic_write import write_bytes
-from collab_plugin.formats.json_document import from_plain, schema_of, to_plain
+from collab_plugin.formats.json_document import JsonFormat
 
-FORMAT = "collab-plugin report"
-MAX_BYTES = 256 * 2**20
-
-
-def report_schema() -> dict[str, Any]:
-    """The JSON Schema of a report, published as docs/formats/report.schema.json."""
-    schema = schema_of(Report)
-    schema["properties"] = {
-        "format": {"const": FORMAT},
-        **schema["properties"],
-        "version": {"const": REPORT_VERSION},
-    }
-    schema["required"] = list(schema["properties"])
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": FORMAT, **schema}
-
-
-def report_text(report: Report) -> str:
-    """The report as JSON. ValueError for a figure that is not finite: such a check has no value, but a reason."""
-    return json.dumps({"format": FORMAT, **to_plain(report)}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def write_report(path: Path, report: Report) -> None:
-    """Write the report; CollabError when the system refuses."""
-    write_bytes(path, report_text(report).encode())
-
-
-def read_report(path: Path) -> Report:
-    """Read and check a report of anyone; CollabError naming the file and the JSON path of what is wrong."""
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise CollabError(f"{path} is larger than any report")
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CollabError(f"cannot read the report {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise CollabError(f"{path} is not JSON: {error}") from None
-    if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
-        raise CollabError(f"{path} is not a report of collab-plugin verify")
-    version = data.get("version")
-    if version != REPORT_VERSION or isinstance(version, bool):
-        raise CollabError(f"{path} has report version {version!r}; this collab-plugin reads {REPORT_VERSION}")
-    try:
-        report = from_plain(Report, data)
-        _check(report)
-    except CollabError as error:
-        raise CollabError(f"{path}: {error}") from None
-    return report
+REPORT_VERSION = 1
 
 
 def _check(report: Report) -> None:
@@ -93,3 +45,26 @@ def _check_one(check: Check, where: str) -> None:
             raise CollabError(f"{where}.verdict is 'pass', but {check.value:g} is not within its limit")
     if check.verdict != "pass" and check.value is None and not check.reason:
         raise CollabError(f"{where}.reason is empty; {check.verdict!r} without a value needs one")
+
+
+REPORT_FILE = JsonFormat("collab-plugin report", REPORT_VERSION, Report, 256 * 2**20, _check)
+
+
+def report_schema() -> dict[str, Any]:
+    """The JSON Schema of a report, published as docs/formats/report.schema.json."""
+    return REPORT_FILE.schema()
+
+
+def report_text(report: Report) -> str:
+    """The report as JSON. ValueError for a figure that is not finite: such a check has no value, but a reason."""
+    return REPORT_FILE.text(report)
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write the report; CollabError when the system refuses."""
+    REPORT_FILE.write(path, report)
+
+
+def read_report(path: Path) -> Report:
+    """Read and check a report of anyone; CollabError naming the file and the JSON path of what is wrong."""
+    return REPORT_FILE.read(path)

@@ -8,8 +8,6 @@ from typing import Literal
 
 from collab_plugin.engines.target import Device
 
-REPORT_VERSION = 1
-
 Verdict = Literal["pass", "fail", "skipped", "not-run"]
 Level = Literal["artifact", "kernels", "routing", "logits", "text", "behaviour"]
 Bound = Literal["at-most", "at-least"]
@@ -100,7 +98,6 @@ class Report:
     """``machine``: name, operating system and processor in words; ``versions``: of collab-plugin, Python
     and numpy. ``short``: the short form was run, which leaves out what the pages say."""
 
-    version: int
     machine: str
     created: str
     short: bool

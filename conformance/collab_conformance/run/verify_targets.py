@@ -24,7 +24,6 @@ from collab_conformance.pack.pack_artifact import describe
 from collab_conformance.pack.pack_document import Artifact, PackDocument
 from collab_conformance.pack.pack_file import read_pack
 from collab_conformance.report.verify_report import (
-    REPORT_VERSION,
     ArtifactId,
     Check,
     Level,
@@ -94,7 +93,7 @@ def verify(
                 progress=progress,
             )
             reports.append(_completed(report, info, ids, mine, short))
-    return Report(REPORT_VERSION, machine(), _now(), short, versions(), ids, tuple(reports), ())
+    return Report(machine(), _now(), short, versions(), ids, tuple(reports), ())
 
 
 def _completed(
