@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 from collab_llamacpp.calibrate.child import run_job
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.checkpoint.topology import topology_of
-from collab_plugin.engines.engine import REFERENCE, Engine, ReportProgress
+from collab_plugin.engines.engine import REFERENCE, Ability, Decoding, Engine, Windows
 from collab_plugin.engines.results import Evaluation, Generation, Served
+from collab_plugin.progress import Advance
 from collab_plugin.stats.stats import ImatrixEntry, LayerRouting, Stats
 
 # A served model's context unless told: longer ones cost memory that few tasks need.
@@ -26,28 +28,18 @@ class LlamaCppEngine(Engine):
     """llama.cpp as installed by llama-cpp-python; importing this loads nothing native."""
 
     name = "llamacpp"
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"calibrate", "reference", "evaluate", "generate", "serve"})
 
     def version(self) -> str:
         return f"llama-cpp-python {version('llama-cpp-python')}"
 
-    def calibrate(
-        self,
-        model: Path,
-        texts: Sequence[Path],
-        *,
-        ctx: int,
-        chunks: int | None,
-        threads: int,
-        progress: ReportProgress,
-    ) -> Stats:
+    def calibrate(self, model: Path, windows: Windows, *, threads: int, progress: Advance) -> Stats:
         checkpoint = open_gguf(model)
         topology = topology_of(checkpoint)
         job = {
             "do": "calibrate",
             "model": str(checkpoint.path),
-            "texts": [str(t) for t in texts],
-            "ctx": ctx,
-            "chunks": chunks,
+            **_windows(windows),
             "threads": threads,
             "experts": topology.expert_count,
             "architecture": topology.architecture,
@@ -68,47 +60,25 @@ class LlamaCppEngine(Engine):
             routing=routing,
             imatrix={n: ImatrixEntry(arrays[f"sums.{n}"], arrays[f"seen.{n}"]) for n in names},
             tokens=int(arrays["tokens"]),
-            chunk_size=ctx,
-            datasets=tuple(t.name for t in texts),
+            chunk_size=windows.ctx,
+            datasets=tuple(t.name for t in windows.texts),
             engine=self.version(),
             text_sketch=arrays["sketch"].astype(np.uint64),
         )
 
-    def reference(
-        self,
-        original: Path,
-        texts: Sequence[Path],
-        *,
-        out: Path,
-        ctx: int,
-        chunks: int | None,
-        threads: int,
-        progress: ReportProgress,
-    ) -> None:
+    def reference(self, original: Path, windows: Windows, *, out: Path, threads: int, progress: Advance) -> None:
         if out.suffix != REFERENCE:
             raise ValueError(f"a reference is a {REFERENCE} file, not {out}")
         job = {
             "do": "reference",
             "original": str(open_gguf(original).path),
             "out": str(out),
-            "texts": [str(t) for t in texts],
-            "ctx": ctx,
-            "chunks": chunks,
+            **_windows(windows),
             "threads": threads,
         }
         run_job(job, _progress(progress))
 
-    def evaluate(
-        self,
-        model: Path,
-        original: Path,
-        texts: Sequence[Path],
-        *,
-        ctx: int,
-        chunks: int | None,
-        threads: int,
-        progress: ReportProgress,
-    ) -> Evaluation:
+    def evaluate(self, model: Path, original: Path, windows: Windows, *, threads: int, progress: Advance) -> Evaluation:
         checkpoint = open_gguf(model)
         reference = original if original.suffix == REFERENCE else open_gguf(original).path
         ngrams = checkpoint.metadata.get("collab.calibration.ngrams")
@@ -116,9 +86,7 @@ class LlamaCppEngine(Engine):
             "do": "evaluate",
             "model": str(checkpoint.path),
             "original": str(reference),
-            "texts": [str(t) for t in texts],
-            "ctx": ctx,
-            "chunks": chunks,
+            **_windows(windows),
             "threads": threads,
             "ngrams": ngrams.value if ngrams else "",
         }
@@ -132,30 +100,18 @@ class LlamaCppEngine(Engine):
             **_percentiles(kld),
             same_top1=float(arrays["same"].mean()),
             tokens=len(kld),
-            ctx=ctx,
+            ctx=windows.ctx,
             text_overlap=float(arrays["overlap"]) if "overlap" in arrays else None,
         )
 
     def generate(
-        self,
-        model: Path,
-        prompt: str,
-        *,
-        max_tokens: int,
-        temperature: float,
-        seed: int,
-        ctx: int,
-        threads: int,
-        write: Callable[[str], None],
+        self, model: Path, prompt: str, decoding: Decoding, *, threads: int, write: Callable[[str], None]
     ) -> Generation:
         job = {
             "do": "generate",
             "model": str(open_gguf(model).path),
             "prompt": prompt,
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "seed": seed,
-            "ctx": ctx,
+            **dataclasses.asdict(decoding),
             "threads": threads,
         }
         pieces: list[str] = []
@@ -190,5 +146,9 @@ def _percentiles(kld: NDArray[np.float64]) -> dict[str, float]:
     return dict(zip(names, values.tolist(), strict=True))
 
 
-def _progress(progress: ReportProgress) -> Callable[[dict[str, Any]], None]:
+def _windows(windows: Windows) -> dict[str, Any]:
+    return {"texts": [str(text) for text in windows.texts], "ctx": windows.ctx, "chunks": windows.chunks}
+
+
+def _progress(progress: Advance) -> Callable[[dict[str, Any]], None]:
     return lambda line: progress(line["done"], line["total"])

@@ -32,6 +32,7 @@ from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.checkpoint.gguf import open_gguf, open_shard
 from collab_plugin.checkpoint.identity import model_id
 from collab_plugin.compression.gguf_file import compress
+from collab_plugin.engines.engine import Windows
 from collab_plugin.planning.candidates import Frames
 from collab_plugin.planning.criteria.criterion import CriterionOptions, ImportanceCriterion
 from collab_plugin.planning.pruning import parse_keep
@@ -39,6 +40,7 @@ from collab_plugin.planning.request import PlanRequest, StatsSource
 from collab_plugin.planning.search import make_plan
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plugins.manager import registry
+from collab_plugin.progress import untold
 from collab_plugin.stats.stats import LayerRouting
 from collab_plugin.stats.stats_file import write_stats
 
@@ -117,10 +119,7 @@ def measure(bench: Bench, checkpoint: Checkpoint, plan: Plan, idea: str) -> Meas
 
 
 def evaluate(bench: Bench, file: Path, idea: str) -> Measured:
-    e = bench.engine.evaluate(
-        file, bench.reference, bench.validation, ctx=512, chunks=bench.chunks, threads=bench.threads,
-        progress=lambda a, b: None,
-    )  # fmt: skip
+    e = bench.engine.evaluate(file, bench.reference, bench.validated, threads=bench.threads, progress=untold)
     return idea, e.mean_kld, e.mean_kld_stderr
 
 
@@ -221,7 +220,7 @@ def rescaling(bench: Bench, keep: str) -> Iterator[Measured]:
 def borrowing(bench: Bench) -> Iterator[Measured]:
     for chunks, texts in ((1, bench.calibration[:1]), (1, bench.calibration), (8, bench.calibration)):
         stats = bench.engine.calibrate(
-            bench.original, texts, ctx=512, chunks=chunks, threads=bench.threads, progress=lambda a, b: None
+            bench.original, Windows(texts, chunks=chunks), threads=bench.threads, progress=untold
         )
         path = bench.work / "little.stats.gguf"
         write_stats(path, dataclasses.replace(stats, model_id=model_id(bench.checkpoint)))

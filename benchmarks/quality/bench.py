@@ -19,6 +19,7 @@ from collab_plugin.checkpoint.identity import model_id
 from collab_plugin.checkpoint.topology import topology_of
 from collab_plugin.compression.as_gguf import as_gguf
 from collab_plugin.compression.gguf_file import compress
+from collab_plugin.engines.engine import Decoding, Windows
 from collab_plugin.errors import CollabError
 from collab_plugin.planning.allocators.allocator import Allocator, Item
 from collab_plugin.planning.back_off import DEFAULT_BASE, DEFAULT_FLOORS
@@ -31,6 +32,7 @@ from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.plan_file import plan_fingerprint
 from collab_plugin.plugins.manager import registry
 from collab_plugin.plugins.open_checkpoint import open_checkpoint
+from collab_plugin.progress import untold
 from collab_plugin.stats.stats_file import write_stats
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,7 +108,7 @@ class Bench:
         path = self.work / "plain.stats.gguf"
         if not path.exists():
             stats = self.engine.calibrate(
-                self.original, self.calibration, ctx=512, chunks=24, threads=self.threads, progress=lambda a, b: None
+                self.original, Windows(self.calibration, chunks=24), threads=self.threads, progress=untold
             )
             write_stats(path, dataclasses.replace(stats, model_id=model_id(self.checkpoint)))
         return StatsSource.read(path)
@@ -167,11 +169,10 @@ class Bench:
         if probe_minutes or confirm:
             measuring = Measuring(
                 engine=self.engine,
-                texts=self.calibration,
+                windows=Windows(self.calibration, chunks=min(4, self.chunks)),
                 folder=self.work,
                 probe_seconds=probe_minutes * 60 if probe_minutes else None,
                 confirm=confirm,
-                chunks=min(4, self.chunks),
             )
         return decide(self.checkpoint, self.topology, stats, request, self.kernels, measuring)
 
@@ -207,15 +208,16 @@ class Bench:
 
     # -- measuring
 
+    @property
+    def validated(self) -> Windows:
+        return Windows(self.validation, chunks=self.chunks)
+
     @cached_property
     def reference(self) -> Path:
         path = self.work / "reference.npy"
         if not path.exists():
             part = self.work / "part.npy"
-            self.engine.reference(
-                self.original, self.validation, out=part, ctx=512, chunks=self.chunks, threads=self.threads,
-                progress=lambda a, b: None,
-            )  # fmt: skip
+            self.engine.reference(self.original, self.validated, out=part, threads=self.threads, progress=untold)
             part.with_suffix(".windows.npy").rename(path.with_suffix(".windows.npy"))
             part.rename(path)
         return path
@@ -224,12 +226,9 @@ class Bench:
         """Evaluate ``file`` and let it generate; remembered under ``key``."""
         if (known := self._known(key)) is not None:
             return known
-        e = self.engine.evaluate(
-            file, self.reference, self.validation, ctx=512, chunks=self.chunks, threads=self.threads,
-            progress=lambda a, b: None,
-        )  # fmt: skip
+        e = self.engine.evaluate(file, self.reference, self.validated, threads=self.threads, progress=untold)
         speed = self.engine.generate(
-            file, PROMPT, max_tokens=128, temperature=0.0, seed=0, ctx=512, threads=self.threads, write=lambda t: None
+            file, PROMPT, Decoding(ctx=512), threads=self.threads, write=lambda t: None
         ).tokens_per_second
         size = file.stat().st_size
         row = Row(

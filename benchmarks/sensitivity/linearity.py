@@ -14,11 +14,13 @@ import os
 from pathlib import Path
 
 from benchmarks.quality.bench import ROOT, Bench
+from collab_plugin.engines.engine import Windows
 from collab_plugin.planning.candidates import Frames
 from collab_plugin.planning.measure.groups import coarse
 from collab_plugin.planning.measure.scratch_copy import Scratch
 from collab_plugin.planning.request import PlanRequest
 from collab_plugin.plugins.manager import registry
+from collab_plugin.progress import untold
 from collab_plugin.quantize.error import ErrorTable
 
 TYPES = ("Q4_K", "IQ3_XXS", "IQ2_XXS", "IQ1_S")
@@ -32,9 +34,9 @@ def main() -> None:
     p.add_argument("--work", type=Path, default=Path("/tmp/collab-quality"))
     a = p.parse_args()
     bench = Bench(a.model, a.work / a.model.name, a.chunks, a.threads, 0)
-    windows = {"ctx": 512, "chunks": a.chunks, "threads": a.threads, "progress": lambda done, total: None}
+    windows, options = Windows(bench.calibration, chunks=a.chunks), {"threads": a.threads, "progress": untold}
     reference = bench.work / "linearity.npy"
-    bench.engine.reference(bench.original, bench.calibration, out=reference, **windows)
+    bench.engine.reference(bench.original, windows, out=reference, **options)
     stats = bench.plain_stats
     scratch = Scratch(bench.checkpoint, stats.stats, bench.kernels, bench.work, a.threads)
     request = PlanRequest(None, registry().criteria["freq-score"], registry().allocators["knapsack"])
@@ -47,7 +49,7 @@ def main() -> None:
             types = {n: frames.possible(bench.checkpoint.tensors[n], kind) for n in group.tensors}
             errors = table.measure({n: (k,) for n, k in types.items()})
             with scratch.quantized(types) as path:
-                result = bench.engine.evaluate(path, reference, bench.calibration, **windows)
+                result = bench.engine.evaluate(path, reference, windows, **options)
             ratio = result.mean_kld / sum(errors[n][k] for n, k in types.items())
             cells.append(f"{ratio:.3f}" + ("" if set(types.values()) == {kind} else " *"))
         print(f"| {group.part}, {group.tensors[0].removesuffix('.weight')} | " + " | ".join(cells) + " |", flush=True)

@@ -54,7 +54,8 @@ def command(
     from collab_plugin.checkpoint.identity import model_id
     from collab_plugin.checkpoint.topology import topology_of
     from collab_plugin.cli.progress import shown
-    from collab_plugin.compression.as_gguf import as_gguf
+    from collab_plugin.compression.as_gguf import runnable
+    from collab_plugin.engines.engine import Windows
     from collab_plugin.plugins.manager import pick, registry
     from collab_plugin.plugins.open_checkpoint import open_checkpoint
     from collab_plugin.progress import track
@@ -65,16 +66,9 @@ def command(
     topology_of(checkpoint)
     if not output.parent.is_dir():
         raise CollabError(f"{output.parent} does not exist; make the folder first")
-    if checkpoint.format in chosen.reads:
-        runs = checkpoint.path
-    elif "gguf" in chosen.reads:
-        runs = as_gguf(checkpoint, threads, shown())
-    else:
-        raise CollabError(
-            f"engine {engine!r} runs {' and '.join(chosen.reads)} checkpoints, {model} is {checkpoint.format}"
-        )
+    runs = runnable(chosen, "calibrate", checkpoint, threads, shown())
     with track(shown(), "calibrating", unit="tokens") as report:
-        stats = chosen.calibrate(runs, texts, ctx=ctx, chunks=chunks, threads=threads, progress=report)
+        stats = chosen.calibrate(runs, Windows(texts, ctx, chunks), threads=threads, progress=report)
     stats = dataclasses.replace(stats, model_id=model_id(checkpoint))
     write_stats(output, stats)
     layers = [summary(layer, routing) for layer, routing in sorted(stats.routing.items())]

@@ -12,10 +12,10 @@ from pathlib import Path
 from collab_plugin.checkpoint.identity import model_id
 from collab_plugin.checkpoint.topology import topology_of
 from collab_plugin.cli.progress import shown
-from collab_plugin.compression.as_gguf import as_gguf
+from collab_plugin.compression.as_gguf import runnable
 from collab_plugin.compression.gguf_file import compress
 from collab_plugin.compression.inputs import kernels_for, stats_of
-from collab_plugin.engines.engine import Engine
+from collab_plugin.engines.engine import Decoding, Engine, Windows
 from collab_plugin.engines.results import Evaluation
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.json_document import to_plain
@@ -78,7 +78,7 @@ def run_demo(request: DemoRequest, say: Say) -> list[Row]:
     stats = r.out / f"{name}.stats.gguf"
     say(f"$ collab-plugin calibrate {r.model} {_texts(r)} --chunks {r.chunks} -o {stats}")
     _calibrate(r, engine, stats)
-    original = as_gguf(open_checkpoint(r.model), r.threads, shown())
+    original = runnable(engine, "evaluate", open_checkpoint(r.model), r.threads, shown())
     rows = [_row(r, engine, original, original, "original", topology.total_parameters)]
     for number, bpw in enumerate(r.bpw):
         uniform = _variant(r, stats, f"{bpw}bpw", "uniform", 0.0, say)
@@ -99,10 +99,8 @@ def _texts(r: DemoRequest) -> str:
 def _calibrate(r: DemoRequest, engine: Engine, out: Path) -> None:
     with track(shown(), "calibrating", unit="tokens") as report:
         stats = engine.calibrate(
-            as_gguf(open_checkpoint(r.model), r.threads),
-            r.calibration,
-            ctx=512,
-            chunks=r.chunks,
+            runnable(engine, "calibrate", open_checkpoint(r.model), r.threads),
+            Windows(r.calibration, chunks=r.chunks),
             threads=r.threads,
             progress=report,
         )
@@ -137,7 +135,7 @@ def _variant(
     measuring = None
     if probe_minutes:
         engine = pick(registry().engines, "llamacpp", "engine")
-        measuring = Measuring(engine, r.calibration, r.out, probe_seconds=probe_minutes * 60, chunks=r.chunks)
+        measuring = Measuring(engine, Windows(r.calibration, chunks=r.chunks), r.out, probe_minutes * 60)
     source = StatsSource.read(stats)
     write_plan(plan_path, decide(checkpoint, topology, source, request, first_kernels(), measuring, shown()))
     plan = read_plan(plan_path)
@@ -160,7 +158,7 @@ def _variant(
 def _row(r: DemoRequest, engine: Engine, model: Path, original: Path, variant: str, parameters: int) -> Row:
     with track(shown(), f"evaluating {variant}", unit="tokens") as report:
         evaluation = engine.evaluate(
-            model, original, r.validation, ctx=512, chunks=r.chunks, threads=r.threads, progress=report
+            model, original, Windows(r.validation, chunks=r.chunks), threads=r.threads, progress=report
         )
     size = model.stat().st_size
     speed = _generate(r, engine, model, lambda text: None)
@@ -199,10 +197,7 @@ def _generate(r: DemoRequest, engine: Engine, model: Path, say: Say) -> float:
     made = engine.generate(
         model,
         r.prompt,
-        max_tokens=96,
-        temperature=0.0,
-        seed=0,
-        ctx=512,
+        Decoding(max_tokens=96, ctx=512),
         threads=r.threads,
         write=lambda piece: None,
     )

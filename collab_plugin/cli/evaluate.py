@@ -99,12 +99,14 @@ def _on_text(
     chunks: int | None,
     threads: int,
 ) -> Evaluation:
-    from collab_plugin.compression.as_gguf import as_gguf
+    from collab_plugin.compression.as_gguf import all_runnable
+    from collab_plugin.engines.engine import Windows
     from collab_plugin.plugins.open_checkpoint import open_checkpoint
 
-    first, second = (as_gguf(open_checkpoint(path), threads, shown()) for path in (model, original))
+    both = [open_checkpoint(path) for path in (model, original)]
+    first, second = all_runnable(engine, "evaluate", both, threads, shown())
     with track(shown(), "evaluating", unit="tokens") as progress:
-        result = engine.evaluate(first, second, texts, ctx=ctx, chunks=chunks, threads=threads, progress=progress)
+        result = engine.evaluate(first, second, Windows(texts, ctx, chunks), threads=threads, progress=progress)
     if result.text_overlap is not None and result.text_overlap > OVERLAP_WARNING:
         click.echo(
             f"warning: {result.text_overlap:.0%} of the calibration text's n-grams occur in this text: "

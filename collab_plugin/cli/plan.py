@@ -185,6 +185,7 @@ def command(
         raise click.UsageError("give MODEL and -o PLAN (or --diff A B)")
     from collab_plugin.checkpoint.topology import topology_of
     from collab_plugin.cli.progress import shown
+    from collab_plugin.engines.engine import Windows
     from collab_plugin.planning.budget import parse_budget
     from collab_plugin.planning.decide import Measuring, decide
     from collab_plugin.planning.request import PlanRequest, StatsSource
@@ -221,11 +222,10 @@ def command(
     if probe or confirm:
         measuring = Measuring(
             engine=pick(registry().engines, engine, "engine"),
-            texts=texts,
+            windows=Windows(texts, chunks=chunks),
             folder=output.parent,
             probe_seconds=probe_minutes * 60 if probe else None,
             confirm=confirm,
-            chunks=chunks,
         )
     plan = decide(checkpoint, topology, source, request, None if keep_types else first_kernels(), measuring, shown())
     if loader:

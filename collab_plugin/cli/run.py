@@ -42,7 +42,8 @@ def command(
     Example: collab-plugin run out.gguf -p "Once upon a time"
     """
     from collab_plugin.cli.progress import shown
-    from collab_plugin.compression.as_gguf import as_gguf
+    from collab_plugin.compression.as_gguf import runnable
+    from collab_plugin.engines.engine import Decoding
     from collab_plugin.plugins.manager import pick, registry
     from collab_plugin.plugins.open_checkpoint import open_checkpoint
 
@@ -52,15 +53,12 @@ def command(
         if not as_json:
             click.echo(piece, nl=False)
 
-    gguf = as_gguf(open_checkpoint(model), threads, shown())
+    runs = runnable(chosen, "generate", open_checkpoint(model), threads, shown())
     write(prompt)
     result = chosen.generate(
-        gguf,
+        runs,
         prompt,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        seed=seed,
-        ctx=ctx,
+        Decoding(max_tokens, temperature, seed, ctx),
         threads=threads,
         write=write,
     )

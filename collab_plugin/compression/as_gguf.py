@@ -1,12 +1,15 @@
-"""A GGUF for engines that read nothing else: kept in the user's cache, made once a checkpoint."""
+"""What an engine runs of a checkpoint: itself, or a GGUF of it, kept in the user's cache and made once."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.compression.gguf_file import compress
+from collab_plugin.engines.ability import check_able, check_reads
+from collab_plugin.engines.engine import Ability, Engine
 from collab_plugin.errors import CollabError
 from collab_plugin.plans.copy_plan import copy_plan
 from collab_plugin.progress import OnProgress, silent, track
@@ -21,6 +24,34 @@ def cache_folder() -> Path:
     except OSError as error:
         raise CollabError(f"cannot make the cache folder {folder}: {error.strerror}") from None
     return folder
+
+
+def runnable(
+    engine: Engine, ability: Ability, checkpoint: Checkpoint, threads: int, progress: OnProgress = silent
+) -> Path:
+    """Return what ``engine`` runs of ``checkpoint`` for ``ability``: its own path, or a GGUF as `as_gguf` makes it.
+
+    CollabError, before anything is written, when the engine lacks the ability or reads neither format.
+    """
+    return all_runnable(engine, ability, (checkpoint,), threads, progress)[0]
+
+
+def all_runnable(
+    engine: Engine,
+    ability: Ability,
+    checkpoints: Sequence[Checkpoint],
+    threads: int,
+    progress: OnProgress = silent,
+) -> tuple[Path, ...]:
+    """`runnable` of each; all are checked before the first is converted."""
+    check_able(engine, ability)
+    for checkpoint in checkpoints:
+        if "gguf" not in engine.reads:
+            check_reads(engine, checkpoint.format, checkpoint.path)
+    return tuple(
+        checkpoint.path if checkpoint.format in engine.reads else as_gguf(checkpoint, threads, progress)
+        for checkpoint in checkpoints
+    )
 
 
 def as_gguf(checkpoint: Checkpoint, threads: int, progress: OnProgress = silent) -> Path:

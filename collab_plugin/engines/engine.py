@@ -1,98 +1,85 @@
-"""What an engine can do for the core: calibrate, evaluate, generate."""
+"""What an engine can do for the core, and how it is asked: calibrate, reference, evaluate, generate, serve."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Literal
 
 from collab_plugin.engines.results import Evaluation, Generation, Served
 from collab_plugin.errors import CollabError
+from collab_plugin.progress import Advance
 from collab_plugin.stats.stats import Stats
 
-ReportProgress = Callable[[int, int], None]
-"""Called with (tokens done, tokens in all)."""
+Ability = Literal["calibrate", "reference", "evaluate", "generate", "serve"]
+"""Names of the methods of `Engine` that not every engine has."""
 
 REFERENCE = ".npy"
 """Suffix of the files that `Engine.reference` writes."""
 
 
+@dataclass(frozen=True)
+class Windows:
+    """Text as engines run it: cut into windows of ``ctx`` tokens, none across two texts, a text's rest left out.
+
+    ``texts``: UTF-8 files. ``chunks``: at most so many windows of each text, None for all.
+    """
+
+    texts: tuple[Path, ...]
+    ctx: int = 512
+    chunks: int | None = None
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How text is generated: at most ``max_tokens``; ``temperature`` 0 is greedy, above 0 ``seed`` decides.
+    ``ctx``: context in tokens, prompt and new tokens together."""
+
+    max_tokens: int = 128
+    temperature: float = 0.0
+    seed: int = 0
+    ctx: int = 2048
+
+
 class Engine(ABC):
     """Runs models. Native code runs in a child process: its abort is a CollabError here.
 
-    ``reads``: formats of models that it runs, as `Checkpoint.format` names them; all get a GGUF where that
-    is among them. An engine need not have every method: one that it lacks is a CollabError.
+    ``abilities``: the methods below that it has. ``reads``: formats of models that it runs, as
+    `Checkpoint.format` names them. `runnable` checks both before any work: an engine is never asked for
+    more than it declares. ``progress`` is told of tokens.
     """
 
     name: str
-    reads: tuple[str, ...] = ("gguf",)
+    abilities: ClassVar[frozenset[Ability]]
+    reads: ClassVar[tuple[str, ...]] = ("gguf",)
 
     @abstractmethod
     def version(self) -> str:
         """Return name and version of the engine, as recorded in documents."""
 
-    def calibrate(
-        self,
-        model: Path,
-        texts: Sequence[Path],
-        *,
-        ctx: int,
-        chunks: int | None,
-        threads: int,
-        progress: ReportProgress,
-    ) -> Stats:
-        """Run ``texts`` through ``model`` in windows of ``ctx`` tokens; ``model_id`` is left None.
+    def calibrate(self, model: Path, windows: Windows, *, threads: int, progress: Advance) -> Stats:
+        """Run ``windows`` through ``model``; ``model_id`` of the stats is left None."""
+        raise CollabError(f"engine {self.name!r} cannot calibrate")
 
-        ``chunks``: at most so many windows of each text, None for all.
-        """
-        raise CollabError(f"engine {self.name!r} cannot calibrate on text")
-
-    def reference(
-        self,
-        original: Path,
-        texts: Sequence[Path],
-        *,
-        out: Path,
-        ctx: int,
-        chunks: int | None,
-        threads: int,
-        progress: ReportProgress,
-    ) -> None:
+    def reference(self, original: Path, windows: Windows, *, out: Path, threads: int, progress: Advance) -> None:
         """Write what ``evaluate`` needs of ``original`` to the file ``out``, to compare many models with it.
 
-        Logits as float32: 4 bytes × half of the tokens × vocabulary.
+        ``out`` has the suffix `REFERENCE`. Logits as float32: 4 bytes × half of the tokens × vocabulary.
         """
-        raise CollabError(f"engine {self.name!r} cannot compare models")
+        raise CollabError(f"engine {self.name!r} cannot write a reference")
 
-    def evaluate(
-        self,
-        model: Path,
-        original: Path,
-        texts: Sequence[Path],
-        *,
-        ctx: int,
-        chunks: int | None,
-        threads: int,
-        progress: ReportProgress,
-    ) -> Evaluation:
-        """Compare ``model`` with ``original`` on ``texts``; ``chunks`` as in calibrate.
+    def evaluate(self, model: Path, original: Path, windows: Windows, *, threads: int, progress: Advance) -> Evaluation:
+        """Compare ``model`` with ``original`` on ``windows``.
 
-        ``original`` is a model, or what `reference` wrote of one on the same texts, ctx and chunks.
+        ``original`` is a model, or what `reference` wrote of one on the same windows.
         """
         raise CollabError(f"engine {self.name!r} cannot compare models")
 
     def generate(
-        self,
-        model: Path,
-        prompt: str,
-        *,
-        max_tokens: int,
-        temperature: float,
-        seed: int,
-        ctx: int,
-        threads: int,
-        write: Callable[[str], None],
+        self, model: Path, prompt: str, decoding: Decoding, *, threads: int, write: Callable[[str], None]
     ) -> Generation:
         """Continue ``prompt``, passing each piece of text to ``write`` as it comes."""
         raise CollabError(f"engine {self.name!r} cannot generate text")
@@ -102,6 +89,6 @@ class Engine(ABC):
     ) -> AbstractContextManager[Served]:
         """Serve ``model`` while the context lasts; ``ctx`` None: the model's own context, at most 4096.
 
-        CollabError when it is not up within ``start_limit`` seconds. An engine need not have this.
+        CollabError when it is not up within ``start_limit`` seconds.
         """
         raise CollabError(f"engine {self.name!r} cannot serve a model")

@@ -15,10 +15,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from collab_plugin.engines.engine import ReportProgress
 from collab_plugin.engines.results import Served
 from collab_plugin.errors import CollabError
 from collab_plugin.evaluation.scores import Score, TaskRun
+from collab_plugin.progress import Advance
 
 REQUEST_LIMIT = 3600
 """Seconds that a served model may take for one answer."""
@@ -39,7 +39,7 @@ class Harness:
         self._folder = folder
         self.tasks = int(self._read()["loaded"])
 
-    def run(self, served: Served, progress: ReportProgress) -> TaskRun:
+    def run(self, served: Served, progress: Advance) -> TaskRun:
         """Run the tasks on ``served``; ``progress`` gets (requests answered, requests known so far)."""
         assert self._child.stdin is not None
         line = json.dumps({"url": served.url, "token": served.token, "ctx": served.ctx})

@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
-from collab_plugin.compression.as_gguf import as_gguf
+from collab_plugin.compression.as_gguf import all_runnable
+from collab_plugin.engines.ability import check_able
 from collab_plugin.engines.engine import Engine
 from collab_plugin.evaluation.harness import Harness, harness_version, load_tasks
 from collab_plugin.evaluation.scores import TaskReport, TaskRun, side_by_side
@@ -33,19 +34,16 @@ def evaluate_tasks(
     Raises CollabError for unknown tasks, data that cannot be had, and models that cannot be served. Tasks
     are loaded before any model is.
     """
+    check_able(engine, "serve")
     with ExitStack() as stack:
         with track(progress, f"loading {', '.join(names)}", unit="tasks") as report:
             harness = stack.enter_context(load_tasks(names, limit=limit, folder=folder))
             report(harness.tasks, harness.tasks)
         # Both files before the first hours of work on one.
-        ours = as_gguf(model, threads, progress)
-        theirs = as_gguf(original, threads, progress) if original else None
-        first, ctx = _run(engine, harness, ours, model.path, ctx, threads, warn, progress)
-        second = (
-            _run(engine, harness, theirs, original.path, ctx, threads, warn, progress)[0]
-            if theirs and original
-            else None
-        )
+        both = [each for each in (model, original) if each]
+        files = all_runnable(engine, "serve", both, threads, progress)
+        first, ctx = _run(engine, harness, files[0], model.path, ctx, threads, warn, progress)
+        second = _run(engine, harness, files[1], original.path, ctx, threads, warn, progress)[0] if original else None
     return TaskReport(
         rows=side_by_side(first.scores, second.scores if second else None),
         asked=tuple(names),
@@ -59,7 +57,7 @@ def evaluate_tasks(
 def _run(
     engine: Engine,
     harness: Harness,
-    gguf: Path,
+    runs: Path,
     model: Path,
     ctx: int | None,
     threads: int,
@@ -69,7 +67,7 @@ def _run(
     """Scores and the context they were made with; ``model`` is what the user calls it."""
     with (
         track(progress, f"tasks on {model.name or model}", unit="requests") as report,
-        engine.serve(gguf, ctx=ctx, threads=threads) as served,
+        engine.serve(runs, ctx=ctx, threads=threads) as served,
     ):
         found = harness.run(served, report)
     if found.filled:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.checkpoint.topology import Topology
-from collab_plugin.engines.engine import Engine
+from collab_plugin.engines.ability import check_able, check_reads
+from collab_plugin.engines.engine import Engine, Windows
 from collab_plugin.errors import CollabError
 from collab_plugin.planning.back_off import Limits
 from collab_plugin.planning.candidates import Frames
@@ -31,17 +32,14 @@ _ORDER = (1 / 16, 1 / 4, 1 / 8, 1 / 2)
 class Measuring:
     """How to measure: ``probe_seconds`` None for no probing, ``confirm`` plans to build (0: none).
 
-    ``texts`` in windows of ``ctx`` tokens, at most ``chunks`` of each; ``folder`` holds temporary files
-    as large as the model.
+    ``folder`` holds temporary files as large as the model.
     """
 
     engine: Engine
-    texts: tuple[Path, ...]
+    windows: Windows
     folder: Path
     probe_seconds: float | None = None
     confirm: int = 0
-    ctx: int = 512
-    chunks: int = 8
 
 
 def decide(
@@ -54,7 +52,7 @@ def decide(
     progress: OnProgress = silent,
 ) -> Plan:
     """Return the plan; probes are kept in the stats file of ``source``."""
-    if measuring is not None and not measuring.texts:
+    if measuring is not None and not measuring.windows.texts:
         raise CollabError(
             "--probe and --confirm measure on text: give --text FILE, the calibration text if nothing better"
         )
@@ -68,9 +66,12 @@ def decide(
     check_stats(checkpoint, topology, source)
     if measuring is not None:
         # Mistakes are told before minutes are spent.
+        for ability in ("reference", "evaluate"):
+            check_able(measuring.engine, ability)
+        check_reads(measuring.engine, "gguf", "what is measured")
         request.needed_budget()
         Limits.start(request.base, request.floors, request.ceilings, guarded=())
-        if missing := [text for text in measuring.texts if not text.is_file()]:
+        if missing := [text for text in measuring.windows.texts if not text.is_file()]:
             raise CollabError(f"the text {missing[0]} does not exist")
     if measuring is not None and kernels is not None and measuring.probe_seconds is not None:
         source = _probe(
@@ -86,14 +87,14 @@ def decide(
     if measuring is None or not measuring.confirm or kernels is None:
         return plans[0]
     return confirm(
-        plans, checkpoint, source.stats if source else None, kernels, measuring.engine, measuring.texts,
-        ctx=measuring.ctx, chunks=measuring.chunks, threads=request.threads, folder=measuring.folder,
+        plans, checkpoint, source.stats if source else None, kernels, measuring.engine, measuring.windows,
+        threads=request.threads, folder=measuring.folder,
         progress=progress,
     )  # fmt: skip
 
 
 def _probe(frames: Frames, kernels: Kernels, measuring: Measuring, seconds: float, progress: OnProgress) -> StatsSource:
-    request = ProbeRequest(measuring.texts, measuring.ctx, measuring.chunks, seconds, frames.request.threads)
+    request = ProbeRequest(measuring.windows, seconds, frames.request.threads)
     source = frames.source
     found = source.stats.probes if source else None
 

@@ -19,6 +19,7 @@ from small_models.llama_cpp_calls import llama_quantize
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.cli.main import main
 from collab_plugin.compression.as_gguf import as_gguf
+from collab_plugin.engines.engine import Decoding
 from collab_plugin.engines.results import Served
 from collab_plugin.errors import CollabError
 from collab_plugin.evaluation.harness import load_tasks
@@ -151,7 +152,7 @@ def test_generation(tmp_path: Path, offline: dict[str, str]) -> None:
     answers = {}
     for n, prompt in enumerate(("In the beginning God", "import os\nimport", "Die Datei", "def main(")):
         made = LlamaCppEngine().generate(
-            model, prompt, max_tokens=12, temperature=0, seed=0, ctx=64, threads=1, write=lambda text: None
+            model, prompt, Decoding(max_tokens=12, ctx=64), threads=1, write=lambda text: None
         )
         answers[prompt] = "something else" if n == 3 else made.text.split("\n")[0]
     generation_task(tmp_path, answers)

@@ -11,7 +11,9 @@ import numpy as np
 from collab_llamacpp.llamacpp_engine import LlamaCppEngine
 from numpy.typing import NDArray
 
+from collab_plugin.engines.engine import Decoding, Windows
 from collab_plugin.engines.results import Evaluation, Generation
+from collab_plugin.progress import untold
 from collab_plugin.stats.stats import Stats
 
 CTX = 64
@@ -19,11 +21,11 @@ ENGINE = LlamaCppEngine()
 
 
 def calibrate(model: Path, *texts: Path, ctx: int = CTX, chunks: int | None = None) -> Stats:
-    return ENGINE.calibrate(model, texts, ctx=ctx, chunks=chunks, threads=1, progress=lambda done, total: None)
+    return ENGINE.calibrate(model, Windows(texts, ctx, chunks), threads=1, progress=untold)
 
 
 def evaluate(model: Path, original: Path, *texts: Path, ctx: int = CTX, chunks: int | None = None) -> Evaluation:
-    return ENGINE.evaluate(model, original, texts, ctx=ctx, chunks=chunks, threads=1, progress=lambda done, total: None)
+    return ENGINE.evaluate(model, original, Windows(texts, ctx, chunks), threads=1, progress=untold)
 
 
 def generate(
@@ -34,10 +36,7 @@ def generate(
     made = ENGINE.generate(
         model,
         prompt,
-        max_tokens=tokens,
-        temperature=temperature,
-        seed=seed,
-        ctx=ctx,
+        Decoding(tokens, temperature, seed, ctx),
         threads=1,
         write=pieces.append,
     )

@@ -15,7 +15,9 @@ from small_models.tiny_moe import tokens_of, write_qwen3moe
 
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.cli.main import main
+from collab_plugin.engines.engine import Windows
 from collab_plugin.errors import CollabError
+from collab_plugin.progress import untold
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +76,7 @@ def test_figures_are_those_of_numpy(qwen3moe: Path, coarse: Path, prose: Path, c
 
 
 def _reference(original: Path, out: Path, *texts: Path, chunks: int | None) -> Path:
-    ENGINE.reference(original, texts, out=out, ctx=CTX, chunks=chunks, threads=1, progress=lambda done, total: None)
+    ENGINE.reference(original, Windows(texts, CTX, chunks), out=out, threads=1, progress=untold)
     return out
 
 

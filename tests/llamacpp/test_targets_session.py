@@ -15,8 +15,10 @@ from small_models.tiny_moe import tokens_of
 from target_child import Arrays, in_child, session_job
 
 from collab_plugin.checkpoint.gguf import open_gguf
+from collab_plugin.engines.engine import Windows
 from collab_plugin.engines.target import LoadOptions, NotOfferedError
 from collab_plugin.errors import CollabError
+from collab_plugin.progress import untold
 
 # llama_cpp.Llama's own cache, which evaluation and calibration have too.
 F16 = LoadOptions(ctx=CTX, kv_type="f16")
@@ -44,7 +46,7 @@ def test_logits_are_those_of_plain_llama_cpp_and_of_evaluation(
     np.testing.assert_array_equal(found["logits"], plain_logits(model, [tokens], tmp_path / "plain.npy")[0])
     np.testing.assert_array_equal(found["again"], found["logits"], err_msg="two runs on one device")
     out = tmp_path / "evaluation.npy"
-    ENGINE.reference(model, [prose], out=out, ctx=CTX, chunks=1, threads=1, progress=lambda done, total: None)
+    ENGINE.reference(model, Windows((prose,), CTX, 1), out=out, threads=1, progress=untold)
     np.testing.assert_array_equal(found["logits"][CTX // 2 : CTX - 1], np.load(out)[0])
 
 

@@ -15,7 +15,9 @@ from small_models.llama_cpp_calls import llama_quantize
 
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.compression.as_gguf import as_gguf
+from collab_plugin.engines.engine import Windows
 from collab_plugin.plugins.open_checkpoint import open_checkpoint
+from collab_plugin.progress import untold
 from collab_plugin.stats.stats import Stats
 from collab_plugin.stats.stats_file import read_stats, write_stats
 
@@ -43,7 +45,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stats_file(qwen3moe: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    stats = ENGINE.calibrate(qwen3moe, [text], ctx=CTX, chunks=None, threads=1, progress=lambda done, total=None: None)
+    stats = ENGINE.calibrate(qwen3moe, Windows((text,), CTX), threads=1, progress=untold)
     path = tmp_path_factory.mktemp("stats") / "stats.gguf"
     write_stats(path, stats)
     return path
@@ -95,9 +97,7 @@ def test_evaluate_agrees_with_llama_perplexity(llama_tools: Path, qwen3moe: Path
         (r"Mean PPL\(Q\) +: +([\d.]+)", r"Mean +KLD: +([\d.]+)", r"Same top p: +([\d.]+)"),
         (tool, "-m", coarse, "--kl-divergence-base", logits, "--kl-divergence", *SAME),
     )
-    ours = ENGINE.evaluate(
-        coarse, qwen3moe, [text], ctx=CTX, chunks=None, threads=1, progress=lambda done, total=None: None
-    )
+    ours = ENGINE.evaluate(coarse, qwen3moe, Windows((text,), CTX), threads=1, progress=untold)
     assert ours.ppl_original == pytest.approx(original[0], rel=5e-4)
     assert ours.ppl == pytest.approx(theirs[0], rel=5e-4)
     # llama-perplexity keeps the original's log probabilities in 16 bits.
@@ -141,9 +141,7 @@ def test_trained_models_agree_to_the_third_digit(llama_tools: Path, name: str, t
         tuple(THEIR_NAMES.values()),
         (tool, "-m", coarse, "--kl-divergence-base", logits, "--kl-divergence", *same),
     )
-    ours = ENGINE.evaluate(
-        coarse, original, [text], ctx=512, chunks=6, threads=1, progress=lambda done, total=None: None
-    )
+    ours = ENGINE.evaluate(coarse, original, Windows((text,), 512, 6), threads=1, progress=untold)
     theirs = dict(zip(THEIR_NAMES, found, strict=True))
     assert ours.tokens == 6 * 255
     assert ours.ppl_original == pytest.approx(base[0], rel=5e-4)

@@ -15,9 +15,11 @@ from small_models.model_bench import Bench
 from collab_plugin.cli.main import main
 from collab_plugin.compression.gguf_file import compress
 from collab_plugin.compression.inputs import stats_of
+from collab_plugin.engines.engine import Windows
 from collab_plugin.planning.measure.confirm import confirm
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.plan_file import read_plan
+from collab_plugin.progress import untold
 from collab_plugin.stats.stats_file import read_stats, stats_sha256
 
 pytestmark = pytest.mark.slow  # the engine runs for seconds
@@ -33,15 +35,15 @@ def _measured(bench: Bench, plan: Plan, text: Path, out: Path, ctx: int = CTX, c
         bench.checkpoint, plan, stats, out, kernels=bench.kernels, threads=1,
         report=lambda done, total=None: None,
     )  # fmt: skip
-    return LlamaCppEngine().evaluate(
-        out, bench.path, (text,), ctx=ctx, chunks=chunks, threads=1, progress=lambda done, total: None
-    ).mean_kld  # fmt: skip
+    return (
+        LlamaCppEngine().evaluate(out, bench.path, Windows((text,), ctx, chunks), threads=1, progress=untold).mean_kld
+    )
 
 
 def _confirm(bench: Bench, plans: tuple[Plan, ...], text: Path, folder: Path) -> Plan:
     return confirm(
-        plans, bench.checkpoint, bench.source.stats, bench.kernels, LlamaCppEngine(), (text,),
-        ctx=CTX, chunks=CHUNKS, threads=1, folder=folder,
+        plans, bench.checkpoint, bench.source.stats, bench.kernels, LlamaCppEngine(),
+        Windows((text,), CTX, CHUNKS), threads=1, folder=folder,
     )  # fmt: skip
 
 

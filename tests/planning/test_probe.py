@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from small_models.model_bench import Bench, load
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.compression.gguf_file import compress
 from collab_plugin.compression.inputs import stats_of
-from collab_plugin.engines.engine import ReportProgress
+from collab_plugin.engines.engine import Windows
 from collab_plugin.engines.results import Evaluation
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.ggml_types import tensor_bytes
@@ -31,6 +31,7 @@ from collab_plugin.planning.request import PlanRequest
 from collab_plugin.planning.search import sensitivity_of
 from collab_plugin.plans.copy_plan import copy_plan
 from collab_plugin.plans.plan import Plan, TensorPlan
+from collab_plugin.progress import Advance, untold
 from collab_plugin.quantize.error import ErrorTable
 from collab_plugin.stats.probes import Probes, TypeProbe
 from collab_plugin.stats.stats import BORROW
@@ -53,25 +54,13 @@ class Counting(LlamaCppEngine):
     def __init__(self) -> None:
         self.evaluated: list[Path] = []
 
-    def evaluate(
-        self,
-        model: Path,
-        original: Path,
-        texts: Sequence[Path],
-        *,
-        ctx: int,
-        chunks: int | None,
-        threads: int,
-        progress: ReportProgress,
-    ) -> Evaluation:
+    def evaluate(self, model: Path, original: Path, windows: Windows, *, threads: int, progress: Advance) -> Evaluation:
         self.evaluated.append(model)
-        return super().evaluate(model, original, texts, ctx=ctx, chunks=chunks, threads=threads, progress=progress)
+        return super().evaluate(model, original, windows, threads=threads, progress=progress)
 
 
 def _evaluate(model: Path, original: Path, text: Path) -> Evaluation:
-    return LlamaCppEngine().evaluate(
-        model, original, (text,), ctx=CTX, chunks=CHUNKS, threads=1, progress=lambda done, total: None
-    )
+    return LlamaCppEngine().evaluate(model, original, Windows((text,), CTX, CHUNKS), threads=1, progress=untold)
 
 
 def _request(bench: Bench) -> PlanRequest:
@@ -81,7 +70,7 @@ def _request(bench: Bench) -> PlanRequest:
 
 def _decide(bench: Bench, text: Path, folder: Path, seconds: float | None) -> tuple[Plan, Counting]:
     engine = Counting()
-    measuring = None if seconds is None else Measuring(engine, (text,), folder, seconds, 0, CTX, CHUNKS)
+    measuring = None if seconds is None else Measuring(engine, Windows((text,), CTX, CHUNKS), folder, seconds)
     plan = decide(bench.checkpoint, bench.topology, bench.source, _request(bench), bench.kernels, measuring)
     return plan, engine
 

@@ -17,8 +17,10 @@ from collab_llamacpp.llamacpp_engine import LlamaCppEngine
 from collab_plugin.cli import main
 from collab_plugin.cli.threads import cores
 from collab_plugin.compression.as_gguf import as_gguf
+from collab_plugin.engines.engine import Windows
 from collab_plugin.engines.results import Evaluation
 from collab_plugin.plugins.open_checkpoint import open_checkpoint
+from collab_plugin.progress import untold
 
 ROOT = Path(__file__).parents[1]
 DOMAIN = {"tiny-qwen3moe": "python", "tiny-deepseek-v3": "german", "tiny-qwen3moe-seed1": "english"}
@@ -50,8 +52,8 @@ def calibrated(model: str, folder: Path) -> tuple[Path, float]:
     return stats, mean(layer["least_used_quarter"] for layer in layers)
 
 
-def validation(model: str) -> list[Path]:
-    return [ROOT / "texts" / f"{DOMAIN[model]}.validation.txt"]
+def validation(model: str) -> Windows:
+    return Windows((ROOT / "texts" / f"{DOMAIN[model]}.validation.txt",), CTX, CHUNKS)
 
 
 @cache
@@ -60,7 +62,7 @@ def original(model: str, folder: Path) -> Path:
     out = folder / f"{model}.npy"
     LlamaCppEngine().reference(
         as_gguf(open_checkpoint(folder_of(model)), cores()), validation(model),
-        out=out, ctx=CTX, chunks=CHUNKS, threads=cores(), progress=lambda *_: None,
+        out=out, threads=cores(), progress=untold,
     )  # fmt: skip
     return out
 
@@ -75,10 +77,7 @@ def pruned(model: str, folder: Path, keep: str, criterion: str, seed: int) -> Ev
         "--criterion", criterion, "--seed", str(seed), "-o", plan,
     )  # fmt: skip
     call("compress", source, "--plan", plan, "-o", out)
-    return LlamaCppEngine().evaluate(
-        out, original(model, folder), validation(model),
-        ctx=CTX, chunks=CHUNKS, threads=cores(), progress=lambda *_: None,
-    )  # fmt: skip
+    return LlamaCppEngine().evaluate(out, original(model, folder), validation(model), threads=cores(), progress=untold)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,8 @@ from collab_llamacpp.native.ggml_kernels import GgmlKernels
 
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.checkpoint.identity import model_id
+from collab_plugin.engines.engine import Windows
+from collab_plugin.progress import untold
 from collab_plugin.stats.stats_file import write_stats
 from small_models import tiny_moe
 from small_models.model_bench import Bench, RememberingKernels, load, make_bench
@@ -54,6 +56,6 @@ def runnable(tmp_path_factory: pytest.TempPathFactory, kernels: GgmlKernels, tex
     """qwen3moe that llama.cpp runs: 2 layers of 8 experts, top-2, calibrated on ``text``."""
     folder = tmp_path_factory.mktemp("runnable")
     path = tiny_moe.write_qwen3moe(folder / "model.gguf", experts=8)
-    stats = LlamaCppEngine().calibrate(path, (text,), ctx=64, chunks=None, threads=1, progress=lambda done, total: None)
+    stats = LlamaCppEngine().calibrate(path, Windows((text,), 64), threads=1, progress=untold)
     write_stats(folder / "stats.gguf", dataclasses.replace(stats, model_id=model_id(open_gguf(path))))
     return load(path, folder / "stats.gguf", kernels)

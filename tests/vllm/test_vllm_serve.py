@@ -20,8 +20,10 @@ from real_vllm import HERE, MODELS, ROOT, Server, Vllm
 from trained_plans import pruning_plan
 
 from collab_plugin.compression.gguf_file import compress
+from collab_plugin.engines.engine import Windows
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plugins.open_checkpoint import open_checkpoint
+from collab_plugin.progress import untold
 from collab_plugin.stats.stats_file import read_stats, unmeasured
 
 pytestmark = pytest.mark.slow
@@ -80,9 +82,8 @@ def served(request: pytest.FixtureRequest, vllm: Vllm, tmp_path_factory: pytest.
         kernels=GgmlKernels(), threads=2, report=lambda done, total=0: None,
     )  # fmt: skip
     LlamaCppEngine().reference(
-        folder / "pruned.gguf", [TEXT], out=folder / "llama.npy",
-        ctx=CTX, chunks=WINDOWS, threads=2, progress=lambda done, total: None,
-    )  # fmt: skip
+        folder / "pruned.gguf", Windows((TEXT,), CTX, WINDOWS), out=folder / "llama.npy", threads=2, progress=untold
+    )
     windows = np.load(folder / "llama.windows.npy")
     np.save(folder / "windows.npy", windows.astype(np.int64))
     files = [folder / name for name in ("plan.json", "windows.npy", "torch.npy")]

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
-from collab_plugin.compression.as_gguf import as_gguf
+from collab_plugin.compression.as_gguf import runnable
 from collab_plugin.compression.gguf_file import compress
-from collab_plugin.engines.engine import Engine
+from collab_plugin.engines.engine import Engine, Windows
 from collab_plugin.plans.plan import Plan, Point, ascending
 from collab_plugin.progress import OnProgress, silent, track
 from collab_plugin.quantize.kernels import Kernels
@@ -23,10 +23,8 @@ def confirm(
     stats: Stats | None,
     kernels: Kernels,
     engine: Engine,
-    texts: Sequence[Path],
+    windows: Windows,
     *,
-    ctx: int,
-    chunks: int,
     threads: int,
     folder: Path,
     progress: OnProgress = silent,
@@ -36,18 +34,17 @@ def confirm(
     ``folder`` needs room for one artifact and the original's logits.
     """
     measured: dict[tuple[int, int], float] = {}
-    options = {"ctx": ctx, "chunks": chunks, "threads": threads}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".collab-confirm-") as name:
         reference, out = Path(name) / "reference.npy", Path(name) / "candidate.gguf"
-        original = as_gguf(checkpoint, threads, progress)
+        original = runnable(engine, "reference", checkpoint, threads, progress)
         with track(progress, "running the original", unit="tokens") as report:
-            engine.reference(original, texts, out=reference, progress=report, **options)
+            engine.reference(original, windows, out=reference, threads=threads, progress=report)
         for number, plan in enumerate(plans, 1):
             what = f"candidate {number} of {len(plans)} ({_label(plan)})"
             with track(progress, f"compressing {what}", unit="weights") as report:
                 compress(checkpoint, plan, stats, out, kernels=kernels, threads=threads, report=report)
             with track(progress, f"evaluating {what}", unit="tokens") as report:
-                result = engine.evaluate(out, reference, texts, progress=report, **options)
+                result = engine.evaluate(out, reference, windows, threads=threads, progress=report)
             measured[_key(plan)] = result.mean_kld
             out.unlink()
     best = min(plans, key=lambda plan: measured[_key(plan)])

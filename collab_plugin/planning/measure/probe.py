@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from collab_plugin.compression.as_gguf import as_gguf
+from collab_plugin.compression.as_gguf import runnable
 from collab_plugin.compression.gguf_file import compress
-from collab_plugin.engines.engine import Engine
+from collab_plugin.engines.engine import Engine, Windows
 from collab_plugin.engines.results import Evaluation
 from collab_plugin.errors import CollabError
 from collab_plugin.planning.candidates import Frames
@@ -30,11 +30,9 @@ IQ3_XXS to IQ1_S the ratio moves by a factor below 2 (docs/quality.md §1)."""
 
 @dataclass(frozen=True)
 class ProbeRequest:
-    """``seconds`` to spend; ``texts`` in windows of ``ctx``, at most ``chunks`` of each."""
+    """``seconds`` to spend on runs of ``windows``."""
 
-    texts: tuple[Path, ...]
-    ctx: int
-    chunks: int
+    windows: Windows
     seconds: float
     threads: int
 
@@ -101,13 +99,16 @@ class _Prober:
         self.stats = frames.source.stats
         self.errors = ErrorTable(frames.checkpoint, {}, self.stats, kernels, request.threads, untold)
         self.reference = folder / "reference.npy"
-        self.probes = Probes((), "", request.ctx, 0, engine.version())
+        self.probes = Probes((), "", request.windows.ctx, 0, engine.version())
         self.done = 0
 
     def run(self) -> None:
-        original = as_gguf(self.frames.checkpoint, self.request.threads, self.progress)
+        request = self.request
+        original = runnable(self.engine, "reference", self.frames.checkpoint, request.threads, self.progress)
         with track(self.progress, "running the original", unit="tokens") as report:
-            self.engine.reference(original, self.request.texts, out=self.reference, progress=report, **self._windows)
+            self.engine.reference(
+                original, request.windows, out=self.reference, threads=request.threads, progress=report
+            )
         scratch = Scratch(
             self.frames.checkpoint, self.stats, self.kernels, self.folder, self.request.threads, self.progress
         )
@@ -131,15 +132,11 @@ class _Prober:
             self.report(min(time.monotonic() - self.start, self.request.seconds - 0.1), self.request.seconds)
         self.report(self.request.seconds, self.request.seconds)
 
-    @property
-    def _windows(self) -> dict[str, int]:
-        return {"ctx": self.request.ctx, "chunks": self.request.chunks, "threads": self.request.threads}
-
     def _earlier(self, same: Evaluation) -> Probes:
         """The probes in the stats if they are of these windows, else none."""
-        texts = self.request.texts
+        texts, ctx = self.request.windows.texts, self.request.windows.ctx
         digest = hashlib.sha256(b"".join(text.read_bytes() for text in texts)).hexdigest()
-        fresh = Probes(tuple(t.name for t in texts), digest, self.request.ctx, same.tokens, self.engine.version())
+        fresh = Probes(tuple(t.name for t in texts), digest, ctx, same.tokens, self.engine.version())
         old = self.stats.probes
         if old is not None and dataclasses.replace(old, types=(), prunes=()) == fresh:
             return old
@@ -147,7 +144,7 @@ class _Prober:
 
     def _evaluate(self, model: Path) -> Evaluation:
         return self.engine.evaluate(
-            model, self.reference, self.request.texts, progress=lambda done, total: None, **self._windows
+            model, self.reference, self.request.windows, threads=self.request.threads, progress=untold
         )
 
     # -- what to measure next

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from collab_conformance.report.verify_report import Fidelity
-from collab_plugin.compression.as_gguf import as_gguf
-from collab_plugin.engines.engine import Engine
+from collab_plugin.compression.as_gguf import all_runnable
+from collab_plugin.engines.engine import Engine, Windows
 from collab_plugin.engines.results import Evaluation
 from collab_plugin.errors import CollabError
 from collab_plugin.plugins.open_checkpoint import open_checkpoint
@@ -66,9 +66,9 @@ def measure_fidelity(
         raise CollabError(
             f"{artifact} is a {small.architecture} and {original} a {whole.architecture}: not its original"
         )
-    gguf = as_gguf(whole, threads, progress)
+    ours, theirs = all_runnable(engine, "evaluate", (small, whole), threads, progress)
     with track(progress, f"comparing {name} with its original", unit="tokens") as advance:
-        e = engine.evaluate(artifact, gguf, texts, ctx=CTX, chunks=None, threads=threads, progress=advance)
+        e = engine.evaluate(ours, theirs, Windows(tuple(texts), CTX), threads=threads, progress=advance)
     bits = 8 * sum(info.nbytes for info in small.tensors.values()) / parameters
     return fidelity_of(name, e, bits)
 
