@@ -16,7 +16,7 @@ _HOMES = {
     "checkpoint.families.family": ("Family",),
     "checkpoint.gguf": ("open_gguf",),
     "checkpoint.topology": ("Topology", "topology_of"),
-    "engines.engine": ("Engine", "ReportProgress"),
+    "engines.engine": ("Ability", "Decoding", "Engine", "Windows"),
     "engines.results": ("Evaluation", "Generation", "Served"),
     "engines.supported_types": ("Loader",),
     "engines.target": (
@@ -56,8 +56,10 @@ if TYPE_CHECKING:
     from collab_plugin.checkpoint.gguf import open_gguf as open_gguf
     from collab_plugin.checkpoint.topology import Topology as Topology
     from collab_plugin.checkpoint.topology import topology_of as topology_of
+    from collab_plugin.engines.engine import Ability as Ability
+    from collab_plugin.engines.engine import Decoding as Decoding
     from collab_plugin.engines.engine import Engine as Engine
-    from collab_plugin.engines.engine import ReportProgress as ReportProgress
+    from collab_plugin.engines.engine import Windows as Windows
     from collab_plugin.engines.results import Evaluation as Evaluation
     from collab_plugin.engines.results import Generation as Generation
     from collab_plugin.engines.results import Served as Served
