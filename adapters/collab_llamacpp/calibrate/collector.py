@@ -98,7 +98,8 @@ class Collector(Observer):
 
     def _by_expert(self, layer: int, values: NDArray[Any]) -> F64:
         ids = self._ids[layer].ravel()
-        return np.bincount(ids, np.asarray(values, np.float64).ravel(), minlength=self.experts)
+        sums: F64 = np.bincount(ids, np.asarray(values, np.float64).ravel(), minlength=self.experts).astype(np.float64)
+        return sums
 
     # -- importance matrix, as tools/imatrix/imatrix.cpp:220-420
 

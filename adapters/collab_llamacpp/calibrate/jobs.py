@@ -73,8 +73,10 @@ def evaluate(job: dict[str, Any], progress: Progress) -> Arrays:
             raise CollabError(f"{job['model']} and {job['original']} tokenize the text differently: not the same model")
         for index, window in enumerate(windows):
             figures = compare(model.scored(window), original.logits(index), window[first + 1 :])
-            for store, values in zip((nll, nll_original, kld, same), figures, strict=True):
-                store.append(values)  # type: ignore[arg-type]  # four lists of their own types
+            nll.append(figures[0])
+            nll_original.append(figures[1])
+            kld.append(figures[2])
+            same.append(figures[3])
             progress((index + 1) * ctx, len(windows) * ctx)
     arrays: Arrays = {
         "nll": np.concatenate(nll),

@@ -18,6 +18,7 @@ from collab_llamacpp.native.ggml import GgmlTensor, ggml
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.text_file import read_text
 
+Tokens = Sequence[int] | NDArray[np.int64]
 BASE = ggml()
 _DTYPES = {0: np.float32, 1: np.float16, 26: np.int32}
 _OPS = {BASE.ggml_op_name(i).decode(): i for i in range(64)}
@@ -144,7 +145,7 @@ class Session:
             raise CollabError("llama.cpp cannot tokenize the text")
         return np.array(buffer[:count], np.int64)
 
-    def decode(self, tokens: Sequence[int], first_logit: int, start: int = 0) -> None:
+    def decode(self, tokens: Tokens, first_logit: int, start: int = 0) -> None:
         """Run one batch at positions ``start``...; logits are kept from index ``first_logit`` on."""
         assert self.ctx is not None
         for i, token in enumerate(tokens):
@@ -163,7 +164,7 @@ class Session:
         pointer = llama.llama_get_logits(self.ctx)
         return np.ctypeslib.as_array(pointer, (rows, self.n_vocab))
 
-    def scored(self, window: Sequence[int]) -> NDArray[np.float32]:
+    def scored(self, window: Tokens) -> NDArray[np.float32]:
         """Logits f32[n, vocabulary] of the window's second half, but for the last, which predicts nothing.
 
         llama-perplexity's chunking (perplexity.cpp:540). Valid until the next decode.

@@ -65,12 +65,13 @@ class StatsEndpoint:
         return Response(content, media_type="application/octet-stream", headers=name)
 
     async def _stats(self) -> Stats:
-        config = None if self._client is None else self._client.vllm_config
-        if config is None or config.load_config.load_format != LOAD_FORMAT:
+        client = self._client
+        if client is None or client.vllm_config.load_config.load_format != LOAD_FORMAT:
             raise HTTPException(404, "this server was not started with --load-format collab")
+        config = client.vllm_config
         if not config.load_config.model_loader_extra_config.get("stats"):
             raise HTTPException(404, 'start the server with "stats": true in --model-loader-extra-config')
-        routing = merged(await self._client.collective_rpc("collab_routing"))
+        routing = merged(await client.collective_rpc("collab_routing"))
         if self._original is None:
             self._original = original_of(config)
         original = self._original

@@ -6,6 +6,7 @@ from typing import Any
 
 from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 
+from collab_vllm.experts.counters import Counters
 from collab_vllm.experts.routed_experts import CollabRoutedExperts
 
 
@@ -17,8 +18,8 @@ class CollabWorker:
 
     def collab_reset(self) -> None:
         """Begin to count anew."""
-        for layer, _ in self._collab_layers():
-            layer.counters.reset()
+        for _, counters, _ in self._collab_layers():
+            counters.reset()
 
     def collab_routing(self) -> dict[str, Any]:
         """``layers``: by block number ``tokens``, ``count`` and ``weight_sum`` of the model's own experts.
@@ -27,16 +28,18 @@ class CollabWorker:
         """
         layers = {
             str(layer.block): {
-                "tokens": int(layer.counters.tokens),
-                "count": layer.counters.count.tolist(),
-                "weight_sum": (layer.counters.weight * scale).tolist(),
+                "tokens": int(counters.tokens),
+                "count": counters.count.tolist(),
+                "weight_sum": (counters.weight * scale).tolist(),
             }
-            for layer, scale in self._collab_layers()
+            for layer, counters, scale in self._collab_layers()
         }
         return {"rank": self.vllm_config.parallel_config.rank, "layers": layers}
 
-    def _collab_layers(self) -> list[tuple[CollabRoutedExperts, float]]:
-        """Layers that count, and what vLLM multiplies their output with: part of the weights that llama.cpp sees."""
+    def _collab_layers(self) -> list[tuple[CollabRoutedExperts, Counters, float]]:
+        """Layers that count, their counters, and what vLLM multiplies their output with, which is part of the
+        weights that llama.cpp sees."""
         runners = [m for m in self.model_runner.get_model().modules() if isinstance(m, MoERunner)]
         found = [(runner.routed_experts, float(runner.routed_scaling_factor)) for runner in runners]
-        return [(e, s) for e, s in found if isinstance(e, CollabRoutedExperts) and e.counters is not None]
+        ours = [(e, e.counters, scale) for e, scale in found if isinstance(e, CollabRoutedExperts)]
+        return [(e, counters, scale) for e, counters, scale in ours if counters is not None]

@@ -174,5 +174,6 @@ def _memory() -> int | None:
 
 
 def _device(found: Mapping[str, Any]) -> Device:
-    kind = "igpu" if found["unified"] else "gpu"
-    return Device(found["name"], kind, found["driver"], found["memory"], found["unified"])
+    return Device(
+        found["name"], "igpu" if found["unified"] else "gpu", found["driver"], found["memory"], found["unified"]
+    )
