@@ -24,8 +24,9 @@ from collab_plugin.formats.gguf_header import Header
 from collab_plugin.formats.gguf_layout import TensorSpec, layout
 from collab_plugin.formats.gguf_values import MetaValue
 from collab_plugin.formats.json_document import from_plain, to_plain
+from collab_plugin.stats.imatrix_file import counted_routing, imatrix_entries, old_format_hint
 from collab_plugin.stats.probes import Probes
-from collab_plugin.stats.stats import ImatrixEntry, LayerRouting, Stats
+from collab_plugin.stats.stats import LayerRouting, Stats
 
 VERSION = 1
 MOST_NATS = 1e6
@@ -34,7 +35,6 @@ LEAST_ERROR = 1e-12
 PROBES = "collab.stats.probes"
 UNMEASURED = "collab.stats.unmeasured"
 """Sums of LayerRouting that the engine does not measure, and "imatrix"; absent when it measures all."""
-_GATE = re.compile(r"^blk\.(\d+)\.ffn_(?:gate|up|gate_up)_exps\.weight$")
 _SUMS = re.compile(r"^blk\.(\d+)\.collab_router$")
 T = TypeVar("T")
 
@@ -166,29 +166,21 @@ def read_plans_stats(path: Path, sha256: str, remedy: str) -> Stats:
 def read_stats(path: Path) -> Stats:
     """Read our stats, or an imatrix GGUF of anyone: then routing has counts only.
 
-    Raises CollabError for a file that is damaged, a model, or llama.cpp's old .dat format.
+    Raises CollabError for a file that is damaged, a model, or in llama.cpp's old format.
     """
     header, data = _open(path)
     meta = header.metadata
     if _value(meta, "general.type", str, "") != "imatrix":
         raise CollabError(f"{path} is a GGUF but no importance matrix or stats file")
-    arrays = {
-        name: data[t.offset : t.offset + t.nbytes].view(np.float32).reshape(t.shape).copy()
-        for name, t in header.tensors.items()
-        if t.type == GGMLQuantizationType.F32
-    }
-    for name, array in arrays.items():
-        if not np.isfinite(array).all() or (array.min(initial=0) < 0 and not _SUMS.match(name)):
-            raise CollabError(f"{path}: {name} holds values that are not finite or negative; calibrate again")
     without = _value(meta, UNMEASURED, list, [])
-    imatrix = _imatrix(path, arrays)
+    imatrix = imatrix_entries(path, header.tensors, data)
     if not imatrix and "imatrix" not in without:
         raise CollabError(f"{path} holds no importance matrix")
     chunk = _value(meta, "imatrix.chunk_size", int, 512) or 512
     ours = "collab.stats.version" in meta
     if ours and meta["collab.stats.version"].value != VERSION:
         raise CollabError(f"{path} has stats version {meta['collab.stats.version'].value}, not {VERSION}")
-    routing = _our_routing(path, meta, arrays, without) if ours else _counted_routing(imatrix)
+    routing = _our_routing(path, header, data, without) if ours else counted_routing(imatrix)
     tokens = _value(meta, "collab.stats.tokens", int, 0) or _value(meta, "imatrix.chunk_count", int, 0) * chunk
     if tokens < 0 or chunk < 1:
         raise CollabError(f"{path} claims {tokens} tokens in windows of {chunk}; calibrate again")
@@ -210,13 +202,10 @@ def _open(path: Path) -> tuple[Header, NDArray[np.uint8]]:
         raise CollabError(f"the stats file {path} does not exist")
     try:
         return open_shard(path)
-    except CollabError as error:
-        if path.suffix == ".dat":
-            raise CollabError(
-                f"{path} is in llama.cpp's old imatrix format: convert it with "
-                f"`llama-imatrix --in-file {path.name} -o {path.stem}.gguf`"
-            ) from None
-        raise error
+    except CollabError:
+        if hint := old_format_hint(path):
+            raise CollabError(hint) from None
+        raise
 
 
 def _probes(path: Path, text: str) -> Probes | None:
@@ -245,42 +234,19 @@ def _value(meta: dict[str, MetaValue], key: str, kind: type[T], default: T) -> T
     return value
 
 
-def _imatrix(path: Path, arrays: dict[str, NDArray[np.float32]]) -> dict[str, ImatrixEntry]:
-    entries = {}
-    for name, sums in arrays.items():
-        if not name.endswith(".in_sum2"):
-            continue
-        weight = name.removesuffix(".in_sum2")
-        counts = arrays.get(f"{weight}.counts")
-        if counts is None or sums.size % counts.size:
-            raise CollabError(f"{path}: {weight} has sums without matching counts; calibrate again")
-        entries[weight] = ImatrixEntry(sums.reshape(counts.size, -1), counts.reshape(-1))
-    return entries
-
-
-def _counted_routing(imatrix: dict[str, ImatrixEntry]) -> dict[int, LayerRouting]:
+def _our_routing(path: Path, header: Header, data: NDArray[np.uint8], without: list[object]) -> dict[int, LayerRouting]:
     routing = {}
-    for name, entry in imatrix.items():
-        if (found := _GATE.match(name)) and len(entry.count) > 1:
-            count = np.rint(entry.count).astype(np.int64)
-            routing[int(found.group(1))] = LayerRouting(0, count)
-    return routing
-
-
-def _our_routing(
-    path: Path, meta: dict[str, MetaValue], arrays: dict[str, NDArray[np.float32]], without: list[object]
-) -> dict[int, LayerRouting]:
-    routing = {}
-    for name, array in arrays.items():
+    for name, stored in header.tensors.items():
         if not (found := _SUMS.match(name)):
             continue
-        layer = int(found.group(1))
-        if array.ndim != 2 or array.shape[0] != 3 or array.shape[1] % 2:
-            raise CollabError(f"{path}: {name} has shape {array.shape}; calibrate again")
+        layer, shape = int(found.group(1)), stored.shape
+        if stored.type != GGMLQuantizationType.F32 or len(shape) != 2 or shape[0] != 3 or shape[1] % 2:
+            raise CollabError(f"{path}: {name} has shape {shape} of {stored.type.name}; calibrate again")
+        array = data[stored.offset : stored.offset + stored.nbytes].view(np.float32).reshape(shape)
         high, low = np.split(array.astype(np.float64), 2, axis=1)
         count, weights, reap = high + low
-        tokens = _value(meta, f"collab.stats.layer_tokens.{layer}", int, -1)
-        if tokens < 0 or count.min() < 0 or count.max() > 2**53:
+        tokens = _value(header.metadata, f"collab.stats.layer_tokens.{layer}", int, -1)
+        if tokens < 0 or not np.isfinite(array).all() or count.min() < 0 or count.max() > 2**53:
             raise CollabError(f"{path}: the routing of layer {layer} is damaged; calibrate again")
         routing[layer] = LayerRouting(
             tokens,
