@@ -7,17 +7,18 @@ from rich.console import Console
 from rich.table import Table
 
 from collab_plugin.cli.output import emit, json_option
+from collab_plugin.plugins.manager import KINDS, registry
+
+WORDS = [kind.replace("_", " ") for kind in KINDS]
+HELP = f"""List what is installed, and which plugin brought it: {", ".join(WORDS[:-1])} and {WORDS[-1]}.
+
+Example: collab-plugin plugins --json
+"""
 
 
-@click.command()
+@click.command(help=HELP)
 @json_option
 def command(as_json: bool) -> None:
-    """List what plugins add: formats, criteria, allocators, placement policies, kernels, engines, loaders, commands.
-
-    Example: collab-plugin plugins --json
-    """
-    from collab_plugin.plugins.manager import registry
-
     rows = [
         {"kind": kind.replace("_", "-"), "name": name, "plugin": plugin}
         for (kind, name), plugin in registry().providers.items()

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pluggy
 
+import collab_plugin
 from collab_plugin.errors import CollabError
 from collab_plugin.plugins import builtins, hookspecs
+from collab_plugin.plugins.check_hooks import PREFIX, CheckedPlugins
 
 if TYPE_CHECKING:  # help asks this module for commands alone; numpy and the rest would slow it
     from collab_plugin.checkpoint.checkpoint import CheckpointFormat
@@ -35,17 +37,19 @@ class Named(Protocol):
 
 T = TypeVar("T", bound=Any)
 BUILTINS = "builtins"
-KINDS = (
-    "checkpoint_formats",
-    "criteria",
-    "allocators",
-    "placement_policies",
-    "kernels",
-    "engines",
-    "loaders",
-    "targets",
-    "commands",
-)
+CONTRACTS = {
+    "checkpoint_formats": "CheckpointFormat",
+    "criteria": "ImportanceCriterion",
+    "allocators": "Allocator",
+    "placement_policies": "PlacementPolicy",
+    "kernels": "Kernels",
+    "engines": "Engine",
+    "loaders": "Loader",
+    "targets": "TargetProvider",
+    "commands": "PluginCommand",
+}
+"""Kind (a hook's name without "collab_register_", and the registry's table) -> public name of what is registered."""
+KINDS = tuple(CONTRACTS)
 
 
 @dataclass
@@ -70,7 +74,7 @@ def plugin_manager() -> pluggy.PluginManager:
 
     ``COLLAB_LOAD_PLUGINS`` restricts installed plugins to a comma-separated list (empty: none).
     """
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager = CheckedPlugins(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     only = os.environ.get("COLLAB_LOAD_PLUGINS")
     installed = {entry.name for entry in entry_points(group=hookspecs.PROJECT)}
@@ -106,7 +110,7 @@ def build_registry(manager: pluggy.PluginManager, kinds: Sequence[str] = KINDS) 
     """
     registry = Registry()
     for kind in kinds:
-        hook = getattr(manager.hook, f"collab_register_{kind}")
+        hook = getattr(manager.hook, PREFIX + kind)
         # Built-ins last, whenever a plugin was registered; otherwise in order of registration.
         impls = sorted(hook.get_hookimpls(), key=lambda impl: impl.plugin_name == BUILTINS)
         if os.environ.get("COLLAB_TRACE_PLUGINS"):
@@ -119,8 +123,11 @@ def build_registry(manager: pluggy.PluginManager, kinds: Sequence[str] = KINDS) 
 
 def _adder(registry: Registry, kind: str, plugin: str) -> Callable[[Named], None]:
     table: dict[str, Any] = getattr(registry, kind)
+    contract: type = getattr(collab_plugin, CONTRACTS[kind])
 
     def register(thing: Named) -> None:
+        if not isinstance(thing, contract):
+            raise CollabError(f"plugin {plugin!r}: {PREFIX}{kind} takes {contract.__name__}, not {thing!r:.60}")
         other = registry.providers.get((kind, thing.name))
         if other is not None:
             raise CollabError(

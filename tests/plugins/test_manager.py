@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+from dataclasses import fields
+
 import pytest
 
 from collab_plugin.errors import CollabError
-from collab_plugin.plugins.manager import KINDS, build_registry, pick, plugin_manager
+from collab_plugin.plugins import hookspecs
+from collab_plugin.plugins.manager import CONTRACTS, KINDS, Registry, build_registry, pick, plugin_manager
 
 
 def test_installed_adapter_and_builtins_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,3 +50,11 @@ def test_trace_prints_every_hook_call(monkeypatch: pytest.MonkeyPatch, capsys: p
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(KINDS)
     assert "hook collab_register_criteria: builtins" in lines
+
+
+def test_every_hook_has_its_table_in_the_registry() -> None:
+    hooks = inspect.getmembers(hookspecs, inspect.isfunction)
+    said = {name: str(inspect.signature(hook).parameters["register"].annotation) for name, hook in hooks}
+    contracts = {name: re.findall(r"\[\[(\w+)\]", annotation)[0] for name, annotation in said.items()}
+    assert contracts == {f"collab_register_{kind}": contract for kind, contract in CONTRACTS.items()}
+    assert [field.name for field in fields(Registry)] == [*KINDS, "providers"]
