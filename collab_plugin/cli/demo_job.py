@@ -188,7 +188,7 @@ def _report(r: DemoRequest, plan: Plan, stats: Path, rows: Sequence[Row], say: S
         rivals=read_rivals(rivals, plan.source.name),
     )
     try:
-        write_report(gather(plan, extras), page, None, shown())
+        write_report(gather(plan, extras, registry().criteria), page, None, shown())
     except CollabError as error:  # matplotlib or Jinja2 is not installed: the demo goes on without
         say(str(error))
 

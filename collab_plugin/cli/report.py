@@ -69,6 +69,7 @@ def command(
     """
     from collab_plugin.cli.progress import shown
     from collab_plugin.plans.plan_file import read_plan
+    from collab_plugin.plugins.manager import registry
     from collab_plugin.reports.gather import gather
     from collab_plugin.reports.plan_terminal import render_report
     from collab_plugin.reports.write import write_report
@@ -77,7 +78,8 @@ def command(
         _check_outputs(output, plots_path)
     plan = read_plan(plan_path)
     stats = stats_path or _beside(plan, plan_path.parent)
-    facts = gather(plan, _extras(plan, stats, model_path, evaluation_paths, rivals_path, ctx, reserve))
+    extras = _extras(plan, stats, model_path, evaluation_paths, rivals_path, ctx, reserve)
+    facts = gather(plan, extras, registry().criteria)
     written = write_report(facts, output, plots_path, shown())
     if as_json:
         emit(facts, True, lambda console: None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,10 +46,13 @@ class ImportanceMap:
         return float(self.selections[row][~self.kept[row]].sum() / total)
 
 
-def importance_map(plan: Plan, stats: Stats | None, groups: int | None) -> ImportanceMap | None:
+def importance_map(
+    plan: Plan, stats: Stats | None, groups: int | None, criteria: Mapping[str, ImportanceCriterion]
+) -> ImportanceMap | None:
     """Return the map, or None when neither plan nor statistics tell how many experts there were.
 
-    Raises CollabError when the statistics are of another model.
+    ``criteria``: those that are installed, by name. Raises CollabError when the statistics are of another model, or
+    the plan's criterion is not installed.
     """
     layers = moe_layers(plan)
     routing = _routing(plan, stats, layers)
@@ -65,7 +69,7 @@ def importance_map(plan: Plan, stats: Stats | None, groups: int | None) -> Impor
         raise CollabError(f"{groups} expert groups do not divide the plan's {experts} experts: it is of another model")
     if not routing:
         return ImportanceMap("unknown", layers, None, None, kept, groups)
-    criterion = _criterion(plan, routing[0])
+    criterion = _criterion(plan, routing[0], criteria)
     options = [CriterionOptions(_number(plan, "alpha", 0.5), int(_number(plan, "seed", 0)), n) for n in layers]
     scores = [importance_of(r, criterion, o) for r, o in zip(routing, options, strict=True)]
     counts = np.stack([r.count for r in routing])
@@ -86,14 +90,14 @@ def _routing(plan: Plan, stats: Stats | None, layers: tuple[int, ...]) -> list[L
     return found
 
 
-def _criterion(plan: Plan, routing: LayerRouting) -> ImportanceCriterion:
+def _criterion(plan: Plan, routing: LayerRouting, criteria: Mapping[str, ImportanceCriterion]) -> ImportanceCriterion:
     """The plan's own; when it pruned nothing freq-score, or frequency where there are counts alone."""
-    from collab_plugin.plugins.manager import pick, registry
-
     name = plan.pruning.criterion
     if name == "none":
         name = "freq" if routing.weight_sum is None else "freq-score"
-    return pick(registry().criteria, name, "criterion (the plan's; install its plugin)")
+    if name not in criteria:
+        raise CollabError(f"the plan's criterion {name!r} is not installed; install its plugin")
+    return criteria[name]
 
 
 def _number(plan: Plan, option: str, default: float) -> float:

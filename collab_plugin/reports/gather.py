@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.errors import CollabError
+from collab_plugin.planning.criteria.criterion import ImportanceCriterion
 from collab_plugin.plans.plan import Plan, Point
 from collab_plugin.reports.expert_importance import ImportanceMap, importance_map
 from collab_plugin.reports.measured import Measured, Rival, spearman
@@ -60,10 +61,11 @@ class Extras:
     reserve: int = 2**30
 
 
-def gather(plan: Plan, extras: Extras) -> Facts:
-    """Return the facts; CollabError when the statistics or the model are not of the plan."""
+def gather(plan: Plan, extras: Extras, criteria: Mapping[str, ImportanceCriterion]) -> Facts:
+    """Return the facts; CollabError when the statistics or the model are not of the plan, or its criterion is not
+    among those that are installed (``criteria``, by name)."""
     groups = None if extras.model is None else _groups(plan, extras.model)
-    importance = importance_map(plan, extras.stats, groups)
+    importance = importance_map(plan, extras.stats, groups, criteria)
     bits = bits_map(plan)
     metadata = None if extras.model is None else extras.model.metadata
     memory = memory_of(plan, bits, metadata, extras.context, extras.reserve)

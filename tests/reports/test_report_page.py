@@ -17,6 +17,7 @@ from small_models.random_plans import plans
 
 from collab_plugin.errors import CollabError
 from collab_plugin.plans.plan import BackOff, Plan, Point
+from collab_plugin.plugins.manager import registry
 from collab_plugin.reports.gather import Extras, gather
 from collab_plugin.reports.measured import Measured, Rival
 from collab_plugin.reports.page import page
@@ -72,7 +73,7 @@ def number(text: str) -> int:
 
 
 def read(plan: Plan, extras: Extras = Extras()) -> Reader:  # noqa: B008  # frozen, so shared safely
-    facts = gather(plan, extras)
+    facts = gather(plan, extras, registry().criteria)
     return Reader(page(facts, draw_plots(facts, lambda done, total=None: None)))
 
 
@@ -105,7 +106,7 @@ def test_page_loads_nothing(full: Reader) -> None:
 
 
 def test_style_and_text_name_no_address(big: Plan) -> None:
-    facts = gather(big, Extras(stats=big_stats()))
+    facts = gather(big, Extras(stats=big_stats()), registry().criteria)
     text = page(facts, {})
     assert text.startswith("<!DOCTYPE html>")
     assert not re.search(r"https?:|//|url\(|@import", re.sub(r"<td>[^<]*</td>", "", text))
@@ -203,19 +204,21 @@ def test_hostile_names_are_text(big: Plan) -> None:
 def test_terminal_obeys_no_escape_code_or_markup(big: Plan, capsys: pytest.CaptureFixture[str]) -> None:
     plan = dataclasses.replace(big, notes=("\x1b[31m[bold]red[/bold]", "[/nothing]"), source=dataclasses.replace(
         big.source, name="[link=http://evil.example]x"))  # fmt: skip
-    render_report(Console(width=140), gather(plan, Extras(stats=big_stats())))
+    render_report(Console(width=140), gather(plan, Extras(stats=big_stats()), registry().criteria))
     said = capsys.readouterr().out
     assert "\x1b" not in said
     assert "□[31m[bold]red[/bold]" in said and "[/nothing]" in said and "[link=http://evil.example]x" in said
 
 
 def test_same_page_from_the_same_plan(made: Made) -> None:
-    first, second = (page(gather(made.plan, Extras(stats=read_stats(made.stats))), {}) for _ in range(2))
+    first, second = (
+        page(gather(made.plan, Extras(stats=read_stats(made.stats)), registry().criteria), {}) for _ in range(2)
+    )
     assert first == second
 
 
 def test_page_of_the_plan_alone_says_what_is_missing(made: Made) -> None:
-    said = " ".join(Reader(page(gather(made.plan, Extras()), {})).text)
+    said = " ".join(Reader(page(gather(made.plan, Extras(), registry().criteria), {})).text)
     for words in ("--stats (the plan used stats.gguf)", "Compute buffer: give the model with --model", "--evaluation"):
         assert words in said, words
 
@@ -224,7 +227,7 @@ def test_page_of_the_plan_alone_says_what_is_missing(made: Made) -> None:
 @given(plans())
 def test_any_plan_has_a_page_and_a_terminal_report(plan: Plan) -> None:
     try:
-        facts = gather(plan, Extras())
+        facts = gather(plan, Extras(), registry().criteria)
     except CollabError:
         return
     Reader(page(facts, {}))

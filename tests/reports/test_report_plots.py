@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from small_models.big_plan import big_metadata, big_plan, big_stats, some_kept
 from small_models.made import Made
 
+from collab_plugin.plugins.manager import registry
 from collab_plugin.reports.expert_importance import ImportanceMap
 from collab_plugin.reports.gather import Extras, Facts, gather
 from collab_plugin.reports.measured import Measured, Rival
@@ -40,7 +41,7 @@ EVALUATIONS = (Measured("held-out.json", 0.95, 0.01, 8.1, 5.2, 0.71, 12345),)
 def facts() -> Facts:
     """All there can be of a 61-layer model: 58 × 256 experts, groups, rivals, an evaluation."""
     plan = big_plan(some_kept())
-    found = gather(plan, Extras(stats=big_stats(), rivals=RIVALS, evaluations=EVALUATIONS))
+    found = gather(plan, Extras(stats=big_stats(), rivals=RIVALS, evaluations=EVALUATIONS), registry().criteria)
     assert found.importance is not None
     memory = memory_of(plan, found.bits, big_metadata(), 32768, 2**30)
     return dataclasses.replace(found, importance=dataclasses.replace(found.importance, groups=8), memory=memory)
@@ -124,7 +125,7 @@ def test_labels_neither_overlap_nor_leave_the_figure(name: str, facts: Facts) ->
 
 
 def test_small_plots(made: Made) -> None:
-    small = gather(made.plan, Extras(stats=read_stats(made.stats)))
+    small = gather(made.plan, Extras(stats=read_stats(made.stats)), registry().criteria)
     assert not has_front(small)
     images = draw_plots(small, lambda done, total=None: None)
     assert images.keys() == {"importance", "bits", "memory"}
