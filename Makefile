@@ -1,4 +1,5 @@
-# `make demo` runs the main job, `make test` all checks; both set up .venv on a fresh machine.
+# `make demo` runs the main job, `make test` all checks, `make fast` those that need no native build (under 2 minutes);
+# each sets up .venv on a fresh machine.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
@@ -9,7 +10,7 @@ WORKERS ?= 2
 # 6 GB over a slow line must not use up the time that CI has; where there is no `timeout`, it may.
 LIMIT := $(shell command -v timeout >/dev/null && echo timeout 1500)
 
-.PHONY: demo test lint native clean
+.PHONY: demo test fast lint native clean
 
 demo: $(VENV)/ready
 	$(VENV)/bin/collab-plugin demo
@@ -18,7 +19,11 @@ test: $(VENV)/ready lint native
 	@echo "== pytest"
 	$(VENV)/bin/pytest -q -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
-lint: $(VENV)/ready
+fast: $(VENV)/core lint
+	@echo "== pytest, without native builds"
+	$(VENV)/bin/pytest -q -n $(WORKERS) -m "not native and not slow"
+
+lint: $(VENV)/core
 	@echo "== ruff"
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -36,12 +41,17 @@ native: $(VENV)/ready
 	@if [ -x $(NATIVE)/llama_variants.sh ]; then \
 		echo "== llama.cpp's other code paths"; $(NATIVE)/llama_variants.sh $(VENV)/bin/python $(LLAMA_CPP) || true; fi
 
-$(VENV)/ready: pyproject.toml $(NATIVE)/llama_cpp_wheel.sh
+# All but llama-cpp-python, which is compiled.
+$(VENV)/core: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed"; exit 2; }
 	@echo "== setting up $(VENV) with $(PYTHON)"
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet -e '.[ollama,tasks,dev]'
+	@touch $@
+
+$(VENV)/ready: $(VENV)/core $(NATIVE)/llama_cpp_wheel.sh
 	@wheels=$$($(NATIVE)/llama_cpp_wheel.sh $(VENV)/bin/python $(LLAMA_CPP)) && \
-	$(VENV)/bin/python -m pip install --quiet --find-links "$$wheels" --only-binary llama-cpp-python -e '.[llamacpp,ollama,tasks,dev]'
+	$(VENV)/bin/python -m pip install --quiet --find-links "$$wheels" --only-binary llama-cpp-python -e '.[llamacpp]'
 	@touch $@
 
 clean:

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from small_models.tiny_moe import write_deepseek2, write_qwen3moe
 
+# What the marker `native` is given to: whole folders, and tests that ask for one of these fixtures.
+NATIVE_FOLDERS = ("behaviour/", "llamacpp/", "native/", "vllm/")
+NATIVE_FIXTURES = {"kernels", "bench", "runnable", "made", "ollama", "parse", "llama_tools", "llama_libraries"}
 # Files that take long: first, so that no worker is left alone with one at the end.
 LONGEST = ("vllm/", "repository/", "behaviour/", "conformance/", "ollama/", "evaluation/", "compression/")
 pytest_plugins = ["small_models.benches"]
@@ -32,6 +35,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((i for i, part in enumerate(LONGEST) if name.startswith(part)), len(LONGEST))
 
     items.sort(key=place)
+    for item in items:
+        folder = item.path.relative_to(root).as_posix().startswith(NATIVE_FOLDERS)
+        if folder or NATIVE_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.native)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -116,6 +116,7 @@ def test_folder_with_two_models(tmp_path: Path) -> None:
 SLOW = ("IQ1_S", "IQ2_S")  # ggml prepares tables for these
 
 
+@pytest.mark.native
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in TYPES])
 def test_values_of_every_type_are_ggmls(name: str, tmp_path: Path) -> None:
     """Stored as [3 experts, 4 rows, 512]; any part read equals what ggml makes of those bytes."""
@@ -183,6 +184,7 @@ def test_large_values_are_finite(tmp_path: Path) -> None:
 # -- the same model
 
 
+@pytest.mark.native
 @pytest.mark.parametrize("model", ["qwen3moe", "deepseek2"])
 def test_model_id_survives_quantization(model: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     source, copy = request.getfixturevalue(model), tmp_path / "q4_0.gguf"

@@ -116,6 +116,7 @@ def test_raw_bytes_are_the_values(fp8: tuple[Path, dict[str, np.ndarray]]) -> No
             np.testing.assert_array_equal(words.view(np.float32), checkpoint.read(name))
 
 
+@pytest.mark.native
 def test_fp8_folder_becomes_a_gguf_that_runs(fp8: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
     checkpoint = open_checkpoint(fp8[0])
     out = tmp_path / "out.gguf"

@@ -150,6 +150,7 @@ print(json.dumps([llama.tokenize(t.encode(), add_bos=False, special=False) for t
 """
 
 
+@pytest.mark.native
 def test_llama_cpp_tokenizes_alike(converted: tuple[Path, Path]) -> None:
     folder, out = converted
     texts = dict(TEXTS)

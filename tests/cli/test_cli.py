@@ -58,6 +58,7 @@ def test_help_imports_no_adapter() -> None:
     assert done.stdout.endswith("[]\n")
 
 
+@pytest.mark.native
 def test_plan_for_a_program(qwen3moe: Path, stats: Path, tmp_path: Path) -> None:
     out = tmp_path / "plan.json"
     arguments = ("plan", qwen3moe, "--stats", stats, "--budget", "7bpw", "-o", out, "--threads", 1)
@@ -67,6 +68,7 @@ def test_plan_for_a_program(qwen3moe: Path, stats: Path, tmp_path: Path) -> None
     assert {tensor["type"] for tensor in json.loads(out.read_text())["tensors"].values()} == {"F32", "Q4_K", "Q8_0"}
 
 
+@pytest.mark.native
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -111,6 +113,7 @@ def test_unknown_engine(qwen3moe: Path) -> None:
     assert mistake(done.stderr).startswith("error: unknown engine 'steam'; known: ")
 
 
+@pytest.mark.native
 def test_json_is_alone_on_stdout(qwen3moe: Path, stats: Path, tmp_path: Path) -> None:
     plan, out = tmp_path / "plan.json", tmp_path / "out.gguf"
     types = ("--types", "Q8_0,Q4_K")

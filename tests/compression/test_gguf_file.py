@@ -50,6 +50,7 @@ def _leftovers(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.name.startswith("out.gguf"))
 
 
+@pytest.mark.native
 @pytest.mark.parametrize("model", ["qwen3moe", "deepseek2"])
 def test_bytes_do_not_depend_on_threads(model: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     checkpoint = open_gguf(request.getfixturevalue(model))
@@ -59,6 +60,7 @@ def test_bytes_do_not_depend_on_threads(model: str, tmp_path: Path, request: pyt
     assert outs[0].stat().st_size == plan.bytes
 
 
+@pytest.mark.native
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.parametrize("model", ["qwen3moe", "deepseek2"])
@@ -104,6 +106,7 @@ executor.compress(open_gguf(Path(sys.argv[1])), read_plan(Path(sys.argv[2])), No
 """
 
 
+@pytest.mark.native
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_interrupted_run_resumes_to_the_same_bytes(how: signal.Signals, qwen3moe: Path, tmp_path: Path) -> None:
     checkpoint = open_gguf(qwen3moe)
@@ -123,6 +126,7 @@ def test_interrupted_run_resumes_to_the_same_bytes(how: signal.Signals, qwen3moe
     assert _leftovers(tmp_path) == ["out.gguf"]
 
 
+@pytest.mark.native
 @pytest.mark.parametrize(
     "journal", [b"", b"\x00\xff garbage", b'{"job": "another"}\n0123456789abcdef 0 1 2\n', b"[1, 2"]
 )
@@ -243,6 +247,7 @@ def test_plan_with_other_tensors_is_refused(qwen3moe: Path, tmp_path: Path) -> N
         _run(checkpoint, dataclasses.replace(plan, tensors=fewer), tmp_path / "out.gguf")
 
 
+@pytest.mark.native
 def test_allocations_do_not_grow_with_the_model(tmp_path: Path) -> None:
     """Python's allocations at their peak, for 4 and for 24 experts a layer: tiles are of one size."""
     peaks = []

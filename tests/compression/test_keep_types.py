@@ -53,6 +53,7 @@ def prune(file: Path, folder: Path, keep: str, used: str) -> tuple[Path, dict[in
     return out, dict(read_plan(plan).pruning.kept)
 
 
+@pytest.mark.native
 def test_deepseek_equals_a_bias_that_masks(tmp_path: Path) -> None:
     full = q4_k_m("tiny-deepseek-v3", tmp_path)
     ours, kept = prune(full, tmp_path, "75%", "4")
@@ -69,6 +70,7 @@ def test_deepseek_equals_a_bias_that_masks(tmp_path: Path) -> None:
     assert np.abs(logits(ours, TEXT) - logits(masked, TEXT)).max() < 1e-3
 
 
+@pytest.mark.native
 def test_qwen_equals_experts_that_never_win(tmp_path: Path) -> None:
     """Its router has no bias to mask with: dropped are experts that the text does not choose anyway."""
     full = q4_k_m("tiny-qwen3moe", tmp_path)

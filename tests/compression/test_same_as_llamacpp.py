@@ -45,6 +45,7 @@ def test_bytes_equal_llama_model_quantize(
         assert np.array_equal(a.read_raw(tensor), b.read_raw(tensor)), tensor
 
 
+@pytest.mark.native
 @pytest.mark.parametrize("write", [write_qwen3moe, write_deepseek2])
 def test_pruning_a_quantized_file_equals_masking(write, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]  # either writer
     dropped, kept = (1,), (3, 0, 2)

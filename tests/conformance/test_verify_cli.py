@@ -167,6 +167,7 @@ def test_merge_refuses_a_report_that_flatters_itself(tmp_path: Path) -> None:
     assert not (tmp_path / "x.html").exists()
 
 
+@pytest.mark.native
 def test_suite_on_a_target_and_where_its_report_goes(odd: dict[str, str], tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("report.json", "junit.xml", "report.html")]
     files = (x for pair in zip(("--json", "--junit", "--html"), paths, strict=True) for x in pair)
@@ -188,6 +189,7 @@ def test_suite_on_a_target_and_where_its_report_goes(odd: dict[str, str], tmp_pa
     assert json.loads(done.stdout)["targets"][0]["verdict"] == "not-run"
 
 
+@pytest.mark.native
 def test_files_of_skips_and_expected_failures(odd: dict[str, str], tmp_path: Path) -> None:
     rules = tmp_path / "rules"
     run = ("--suite", "--short", "--level", "kernels", "--threads", 1, "--target", "odd:right", "--json")
@@ -232,6 +234,7 @@ def test_a_pack_of_a_target_is_a_yardstick(tmp_path: Path) -> None:
     assert "exists; give a folder that does not" in mistake("pack", ARTIFACT, "-o", pack)
 
 
+@pytest.mark.native
 @pytest.mark.parametrize(
     ("target", "says"),
     [

@@ -21,6 +21,7 @@ def test_every_promised_type_is_offered() -> None:
     assert set(ASKED) <= set(TYPES)
 
 
+@pytest.mark.native
 @pytest.mark.parametrize("name", list(TYPES))
 def test_row_bytes_are_ggml_row_size(name: str) -> None:
     lib = GgmlKernels()._lib

@@ -143,6 +143,7 @@ class ForcedImatrix:
         register(StrictKernels())
 
 
+@pytest.mark.native
 def test_hook_collab_register_kernels() -> None:
     kernels = registered(ForcedImatrix()).kernels["strict"]
     assert kernels.requires_imatrix("Q4_K")
@@ -163,6 +164,7 @@ class RenamedEngine:
         register(Renamed())
 
 
+@pytest.mark.native
 def test_hook_collab_register_engines() -> None:
     engines = registered(RenamedEngine()).engines
     assert {"renamed", "llamacpp"} <= set(engines)

@@ -90,6 +90,7 @@ def test_broken_archive_is_one_line(installed: Path, tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.native
 @pytest.mark.parametrize(("criterion", "kept"), [("least-used", "lowest"), ("freq", "highest")])
 def test_plan_with_the_wheel_s_criterion(
     installed: Path, qwen3moe: Path, tmp_path: Path, criterion: str, kept: str

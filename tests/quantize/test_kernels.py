@@ -16,6 +16,7 @@ IMATRIX = (RNG.gamma(1.0, 1.0, 512) + 0.05).astype(np.float32)
 SLOW = [pytest.param(n, marks=pytest.mark.slow) if n.startswith(("IQ1", "IQ2")) else n for n in TYPES]
 
 
+@pytest.mark.native
 @pytest.mark.parametrize("name", SLOW)
 def test_dequantize_agrees_with_gguf_py(name: str) -> None:
     data = KERNELS.quantize(VALUES, name, IMATRIX)
@@ -24,6 +25,7 @@ def test_dequantize_agrees_with_gguf_py(name: str) -> None:
     np.testing.assert_allclose(KERNELS.dequantize(data, name, 512), theirs, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.native
 def test_needed_imatrix_is_what_ggml_says() -> None:
     assert {n for n in TYPES if KERNELS.requires_imatrix(n)} == {n for n, info in TYPES.items() if info.needs_imatrix}
 
@@ -52,6 +54,7 @@ def test_imatrix_that_is_not_finite_is_refused(bad: float) -> None:
         KERNELS.quantize(VALUES, "Q4_K", broken)
 
 
+@pytest.mark.native
 def test_strided_input_is_quantized_as_its_copy() -> None:
     wide = np.repeat(VALUES, 2, axis=1)
     assert np.array_equal(KERNELS.quantize(wide[:, ::2], "Q4_K"), KERNELS.quantize(VALUES, "Q4_K"))

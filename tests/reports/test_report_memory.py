@@ -49,7 +49,7 @@ def cache_of(found: Memory) -> MemoryPart:
 
 @pytest.mark.parametrize("metadata", [big_metadata(), None], ids=["metadata", "plan alone"])
 def test_cache_of_deepseek_v3(big: Plan, metadata: dict[str, MetaValue] | None) -> None:
-    """facts/anchors.md §1.4: 70,272 bytes a token, 549 MiB at 8k."""
+    """docs/sources.md, V3 sizes: 70,272 bytes a token, 549 MiB at 8k."""
     found = memory(big, metadata)
     assert found.kv_bytes_per_token == 70_272
     assert cache_of(found).bytes == 70_272 * 8192
@@ -111,6 +111,7 @@ def test_what_sizes_do_not_tell_is_left_out(big: Plan) -> None:
     assert not found.complete
 
 
+@pytest.mark.native
 @pytest.mark.parametrize("architecture", ["qwen3moe", "deepseek2"])
 @pytest.mark.parametrize("context", [512, 3000])
 def test_llama_cpp_allocates_as_much(architecture: str, context: int, request: pytest.FixtureRequest) -> None:

@@ -13,7 +13,7 @@ import pytest
 from collab_plugin.plugins import hookspecs
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 HOOKS = sorted(name for name in vars(hookspecs) if name.startswith("collab_"))
 
 
