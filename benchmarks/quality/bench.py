@@ -1,4 +1,4 @@
-"""One model, calibrated and probed, and files of it built and measured: what quality.py works with."""
+"""One model, calibrated and probed, and files of it built and measured: what the benchmarks of quality work with."""
 
 from __future__ import annotations
 

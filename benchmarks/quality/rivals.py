@@ -1,4 +1,4 @@
-"""The rivals of quality.py, each at the same bytes as ours or more."""
+"""The rivals of benchmarks/quality/run.py, each at the same bytes as ours or more."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from collab_plugin.stats.stats_file import write_stats
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "Q2_K_S", "Q2_K", "IQ3_XXS", "IQ3_XS", "IQ3_S",
            "IQ3_M", "Q3_K_S", "Q3_K_M", "Q3_K_L", "IQ4_XS", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K")  # fmt: skip
-# The release's ladder: one type up at the ends, one down in the middle (facts/anchors.md §1.2 row 3).
+# The release's ladder: one type up at the ends, one down in the middle (docs/sources.md, Release).
 LADDER = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS", "Q5_K", "Q6_K")
 REAP_KEEP = "75%"
 

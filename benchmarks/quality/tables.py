@@ -1,4 +1,4 @@
-"""Markdown tables of docs/quality.md from the CSV files of quality.py, ideas.py and sensitivity.py.
+"""Markdown tables of docs/quality.md from the CSV files in benchmarks/results.
 
     python -m benchmarks.quality.tables [benchmarks/results] [--write docs/quality.md]
 

@@ -1,9 +1,9 @@
 """How long `plan` takes on a model of DeepSeek-V3's size, and what it decides.
 
-    python -m benchmarks.speed.plan [--budget 103GB] [--data /work/shared/data] [--threads 2]
+    python -m benchmarks.speed.plan [--budget 103GB] [--data FOLDER] [--threads 2]
 
 The shapes are V3's (61 layers, 256 experts in 8 groups, 671 billion parameters), the routing statistics
-the real ones of DeepSeek-V3-0324 where --data holds them; weights and importance matrix are random
+the real ones of DeepSeek-V3-0324 in the folder of --data, if given; weights and importance matrix are random
 numbers, made when they are read, so that no terabyte is needed. Reading the statistics is part of the
 time. Prints seconds, then the plan.
 """
@@ -118,11 +118,10 @@ def metadata() -> dict[str, MetaValue]:
     return found | {f"deepseek2.{key}": MetaValue(value, integer) for key, value in keys.items()}
 
 
-def statistics(checkpoint: Checkpoint, data: Path) -> Stats:
-    """Real routing where ``data`` has it, else random; a random importance matrix of full size."""
+def statistics(checkpoint: Checkpoint, data: Path | None) -> Stats:
+    """The real routing in the folder ``data``, random without one; a random importance matrix of full size."""
     rng = np.random.default_rng(0)
-    path = data / "deepseek-v3-0324-routing-8k.json"
-    real = json.loads(path.read_text()) if path.is_file() else None
+    real = json.loads((data / "deepseek-v3-0324-routing-8k.json").read_text()) if data else None
     routing = {}
     for layer in range(DENSE, LAYERS):
         if real:
@@ -147,7 +146,7 @@ def statistics(checkpoint: Checkpoint, data: Path) -> Stats:
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--budget", default="103GB")
-    p.add_argument("--data", type=Path, default=Path("/work/shared/data"))
+    p.add_argument("--data", type=Path, help="folder of the real routing statistics")
     p.add_argument("--threads", type=int, default=2)
     a = p.parse_args()
     checkpoint = Imagined()

@@ -1,4 +1,4 @@
-"""Mean KL divergence of pruned models from the whole one, by transformers; a child of layers.py.
+"""Mean KL divergence of pruned models from the whole one, by transformers; a child of run.py beside it.
 
 usage: measure.py MODEL WINDOWS TEXT...; stdin is a JSON list of plans, the last line of stdout a JSON list of
 figures. Runs in vLLM's environment, with tests on the path.

@@ -1,6 +1,6 @@
-"""Start vLLM once and measure; a child of vllm.py and vllm_artifact.py.
+"""Start vLLM once and measure; a child of load.py and artifact.py beside it.
 
-Runs in vLLM's environment, with -P: `vllm` is not vllm.py. Prints one JSON line.
+Runs in vLLM's environment, with -P: `vllm` is not this folder. Prints one JSON line.
 
 measure.py MODEL NEW [OPTIONS]: a start, and prompts with NEW tokens after each. OPTIONS is a JSON object for load
 format collab.
@@ -52,7 +52,7 @@ def main(model: Path, new: int, options: dict[str, Any] | None) -> None:
 
 
 def watch_loaders(load: dict[str, float]) -> None:
-    """Fill ``load`` when a loader has run, see vllm.py's Row. What the disk gave counts from here."""
+    """Fill ``load`` when a loader has run, see load.py's Row. What the disk gave counts from here."""
     from collab_vllm.load.safetensors_files import Weights
     from vllm.model_executor.model_loader import _LOAD_FORMAT_TO_MODEL_LOADER
     from vllm.model_executor.model_loader.default_loader import DefaultModelLoader

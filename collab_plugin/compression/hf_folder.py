@@ -69,7 +69,7 @@ def compress_folder(
 ) -> CompressedFolder:
     """Write the folder that ``plan`` makes of a Hugging Face folder to ``out``, which may not exist yet.
 
-    ``precision`` "original" keeps the stored values bit for bit; "plan" quantizes as precision.py says.
+    ``precision`` "original" keeps the stored values bit for bit; "plan" quantizes as hf_precision.py says.
     Peak memory: threads x a few times 32 MiB (a tile as float32 and what it becomes) plus a constant.
     Raises CollabError for a source that is no Hugging Face folder, a plan of another source or with its own number
     of experts in each layer, an ``out`` that exists, a full disk, values that are not finite.

@@ -17,7 +17,7 @@ class TypeInfo:
 
     ``needs_imatrix``: ggml aborts without an importance vector (ggml.c:8059: IQ2_XXS, IQ2_XS, IQ1_S).
     ``wants_imatrix``: llama-quantize refuses without one (llama-quant.cpp:856-875), and quality is
-    poor (facts/llamacpp.md §3: IQ1_M 0.58 against 0.40 relative error).
+    poor (docs/sources.md, Error of types: IQ1_M 0.58 against 0.40 relative error).
     """
 
     name: str

@@ -15,7 +15,7 @@ from collab_plugin.planning.candidates import Frame, Frames
 from collab_plugin.planning.sensitivity import Sensitivity
 from collab_plugin.quantize.error import ErrorTable
 
-# The release's types at an IQ1_M base (facts/anchors.md §1.2 row 3), without its rules by depth.
+# The release's types at an IQ1_M base (docs/sources.md, Release), without its rules by depth.
 _PAPER = {
     Role.EXPERT: "IQ1_M",
     Role.ATTENTION: "Q4_K",

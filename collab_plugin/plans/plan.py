@@ -34,7 +34,7 @@ class Calibration:
     """The stats file that the plan used. ``frequency_only``: a foreign imatrix without weights.
 
     ``unseen``: experts never selected, over all layers. ``text_sketch``: base64 of little-endian u64
-    values (overlap.py), written into the artifact so that evaluate can report leaked text. ``borrow``:
+    values (text_overlap.py), written into the artifact so that evaluate can report leaked text. ``borrow``:
     tokens' worth of the layer's mean importance that each expert's own is mixed with
     (stats.ImatrixEntry.vector). ``file``: the stats file's name, looked for beside the plan; not in the
     fingerprint.

@@ -88,7 +88,7 @@ class Stats:
 
     ``imatrix`` is empty when the engine measures routing only. ``model_id``: checkpoint.identity.model_id of
     the calibrated model, None for foreign files.
-    ``text_sketch``: u64[<=1024], bottom-k sketch of the calibration text's token n-grams (overlap.py).
+    ``text_sketch``: u64[<=1024], bottom-k sketch of the calibration text's token n-grams (text_overlap.py).
     ``probes``: what `plan --probe` measured, if it ran. ``borrow``: see `ImatrixEntry.vector`; not in the
     file, the plan says it.
     """

@@ -1,6 +1,7 @@
-"""Figures of facts/anchors.md §1.3, from real router statistics of DeepSeek-V3-0324.
+"""Figures of docs/sources.md, V3 routing, from real router statistics of DeepSeek-V3-0324.
 
-The data stay outside the repository (/work/shared/data, from github.com/Bobchenyx/CC-MoE). Per MoE layer:
+The data stay outside the repository, in the folder that COLLAB_ROUTING_DATA names (from github.com/Bobchenyx/CC-MoE,
+config_671B_expert_scores_seqlen_8k.json as deepseek-v3-0324-routing-8k.json, and 4k). Per MoE layer:
 `scores`, the sum of router weights of an expert over the tokens that selected it, and `activations`,
 how many did. The figures rank by `scores` and count the share of `scores` that the dropped had.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from collab_plugin.planning.pruning import Choice, choose
 from collab_plugin.plans.plan import GroupPolicy
 from collab_plugin.stats.stats import LayerRouting
 
-DATA = Path("/work/shared/data")
+DATA = Path(os.environ.get("COLLAB_ROUTING_DATA") or Path(__file__).parents[3] / "shared" / "data")
 EXPERTS, GROUPS, GROUPS_USED, TOP_K = 256, 8, 4, 8
 LAYERS = range(3, 61)
 TOPOLOGY = dataclasses.replace(topology(EXPERTS, TOP_K, GROUPS, GROUPS_USED), moe_layers=tuple(LAYERS))

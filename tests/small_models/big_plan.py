@@ -189,7 +189,7 @@ def some_kept() -> dict[int, tuple[int, ...]]:
 
 
 def big_metadata() -> dict[str, MetaValue]:
-    """The keys of DeepSeek-V3 that the cache depends on, as converted for MLA (facts/anchors.md §1.4)."""
+    """The keys of DeepSeek-V3 that the cache depends on, as converted for MLA (docs/sources.md, V3 sizes)."""
     keys = {
         "block_count": LAYERS,
         "embedding_length": WIDTH,

@@ -132,7 +132,7 @@ def test_only_hot_experts_are_parameters(results: dict[str, dict[str, Any]]) -> 
 
 
 def test_the_placement_policy_chooses_the_hot_experts(results: dict[str, dict[str, Any]]) -> None:
-    """That of tests/plugin_wheel, and the built-in one without statistics."""
+    """That of tests/plugins/plugin_wheel, and the built-in one without statistics."""
     assert results["tiers"]["hot"] == [[0, 6, 13], [0, 8, 16], [0, 9, 18]], "of 20, 24 and 28 experts"
     assert results["everything"]["hot"] == [[0, 1, 2]] * LAYERS["tiny-deepseek-v3"]
 

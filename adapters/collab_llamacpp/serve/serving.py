@@ -1,4 +1,4 @@
-"""Start and end the server of `server.py`."""
+"""Start and end the server of completions_server.py."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def check(modelfile: Modelfile) -> None:
 
 
 def render(modelfile: Modelfile) -> str:
-    """The text of the Modelfile; CollabError for what its grammar cannot say (grammar.py)."""
+    """The text of the Modelfile; CollabError for what its grammar cannot say (modelfile_grammar.py)."""
     check(modelfile)
     lines = [f"FROM {plain(str(path.resolve()), f'the path {path}')}" for path in modelfile.files]
     for name, value in modelfile.parameters.items():

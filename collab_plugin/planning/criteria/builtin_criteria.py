@@ -2,7 +2,7 @@
 
 Normalisation ("layer-max"): within a layer, frequency and score are each divided by their largest
 value before they are mixed. The paper (arXiv 2509.25689 eq. 1) leaves this open, and on DeepSeek-V3 it
-changes 9 to 18 % of the kept set (facts/anchors.md §1.3); it is recorded in every plan.
+changes 9 to 18 % of the kept set (docs/sources.md, V3 routing); it is recorded in every plan.
 """
 
 from __future__ import annotations
