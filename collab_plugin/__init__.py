@@ -12,10 +12,13 @@ __version__ = "0.1.0"
 # Module -> its public names. The imports below say the same to type checkers; tests/plugins/test_public_names.py
 # holds the two together.
 _HOMES = {
+    "api": ("compress", "inspect", "plan", "report"),
     "checkpoint.checkpoint": ("Checkpoint", "CheckpointFormat", "TensorInfo", "quantizable"),
     "checkpoint.families.family": ("Family",),
     "checkpoint.gguf": ("open_gguf",),
     "checkpoint.topology": ("Topology", "topology_of"),
+    "compression.gguf_file": ("Compressed",),
+    "compression.hf_folder": ("CompressedFolder",),
     "engines.engine": ("Ability", "Decoding", "Engine", "Windows"),
     "engines.results": ("Evaluation", "Generation", "Served"),
     "engines.supported_types": ("Loader",),
@@ -29,33 +32,37 @@ _HOMES = {
     "placement.policy": ("LayerUse", "PlacementPolicy"),
     "planning.allocators.allocator": ("Allocator", "Choice", "Item"),
     "planning.criteria.criterion": ("CriterionOptions", "ImportanceCriterion"),
+    "plans.plan": ("Plan",),
+    "plans.plan_file": ("read_plan", "write_plan"),
     "plugins.command": ("PluginCommand",),
     "plugins.hookspecs": ("hookimpl",),
+    "plugins.open_checkpoint": ("open_checkpoint",),
     "progress": ("Advance", "OnProgress", "Progress"),
     "quantize.kernels": ("Kernels",),
+    "reports.gather": ("Facts",),
+    "reports.write": ("write_report",),
     "stats.stats": ("ImatrixEntry", "LayerRouting", "Stats"),
+    "stats.stats_file": ("read_stats", "write_stats"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = list(_HOME)
 
 if TYPE_CHECKING:
-    from collab_plugin.checkpoint.checkpoint import (
-        Checkpoint as Checkpoint,
-    )
-    from collab_plugin.checkpoint.checkpoint import (
-        CheckpointFormat as CheckpointFormat,
-    )
-    from collab_plugin.checkpoint.checkpoint import (
-        TensorInfo as TensorInfo,
-    )
-    from collab_plugin.checkpoint.checkpoint import (
-        quantizable as quantizable,
-    )
+    from collab_plugin.api import compress as compress
+    from collab_plugin.api import inspect as inspect
+    from collab_plugin.api import plan as plan
+    from collab_plugin.api import report as report
+    from collab_plugin.checkpoint.checkpoint import Checkpoint as Checkpoint
+    from collab_plugin.checkpoint.checkpoint import CheckpointFormat as CheckpointFormat
+    from collab_plugin.checkpoint.checkpoint import TensorInfo as TensorInfo
+    from collab_plugin.checkpoint.checkpoint import quantizable as quantizable
     from collab_plugin.checkpoint.families.family import Family as Family
     from collab_plugin.checkpoint.gguf import open_gguf as open_gguf
     from collab_plugin.checkpoint.topology import Topology as Topology
     from collab_plugin.checkpoint.topology import topology_of as topology_of
+    from collab_plugin.compression.gguf_file import Compressed as Compressed
+    from collab_plugin.compression.hf_folder import CompressedFolder as CompressedFolder
     from collab_plugin.engines.engine import Ability as Ability
     from collab_plugin.engines.engine import Decoding as Decoding
     from collab_plugin.engines.engine import Engine as Engine
@@ -64,36 +71,16 @@ if TYPE_CHECKING:
     from collab_plugin.engines.results import Generation as Generation
     from collab_plugin.engines.results import Served as Served
     from collab_plugin.engines.supported_types import Loader as Loader
-    from collab_plugin.engines.target import (
-        Device as Device,
-    )
-    from collab_plugin.engines.target import (
-        KernelBench as KernelBench,
-    )
-    from collab_plugin.engines.target import (
-        LoadOptions as LoadOptions,
-    )
-    from collab_plugin.engines.target import (
-        LogProbabilities as LogProbabilities,
-    )
-    from collab_plugin.engines.target import (
-        NotOfferedError as NotOfferedError,
-    )
-    from collab_plugin.engines.target import (
-        Routing as Routing,
-    )
-    from collab_plugin.engines.target import (
-        Session as Session,
-    )
-    from collab_plugin.engines.target import (
-        Target as Target,
-    )
-    from collab_plugin.engines.target import (
-        TargetInfo as TargetInfo,
-    )
-    from collab_plugin.engines.target import (
-        TargetProvider as TargetProvider,
-    )
+    from collab_plugin.engines.target import Device as Device
+    from collab_plugin.engines.target import KernelBench as KernelBench
+    from collab_plugin.engines.target import LoadOptions as LoadOptions
+    from collab_plugin.engines.target import LogProbabilities as LogProbabilities
+    from collab_plugin.engines.target import NotOfferedError as NotOfferedError
+    from collab_plugin.engines.target import Routing as Routing
+    from collab_plugin.engines.target import Session as Session
+    from collab_plugin.engines.target import Target as Target
+    from collab_plugin.engines.target import TargetInfo as TargetInfo
+    from collab_plugin.engines.target import TargetProvider as TargetProvider
     from collab_plugin.errors import CollabError as CollabError
     from collab_plugin.formats.gguf_values import MetaValue as MetaValue
     from collab_plugin.formats.tensor_names import Role as Role
@@ -102,21 +89,25 @@ if TYPE_CHECKING:
     from collab_plugin.planning.allocators.allocator import Allocator as Allocator
     from collab_plugin.planning.allocators.allocator import Choice as Choice
     from collab_plugin.planning.allocators.allocator import Item as Item
-    from collab_plugin.planning.criteria.criterion import (
-        CriterionOptions as CriterionOptions,
-    )
-    from collab_plugin.planning.criteria.criterion import (
-        ImportanceCriterion as ImportanceCriterion,
-    )
+    from collab_plugin.planning.criteria.criterion import CriterionOptions as CriterionOptions
+    from collab_plugin.planning.criteria.criterion import ImportanceCriterion as ImportanceCriterion
+    from collab_plugin.plans.plan import Plan as Plan
+    from collab_plugin.plans.plan_file import read_plan as read_plan
+    from collab_plugin.plans.plan_file import write_plan as write_plan
     from collab_plugin.plugins.command import PluginCommand as PluginCommand
     from collab_plugin.plugins.hookspecs import hookimpl as hookimpl
+    from collab_plugin.plugins.open_checkpoint import open_checkpoint as open_checkpoint
     from collab_plugin.progress import Advance as Advance
     from collab_plugin.progress import OnProgress as OnProgress
     from collab_plugin.progress import Progress as Progress
     from collab_plugin.quantize.kernels import Kernels as Kernels
+    from collab_plugin.reports.gather import Facts as Facts
+    from collab_plugin.reports.write import write_report as write_report
     from collab_plugin.stats.stats import ImatrixEntry as ImatrixEntry
     from collab_plugin.stats.stats import LayerRouting as LayerRouting
     from collab_plugin.stats.stats import Stats as Stats
+    from collab_plugin.stats.stats_file import read_stats as read_stats
+    from collab_plugin.stats.stats_file import write_stats as write_stats
 else:  # hidden from type checkers, which would take any name for a public one
 
     def __getattr__(name):

@@ -23,7 +23,7 @@ ARGUMENTS = {
     "model": "the model, a file or a folder",
     "artifact": "a GGUF file, or any shard of a split one",
     "name": "a model of the server",
-    "plan_path": "the plan, a file",
+    "plan": "the plan, a file",
     "artifacts": "GGUF files, of split ones any shard",
     "reports": "reports of `verify --json`, files",
 }

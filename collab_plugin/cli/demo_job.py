@@ -9,26 +9,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import collab_plugin as cp
 from collab_plugin.checkpoint.identity import model_id
 from collab_plugin.checkpoint.topology import topology_of
 from collab_plugin.cli.progress import shown
 from collab_plugin.compression.as_gguf import runnable
-from collab_plugin.compression.gguf_file import compress
-from collab_plugin.compression.inputs import kernels_for, stats_of
 from collab_plugin.engines.engine import Decoding, Engine, Windows
 from collab_plugin.engines.results import Evaluation
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.json_document import to_plain
-from collab_plugin.planning.decide import Measuring, decide
-from collab_plugin.planning.request import PlanRequest, StatsSource
-from collab_plugin.plans.plan import Plan
-from collab_plugin.plans.plan_file import read_plan, write_plan
-from collab_plugin.plugins.manager import first_kernels, pick, registry
+from collab_plugin.plugins.manager import pick, registry
 from collab_plugin.plugins.open_checkpoint import open_checkpoint
 from collab_plugin.progress import track
-from collab_plugin.reports.gather import Extras, gather
-from collab_plugin.reports.measured import read_evaluation, read_rivals
-from collab_plugin.reports.write import write_report
 from collab_plugin.stats.stats_file import write_stats
 
 Say = Callable[[str], None]
@@ -109,12 +101,8 @@ def _calibrate(r: DemoRequest, engine: Engine, out: Path) -> None:
 
 def _variant(
     r: DemoRequest, stats: Path, budget: str, allocator: str, probe_minutes: float, say: Say
-) -> tuple[Path, Plan]:
+) -> tuple[Path, cp.Plan]:
     """Plan and compress one file; returns its path and plan. The uniform baseline keeps every expert."""
-    from collab_plugin.planning.budget import parse_budget
-
-    checkpoint = open_checkpoint(r.model)
-    topology = topology_of(checkpoint)
     plan_path = r.out / f"{r.model.name}.{allocator}.plan.json"
     out = r.out / f"{r.model.name}.{allocator}.gguf"
     ours = allocator != "uniform"
@@ -124,32 +112,23 @@ def _variant(
         f"$ collab-plugin plan {r.model} --stats {stats} --budget {budget} --allocator {allocator} --keep {keep}"
         f"{' --experts-used auto' if ours else ''}{probe} -o {plan_path}"
     )
-    request = PlanRequest(
-        budget=parse_budget(budget, topology.total_parameters),
-        criterion=registry().criteria["freq-score"],
-        allocator=registry().allocators[allocator],
+    plan = cp.plan(
+        r.model,
+        stats=stats,
+        budget=budget,
+        allocator=allocator,
         keep=keep,
         experts_used="auto" if ours else None,
+        probe_minutes=probe_minutes or None,
+        texts=r.calibration,
+        chunks=r.chunks,
+        scratch=r.out,
         threads=r.threads,
+        progress=shown(),
     )
-    measuring = None
-    if probe_minutes:
-        engine = pick(registry().engines, "llamacpp", "engine")
-        measuring = Measuring(engine, Windows(r.calibration, chunks=r.chunks), r.out, probe_minutes * 60)
-    source = StatsSource.read(stats)
-    write_plan(plan_path, decide(checkpoint, topology, source, request, first_kernels(), measuring, shown()))
-    plan = read_plan(plan_path)
+    cp.write_plan(plan_path, plan)
     say(f"$ collab-plugin compress {r.model} --plan {plan_path} -o {out}")
-    with track(shown(), "compressing", unit="weights") as report:
-        compress(
-            checkpoint,
-            plan,
-            stats_of(plan, checkpoint, r.out, None),
-            out,
-            kernels=kernels_for(plan, checkpoint),
-            threads=r.threads,
-            report=report,
-        )
+    cp.compress(r.model, plan_path, out, threads=r.threads, progress=shown())
     if out.stat().st_size != plan.bytes:
         raise AssertionError(f"{out} has {out.stat().st_size} bytes, the plan says {plan.bytes}")
     return out, plan
@@ -165,7 +144,7 @@ def _row(r: DemoRequest, engine: Engine, model: Path, original: Path, variant: s
     return Row(r.model.name, variant, size, size * 8 / parameters, evaluation, speed)
 
 
-def _report(r: DemoRequest, plan: Plan, stats: Path, rows: Sequence[Row], say: Say) -> None:
+def _report(r: DemoRequest, plan: cp.Plan, stats: Path, rows: Sequence[Row], say: Say) -> None:
     """The page about the last plan, with its evaluation and the uniform files as rivals."""
     name = r.model.name
     evaluation, rivals, page = (r.out / f"{name}.{what}" for what in ("evaluation.json", "rivals.csv", "report.html"))
@@ -180,15 +159,9 @@ def _report(r: DemoRequest, plan: Plan, stats: Path, rows: Sequence[Row], say: S
         f"$ collab-plugin report {r.out / name}.knapsack.plan.json --model {r.model} --evaluation {evaluation} "
         f"--rivals {rivals} -o {page}"
     )
-    source = StatsSource.read(stats)
-    extras = Extras(
-        stats=source.stats,
-        model=open_checkpoint(r.model),
-        evaluations=(read_evaluation(evaluation),),
-        rivals=read_rivals(rivals, plan.source.name),
-    )
+    facts = cp.report(plan, stats=stats, model=r.model, evaluations=[evaluation], rivals=rivals)
     try:
-        write_report(gather(plan, extras, registry().criteria), page, None, shown())
+        cp.write_report(facts, page, progress=shown())
     except CollabError as error:  # matplotlib or Jinja2 is not installed: the demo goes on without
         say(str(error))
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+import collab_plugin as cp
 from collab_plugin.cli.output import emit, json_option, plain
-
-if TYPE_CHECKING:
-    from collab_plugin.checkpoint.checkpoint import Checkpoint
-    from collab_plugin.checkpoint.topology import Topology
 
 
 @click.command()
@@ -26,16 +22,13 @@ def command(model: Path, as_json: bool) -> None:
 
     Example: collab-plugin inspect DeepSeek-V3/
     """
-    from collab_plugin.checkpoint.topology import topology_of
-    from collab_plugin.plugins.open_checkpoint import open_checkpoint
-
-    checkpoint = open_checkpoint(model)
-    topology = topology_of(checkpoint)
+    checkpoint = cp.open_checkpoint(model)
+    topology = cp.inspect(checkpoint)
     result = {**plain(topology), "format": checkpoint.format, "notes": list(checkpoint.notes)}
     emit(result, as_json, lambda console: _render(console, checkpoint, topology))
 
 
-def _render(console: Console, checkpoint: Checkpoint, topology: Topology) -> None:
+def _render(console: Console, checkpoint: cp.Checkpoint, topology: cp.Topology) -> None:
     t = topology
     console.print(f"[bold]{t.name}[/bold]: {t.architecture}, {checkpoint.format}")
     groups = f", {t.groups} groups of which {t.groups_used} are used" if t.groups > 1 else ""

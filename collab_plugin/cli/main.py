@@ -8,6 +8,7 @@ import importlib
 import click
 
 from collab_plugin import __version__
+from collab_plugin.cli.option_names import RecordsCommand, command_of, with_options
 from collab_plugin.errors import CollabError
 
 # Name -> module of collab_plugin.cli whose `command` it is; imported only when used, so that
@@ -25,7 +26,7 @@ COMMANDS = {
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(RecordsCommand, click.Group):
     """A group whose commands are modules, imported on first use; plugins' commands come after ours."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -54,7 +55,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except CollabError as error:
-            message = str(error)
+            message = with_options(str(error), command_of(ctx))
         except KeyboardInterrupt:
             message = "interrupted; no output was left half-made, run the same command to go on"
         except OSError as error:

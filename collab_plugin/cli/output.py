@@ -6,11 +6,14 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 from rich.console import Console
+
+from collab_plugin.errors import CollabError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, alone on stdout.")
 
@@ -22,6 +25,12 @@ def emit(result: Any, as_json: bool, render: Callable[[Console], None]) -> None:
     else:
         # In a pipe or a log rich would cut tables at 80 columns.
         render(Console() if sys.stdout.isatty() else Console(width=140))
+
+
+def check_folder_of(out: Path) -> None:
+    """CollabError when the folder to write ``out`` into does not exist: told before minutes are spent."""
+    if not out.parent.is_dir():
+        raise CollabError(f"{out.parent} does not exist; make the folder first")
 
 
 def plain(value: Any) -> Any:

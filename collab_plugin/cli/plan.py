@@ -9,12 +9,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from collab_plugin.cli.output import emit, json_option
+import collab_plugin as cp
+from collab_plugin.cli.output import check_folder_of, emit, json_option
 from collab_plugin.cli.threads import threads_option
-from collab_plugin.errors import CollabError
 
 if TYPE_CHECKING:
-    from collab_plugin.plans.plan import Plan
     from collab_plugin.plans.plan_diff import PlanDiff
 
 
@@ -37,7 +36,6 @@ def _used(context: click.Context, parameter: click.Parameter, value: str | None)
 @click.argument("model", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--stats",
-    "stats_path",
     type=click.Path(path_type=Path),
     help="Stats of `calibrate`, or any imatrix GGUF.",
 )
@@ -131,20 +129,20 @@ def _used(context: click.Context, parameter: click.Parameter, value: str | None)
 @click.option("--keep-types", is_flag=True, help="Prune a quantized GGUF without requantizing anything.")
 @click.option("--allow-few-tokens", is_flag=True, help="Prune although calibration saw too few tokens.")
 @click.option("--diff", nargs=2, type=click.Path(path_type=Path), metavar="A B", help="Compare two plans instead.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Plan file to write.")
+@click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="Plan file to write.")
 @threads_option
 @json_option
 def command(
     model: Path | None,
-    stats_path: Path | None,
+    stats: Path | None,
     budget: str | None,
     keep: str,
-    layers: str,
+    layers: Literal["same", "varied"],
     experts_used: int | Literal["auto"] | None,
     criterion: str,
     alpha: float,
     seed: int,
-    groups: str | None,
+    groups: Literal["balanced", "disband"] | None,
     borrow: float,
     base: str | None,
     floors: dict[str, str],
@@ -152,7 +150,7 @@ def command(
     types: str | None,
     loader: str | None,
     allocator: str,
-    order: str,
+    order: Literal["original", "importance"],
     probe: bool,
     probe_minutes: float,
     confirm: int,
@@ -162,7 +160,7 @@ def command(
     keep_types: bool,
     allow_few_tokens: bool,
     diff: tuple[Path, Path] | None,
-    output: Path | None,
+    out: Path | None,
     threads: int,
     as_json: bool,
 ) -> None:
@@ -176,88 +174,50 @@ def command(
     """
     if diff:
         from collab_plugin.plans.plan_diff import diff_plans
-        from collab_plugin.plans.plan_file import read_plan
 
-        result = diff_plans(read_plan(diff[0]), read_plan(diff[1]))
+        result = diff_plans(cp.read_plan(diff[0]), cp.read_plan(diff[1]))
         emit(result, as_json, lambda console: _render_diff(console, result))
         return
-    if model is None or output is None:
+    if model is None or out is None:
         raise click.UsageError("give MODEL and -o PLAN (or --diff A B)")
-    from collab_plugin.checkpoint.topology import topology_of
     from collab_plugin.cli.progress import shown
-    from collab_plugin.engines.engine import Windows
-    from collab_plugin.planning.budget import parse_budget
-    from collab_plugin.planning.decide import Measuring, decide
-    from collab_plugin.planning.request import PlanRequest, StatsSource
-    from collab_plugin.plans.plan_file import write_plan
-    from collab_plugin.plugins.manager import first_kernels, pick, registry
-    from collab_plugin.plugins.open_checkpoint import open_checkpoint
 
-    checkpoint = open_checkpoint(model)
-    topology = topology_of(checkpoint)
-    if not output.parent.is_dir():
-        raise CollabError(f"{output.parent} does not exist; make the folder first")
-    source = StatsSource.read(stats_path) if stats_path else None
-    request = PlanRequest(
-        budget=parse_budget(budget, topology.total_parameters) if budget else None,
-        criterion=pick(registry().criteria, criterion, "criterion"),
-        allocator=pick(registry().allocators, allocator, "allocator"),
+    check_folder_of(out)
+    plan = cp.plan(
+        model,
+        stats=stats,
+        budget=budget,
         keep=keep,
-        layers=layers,  # type: ignore[arg-type]  # click.Choice gives one of the literals
+        layers=layers,
         experts_used=experts_used,
+        criterion=criterion,
         alpha=alpha,
         seed=seed,
-        groups=groups,  # type: ignore[arg-type]  # click.Choice gives one of the literals
+        groups=groups,
         borrow=borrow,
         base=base,
         floors=floors,
         ceilings=ceilings,
-        types=_types(types, loader),
-        order=order,  # type: ignore[arg-type]  # click.Choice gives one of the literals
+        types=types or (),
+        loader=loader,
+        allocator=allocator,
+        order=order,
         keep_types=keep_types,
         allow_few_tokens=allow_few_tokens,
+        probe_minutes=probe_minutes if probe else None,
+        confirm=confirm,
+        texts=texts,
+        chunks=chunks,
+        engine=engine,
+        scratch=out.parent,
         threads=threads,
+        progress=shown(),
     )
-    measuring = None
-    if probe or confirm:
-        measuring = Measuring(
-            engine=pick(registry().engines, engine, "engine"),
-            windows=Windows(texts, chunks=chunks),
-            folder=output.parent,
-            probe_seconds=probe_minutes * 60 if probe else None,
-            confirm=confirm,
-        )
-    plan = decide(checkpoint, topology, source, request, None if keep_types else first_kernels(), measuring, shown())
-    if loader:
-        _refuse_types(plan, loader)
-    write_plan(output, plan)
+    cp.write_plan(out, plan)
     emit(plan, as_json, lambda console: render_plan(console, plan))
 
 
-def _types(given: str | None, loader: str | None) -> tuple[str, ...]:
-    """The types of --types that the program of --for loads; () for all."""
-    from collab_plugin.engines.supported_types import allowed_types
-    from collab_plugin.formats.ggml_types import type_info
-    from collab_plugin.planning.request import DEFAULT_TYPES
-    from collab_plugin.plugins.manager import pick, registry
-
-    types = tuple(type_info(name.strip()).name for name in given.split(",")) if given else ()
-    if loader is None:
-        return types
-    allowed = allowed_types(pick(registry().loaders, loader, "program"), types or DEFAULT_TYPES, bool(types))
-    return () if allowed == DEFAULT_TYPES else allowed
-
-
-def _refuse_types(plan: Plan, loader: str) -> None:
-    """CollabError when a tensor that is only copied has a type that the program of --for does not load."""
-    from collab_plugin.engines.supported_types import refuse_types
-    from collab_plugin.plugins.manager import pick, registry
-
-    types = {name: tensor.type for name, tensor in plan.tensors.items()}
-    refuse_types(pick(registry().loaders, loader, "program"), types, "the plan")
-
-
-def render_plan(console: Console, plan: Plan) -> None:
+def render_plan(console: Console, plan: cp.Plan) -> None:
     """Print the plan's figures, types by role, back-off steps and notes."""
     from collab_plugin.formats.tensor_names import role_of
 

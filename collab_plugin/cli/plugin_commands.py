@@ -6,6 +6,7 @@ import importlib
 
 import click
 
+from collab_plugin.cli.option_names import RecordsCommand
 from collab_plugin.errors import CollabError
 from collab_plugin.plugins.command import PluginCommand
 from collab_plugin.plugins.manager import plugin_commands
@@ -24,7 +25,7 @@ def _is_empty(name: str) -> bool:
     )
 
 
-class PluginGroup(click.Group):
+class PluginGroup(RecordsCommand, click.Group):
     """A group of plugins' commands, all of whose names begin with ``path``."""
 
     def __init__(self, path: str, summary: str) -> None:

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
-
-def cores() -> int:
-    """Cores that this process may run on: fewer than the machine's in a container or under taskset."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
+from collab_plugin.api import cores
 
 threads_option = click.option(
     "--threads",

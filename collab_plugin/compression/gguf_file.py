@@ -37,7 +37,9 @@ SYNC_SECONDS = 5.0
 @dataclass(frozen=True)
 class Compressed:
     """What was written: file size, seconds, how many tiles an earlier run had finished, and the
-    process's largest resident memory so far in bytes (memory-mapped source pages included)."""
+    process's largest resident memory so far in bytes (memory-mapped source pages included).
+    ``bits_per_weight`` is 8 x ``bytes`` over the original's parameters, pruned ones included.
+    """
 
     path: str
     bytes: int
@@ -45,6 +47,7 @@ class Compressed:
     tiles: int
     resumed_tiles: int
     peak_memory: int
+    bits_per_weight: float
 
 
 def compress(
@@ -83,7 +86,8 @@ def compress(
         report(sum(tiles[i].values for i in journal.done), sum(t.values for t in tiles))
         run = _Run(checkpoint, plan, stats, kernels, tiles, handle, journal, report)
         run.all(threads)
-    return Compressed(str(out), layout.total, time.monotonic() - start, len(tiles), resumed, peak_memory())
+    seconds = time.monotonic() - start
+    return Compressed(str(out), layout.total, seconds, len(tiles), resumed, peak_memory(), plan.bits_per_weight)
 
 
 def peak_memory() -> int:

@@ -1,4 +1,4 @@
-"""What `compress` needs beside the plan: the very stats it was made with, and kernels if any."""
+"""What `compress` needs beside the plan: the very stats it was made with."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from pathlib import Path
 from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.errors import CollabError
 from collab_plugin.plans.plan import Plan
-from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.stats.stats import Stats
-from collab_plugin.stats.stats_file import read_plans_stats
+from collab_plugin.stats.stats_file import as_stored, read_plans_stats, sha256_when_written
 
 
 def quantizes(plan: Plan, checkpoint: Checkpoint) -> bool:
@@ -20,7 +19,9 @@ def quantizes(plan: Plan, checkpoint: Checkpoint) -> bool:
     )
 
 
-def stats_of(plan: Plan, checkpoint: Checkpoint, folder: Path, given: Path | None) -> Stats | None:
+def stats_of(
+    plan: Plan, checkpoint: Checkpoint, folder: Path | None, given: Stats | Path | None = None
+) -> Stats | None:
     """Return the plan's stats: ``given``, or the file of that name in ``folder`` (the plan's own).
 
     None when nothing is quantized or the plan used none. No other place is looked at: a plan is a
@@ -28,14 +29,15 @@ def stats_of(plan: Plan, checkpoint: Checkpoint, folder: Path, given: Path | Non
     """
     if plan.calibration is None or not quantizes(plan, checkpoint):
         return None
-    path = given or folder / plan.calibration.file
+    if isinstance(given, Stats):
+        if sha256_when_written(given) != plan.calibration.sha256:
+            raise CollabError("`stats` are not those that the plan was made with; give those")
+        return as_stored(given)
+    path = given
+    if path is None and folder is not None and plan.calibration.file:
+        path = folder / plan.calibration.file
+    if path is None:
+        raise CollabError("the plan was made with statistics: give them as `stats`")
     if not path.is_file():
-        raise CollabError(f"the plan's stats are not at {path}; give them with --stats")
-    return read_plans_stats(path, plan.calibration.sha256, "give that with --stats")
-
-
-def kernels_for(plan: Plan, checkpoint: Checkpoint) -> Kernels | None:
-    """Return kernels when the plan quantizes something."""
-    from collab_plugin.plugins.manager import first_kernels
-
-    return first_kernels() if quantizes(plan, checkpoint) else None
+        raise CollabError(f"the plan's stats are not at {path}; give them with `stats`")
+    return read_plans_stats(path, plan.calibration.sha256, "give that with `stats`")

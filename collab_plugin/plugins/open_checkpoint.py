@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.errors import CollabError
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Open ``path`` with the first registered format that matches it."""
     from collab_plugin.plugins.manager import registry
 
+    path = Path(path)
     if not path.exists():
         raise CollabError(f"{path} does not exist")
     formats = registry().checkpoint_formats

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from collab_plugin.engines.results import Evaluation
 from collab_plugin.errors import CollabError
 
 
@@ -60,6 +61,12 @@ def read_evaluation(path: Path) -> Measured:
         same_top1=number.real("same_top1"),
         tokens=int(number.real("tokens")),
     )
+
+
+def measured(evaluation: Evaluation) -> Measured:
+    """What a report shows of an evaluation made in this process."""
+    e = evaluation
+    return Measured("evaluation", e.mean_kld, e.mean_kld_stderr, e.ppl, e.ppl_original, e.same_top1, e.tokens)
 
 
 class _Numbers:

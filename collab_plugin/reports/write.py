@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from collab_plugin.errors import CollabError
 from collab_plugin.formats.atomic_write import write_bytes
 from collab_plugin.progress import OnProgress, silent, track
 from collab_plugin.reports.check_extra import check_extra
 from collab_plugin.reports.gather import Facts
 
 
-def write_report(facts: Facts, output: Path | None, folder: Path | None, progress: OnProgress = silent) -> list[Path]:
-    """Write page and plots, each whole or not at all; returns what was written.
+def write_report(
+    facts: Facts,
+    out: str | os.PathLike[str] | None = None,
+    plots: str | os.PathLike[str] | None = None,
+    *,
+    progress: OnProgress = silent,
+) -> list[Path]:
+    """Write the HTML page ``out`` and the plots as PNG files into the folder ``plots``, each whole or not at all.
 
-    Raises CollabError when matplotlib or Jinja2 is missing.
+    Returns what was written. The page holds its plots and loads nothing from anywhere. Raises CollabError when
+    matplotlib or Jinja2 is missing.
+
+    Example: ``cp.write_report(cp.report("plan.json"), "report.html")``
     """
-    if output is None and folder is None:
+    if out is None and plots is None:
         return []
     check_extra()
+    for path in (out, plots):
+        if path is not None and not Path(path).parent.is_dir():
+            raise CollabError(f"{Path(path).parent} does not exist; make the folder first")
+    if plots is not None and Path(plots).exists() and not Path(plots).is_dir():
+        raise CollabError(f"`plots` {plots} is a file; give a folder")
     from collab_plugin.reports.page import page
     from collab_plugin.reports.plots.all import draw_plots
 
-    with track(progress, "drawing", unit="plots") as report:
-        plots = draw_plots(facts, report)
+    with track(progress, "drawing", unit="plots") as advance:
+        images = draw_plots(facts, advance)
     written = []
-    if folder is not None:
-        folder.mkdir(exist_ok=True)
-        for name, image in plots.items():
-            written.append(folder / f"{name}.png")
+    if plots is not None:
+        Path(plots).mkdir(exist_ok=True)
+        for name, image in images.items():
+            written.append(Path(plots) / f"{name}.png")
             write_bytes(written[-1], image)
-    if output is not None:
-        write_bytes(output, page(facts, plots).encode())
-        written.append(output)
+    if out is not None:
+        write_bytes(Path(out), page(facts, images).encode())
+        written.append(Path(out))
     return written

@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner
 from collab_llamacpp.llamacpp_engine import LlamaCppEngine
 
+from collab_plugin.api import cores
 from collab_plugin.cli import main
-from collab_plugin.cli.threads import cores
 from collab_plugin.compression.as_gguf import as_gguf
 from collab_plugin.engines.engine import Windows
 from collab_plugin.engines.results import Evaluation
