@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +61,15 @@ class ChildProgram:
 
 @dataclass(frozen=True)
 class End:
-    """How a child ended: its exit code (minus the signal's number for a signal; None when its time was over and it
-    was ended), the user's mistake that it told, its log, and its result when the code is 0."""
+    """How a child ended: its exit code (minus the signal's number for a signal; None when it was ended after
+    ``limit`` seconds), the user's mistake that it told, its log, and its result when the code is 0."""
 
     name: str
     code: int | None
     mistake: str
     log: str
     arrays: Arrays
+    limit: float | None = None
 
     @property
     def why(self) -> str:
@@ -76,7 +77,7 @@ class End:
         if self.code == 0:
             return ""
         if self.code is None:
-            return "its time was over"
+            return f"not done within the time limit of {self.limit:.0f} s"
         if self.mistake:
             return self.mistake
         said = f": {words}" if (words := complaint(self.log) or _last_line(self.log)) else ""
@@ -98,7 +99,9 @@ class End:
         if self.mistake:
             # An engine that refuses says why in its log alone.
             return CollabError(self.mistake + (said if f"{self.name} cannot" in self.mistake else ""))
-        if self.code is not None and self.code < 0:
+        if self.code is None:
+            return CollabError(f"{self.name} took more than {self.limit:.0f} s to {task}, and was ended{said}")
+        if self.code < 0:
             return CollabError(f"{self.name} was ended by {_signal(self.code)} while it tried to {task}{said}")
         return RuntimeError(f"the child process of {self.name} failed (exit code {self.code}):\n{self.log[-4000:]}")
 
@@ -152,10 +155,10 @@ class Child:
         except subprocess.TimeoutExpired:
             return None
 
-    def stop(self) -> End:
-        """End the child, whose time is over, with all that it started."""
+    def stop(self, limit: float) -> End:
+        """End the child, whose time of ``limit`` seconds is over, with all that it started."""
         self.kill()
-        return self._end(None)
+        return replace(self._end(None), limit=limit)
 
     def kill(self) -> None:
         """End the child with all that it started: engines start processes of their own."""
@@ -222,15 +225,18 @@ def start(program: ChildProgram, job: object) -> Iterator[Child]:
 def run(program: ChildProgram, job: object, on_line: OnLine = lambda line: None, *, limit: float | None = None) -> End:
     """Run ``program`` on ``job`` to its end; ``on_line`` gets each line that it tells. After ``limit`` seconds it is
     ended."""
-    deadline = time.monotonic() + limit if limit is not None else None
+    deadline = time.monotonic() + limit if limit is not None else float("inf")
     with start(program, job) as child:
         try:
-            while (line := child.hear(None if deadline is None else deadline - time.monotonic())) is not None:
+            while (line := child.hear(deadline - time.monotonic())) is not None:
                 on_line(line)
-            end = child.ended(None if deadline is None else max(deadline - time.monotonic(), LOOK))
         except TimeoutError:
-            end = None
-        return end or child.stop()
+            pass
+        else:
+            if end := child.ended(max(deadline - time.monotonic(), LOOK) if limit is not None else None):
+                return end
+        assert limit is not None
+        return child.stop(limit)
 
 
 def complaint(log: str) -> str:

@@ -132,7 +132,7 @@ def test_a_process_left_behind_is_ended_and_does_not_hold_the_suite_up(
     assert time.monotonic() - began < 40
     assert report.verdict == "fail" and "exit code 3" in report.reason
     left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert not [line for line in left.splitlines() if f"{tmp_path}/collab-verify-" in line]
+    assert not [line for line in left.splitlines() if f"{tmp_path}/collab-" in line]
 
 
 def test_absent_hardware_is_not_run(run) -> None:

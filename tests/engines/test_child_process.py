@@ -131,7 +131,8 @@ def test_time_limit() -> None:
     pids: list[int] = []
     end = run(PROGRAM, Odd("family"), lambda line: pids.extend(line["pids"]), limit=5)
     assert end.code is None
-    assert end.why == "its time was over"
+    assert end.why == "not done within the time limit of 5 s"
+    assert str(end.failure("wait")) == "the odd child took more than 5 s to wait, and was ended"
     _wait_gone(pids)
 
 

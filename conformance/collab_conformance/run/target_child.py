@@ -1,18 +1,12 @@
-"""A target's child process: `python -m collab_conformance.run.target_child JOBFILE` measures what the job asks for.
+"""A target's child process, `python -m collab_conformance.run.target_child FOLDER`, measures what the job asks for.
 
-Begun and Measured go to the pipe that was stdout as JSON lines, ``{"begun": ...}`` and ``{"measured": ...}``;
-everything that native code prints goes to stderr, which is the log. The end of stdin is the parent's end, however it
-came: then this process and those that it started end too.
+It tells Begun and Measured as lines ``{"begun": ...}`` and ``{"measured": ...}``.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -23,9 +17,10 @@ from collab_conformance.levels.planned import Planned
 from collab_conformance.levels.running import Running
 from collab_conformance.pack.pack_file import read_pack
 from collab_conformance.run.job import Begun, Job, Measured, Skip, named
+from collab_plugin.engines.child_main import Parent, run_child
 from collab_plugin.engines.target import KernelBench, NotOfferedError, Target
 from collab_plugin.errors import CollabError
-from collab_plugin.formats.json_document import from_plain, to_plain
+from collab_plugin.formats.json_document import to_plain
 from collab_plugin.plugins.manager import pick, registry
 
 Say = Callable[[Begun | Measured], None]
@@ -34,38 +29,15 @@ RUN = {"routing": routing.checks, "logits": logits.checks, "text": text.checks, 
 
 
 def main() -> int:
-    job = from_plain(Job, json.loads(Path(sys.argv[1]).read_text()))
-    pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what others print must not reach our pipe
-    _end_with_parent()
+    return run_child({Job: _run})
 
+
+def _run(job: Job, parent: Parent) -> None:
     def say(line: Begun | Measured) -> None:
-        kind = "begun" if isinstance(line, Begun) else "measured"
-        print(json.dumps({kind: to_plain(line)}), file=pipe, flush=True)
+        parent.say(**{"begun" if isinstance(line, Begun) else "measured": to_plain(line)})
 
-    try:
-        provider = pick(registry().targets, job.target.partition(":")[0], "target")
-        measure(provider.open(job.target), job, say)
-    except (CollabError, NotOfferedError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def _end_with_parent() -> None:
-    """Watch stdin from a thread; others read nothing there."""
-    watched = os.dup(0)
-    with open(os.devnull, "rb") as nothing:  # noqa: PTH123  # a file descriptor is wanted
-        os.dup2(nothing.fileno(), 0)
-
-    def watch() -> None:
-        while os.read(watched, 1):
-            pass
-        if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
-            os.killpg(0, signal.SIGKILL)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    provider = pick(registry().targets, job.target.partition(":")[0], "target")
+    measure(provider.open(job.target), job, say)
 
 
 def measure(target: Target, job: Job, say: Say) -> None:

@@ -33,8 +33,9 @@ from collab_conformance.report.verify_report import (
     verdict_of,
 )
 from collab_conformance.run.job import Begun, Job, Measured, Skip, Subject, title
-from collab_conformance.run.target_process import run_child
+from collab_conformance.run.target_program import target_program
 from collab_plugin import __version__
+from collab_plugin.engines.child_process import run
 from collab_plugin.engines.target import TargetInfo, TargetProvider
 from collab_plugin.formats.ggml_types import TYPES
 from collab_plugin.formats.json_document import from_plain
@@ -129,13 +130,12 @@ def run_target(
         return _report(info, "skipped", whole.reason, (), 0.0)
     listener = Listener(info.name, progress, len(files))
     began = time.monotonic()
-    died = run_child(
+    died = run(
+        target_program("collab_conformance.run.target_child", provider, info.name),
         replace(job, skips=(*job.skips, *(Skip(rule.check, rule.reason) for rule in mine))),
         listener.hear,
-        command=provider.command(info.name),
-        environment=provider.environment(info.name),
-        time_limit=time_limit,
-    )
+        limit=time_limit,
+    ).why
     seconds = time.monotonic() - began
     expected = for_target(xfails, info.name)
     checks = [judge(m, info.name, limits, expected) for m in [*files, *listener.measured]]
