@@ -12,7 +12,13 @@ __version__ = "0.1.0"
 # Module -> its public names. The imports below say the same to type checkers; tests/plugins/test_public_names.py
 # holds the two together.
 _HOMES = {
-    "api": ("compress", "inspect", "plan", "report"),
+    "api.calibrate": ("calibrate",),
+    "api.compress": ("compress",),
+    "api.evaluate": ("evaluate", "evaluate_tasks", "reference"),
+    "api.inspect": ("inspect",),
+    "api.plan": ("plan",),
+    "api.report": ("report",),
+    "api.run": ("run",),
     "checkpoint.checkpoint": ("Checkpoint", "CheckpointFormat", "TensorInfo", "quantizable"),
     "checkpoint.families.family": ("Family",),
     "checkpoint.gguf": ("open_gguf",),
@@ -27,6 +33,7 @@ _HOMES = {
         *("Target", "TargetInfo", "TargetProvider"),
     ),
     "errors": ("CollabError",),
+    "evaluation.scores": ("TaskReport", "TaskRow"),
     "formats.gguf_values": ("MetaValue",),
     "formats.tensor_names": ("Role",),
     "placement.policy": ("LayerUse", "PlacementPolicy"),
@@ -49,10 +56,15 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = list(_HOME)
 
 if TYPE_CHECKING:
-    from collab_plugin.api import compress as compress
-    from collab_plugin.api import inspect as inspect
-    from collab_plugin.api import plan as plan
-    from collab_plugin.api import report as report
+    from collab_plugin.api.calibrate import calibrate as calibrate
+    from collab_plugin.api.compress import compress as compress
+    from collab_plugin.api.evaluate import evaluate as evaluate
+    from collab_plugin.api.evaluate import evaluate_tasks as evaluate_tasks
+    from collab_plugin.api.evaluate import reference as reference
+    from collab_plugin.api.inspect import inspect as inspect
+    from collab_plugin.api.plan import plan as plan
+    from collab_plugin.api.report import report as report
+    from collab_plugin.api.run import run as run
     from collab_plugin.checkpoint.checkpoint import Checkpoint as Checkpoint
     from collab_plugin.checkpoint.checkpoint import CheckpointFormat as CheckpointFormat
     from collab_plugin.checkpoint.checkpoint import TensorInfo as TensorInfo
@@ -82,6 +94,8 @@ if TYPE_CHECKING:
     from collab_plugin.engines.target import TargetInfo as TargetInfo
     from collab_plugin.engines.target import TargetProvider as TargetProvider
     from collab_plugin.errors import CollabError as CollabError
+    from collab_plugin.evaluation.scores import TaskReport as TaskReport
+    from collab_plugin.evaluation.scores import TaskRow as TaskRow
     from collab_plugin.formats.gguf_values import MetaValue as MetaValue
     from collab_plugin.formats.tensor_names import Role as Role
     from collab_plugin.placement.policy import LayerUse as LayerUse

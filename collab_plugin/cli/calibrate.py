@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from collab_plugin.cli.output import emit, json_option
+import collab_plugin as cp
+from collab_plugin.cli.output import check_folder_of, emit, json_option
 from collab_plugin.cli.threads import threads_option
-from collab_plugin.errors import CollabError
-
-if TYPE_CHECKING:
-    from collab_plugin.stats.stats import LayerRouting, Stats
 
 
 @click.command()
@@ -31,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--ctx", type=click.IntRange(16, 2**20), default=512, show_default=True, help="Tokens a window.")
 @click.option("--chunks", type=click.IntRange(1), help="Use at most so many windows of each text.")
 @click.option("--engine", default="llamacpp", show_default=True, help="Engine that runs the model (see `plugins`).")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Stats file to write.")
+@click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="Stats file to write.")
 @threads_option
 @json_option
 def command(
@@ -40,7 +35,7 @@ def command(
     ctx: int,
     chunks: int | None,
     engine: str,
-    output: Path,
+    out: Path,
     threads: int,
     as_json: bool,
 ) -> None:
@@ -51,38 +46,24 @@ def command(
 
     Example: collab-plugin calibrate DeepSeek-V3-Q4_K_M.gguf --text prose.txt --text code.txt -o stats.gguf
     """
-    from collab_plugin.checkpoint.identity import model_id
-    from collab_plugin.checkpoint.topology import topology_of
     from collab_plugin.cli.progress import shown
-    from collab_plugin.compression.as_gguf import runnable
-    from collab_plugin.engines.engine import Windows
-    from collab_plugin.plugins.manager import pick, registry
-    from collab_plugin.plugins.open_checkpoint import open_checkpoint
-    from collab_plugin.progress import track
-    from collab_plugin.stats.stats_file import unmeasured, write_stats
+    from collab_plugin.stats.stats_file import unmeasured
 
-    chosen = pick(registry().engines, engine, "engine")
-    checkpoint = open_checkpoint(model)
-    topology_of(checkpoint)
-    if not output.parent.is_dir():
-        raise CollabError(f"{output.parent} does not exist; make the folder first")
-    runs = runnable(chosen, "calibrate", checkpoint, threads, shown())
-    with track(shown(), "calibrating", unit="tokens") as report:
-        stats = chosen.calibrate(runs, Windows(texts, ctx, chunks), threads=threads, progress=report)
-    stats = dataclasses.replace(stats, model_id=model_id(checkpoint))
-    write_stats(output, stats)
+    check_folder_of(out)
+    stats = cp.calibrate(model, texts=texts, ctx=ctx, chunks=chunks, engine=engine, threads=threads, progress=shown())
+    cp.write_stats(out, stats)
     layers = [summary(layer, routing) for layer, routing in sorted(stats.routing.items())]
     result = {
-        "output": str(output),
+        "output": str(out),
         "tokens": stats.tokens,
         "ctx": ctx,
         "unmeasured": list(unmeasured(stats)),
         "layers": layers,
     }
-    emit(result, as_json, lambda console: _render(console, stats, layers, output))
+    emit(result, as_json, lambda console: _render(console, stats, layers, out))
 
 
-def summary(layer: int, routing: LayerRouting) -> dict[str, float | int]:
+def summary(layer: int, routing: cp.LayerRouting) -> dict[str, float | int]:
     """Figures of one layer; ``least_used_quarter`` is that quarter's share of all selections."""
     ordered = sorted(routing.count.tolist())
     quarter = ordered[: max(len(ordered) // 4, 1)]
@@ -95,7 +76,7 @@ def summary(layer: int, routing: LayerRouting) -> dict[str, float | int]:
     }
 
 
-def _render(console: Console, stats: Stats, layers: list[dict[str, float | int]], output: Path) -> None:
+def _render(console: Console, stats: cp.Stats, layers: list[dict[str, float | int]], out: Path) -> None:
     table = Table("layer", "tokens", "experts never seen", "least used quarter", "most used expert")
     for column in table.columns:
         column.justify = "right"
@@ -109,4 +90,4 @@ def _render(console: Console, stats: Stats, layers: list[dict[str, float | int]]
         )
     console.print(table)
     matrix = f"{len(stats.imatrix)} tensors in the" if stats.imatrix else "routing only, no"
-    console.print(f"{output}: {stats.tokens:,} tokens, {matrix} importance matrix")
+    console.print(f"{out}: {stats.tokens:,} tokens, {matrix} importance matrix")

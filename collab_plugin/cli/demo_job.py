@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import collab_plugin as cp
-from collab_plugin.checkpoint.identity import model_id
-from collab_plugin.checkpoint.topology import topology_of
 from collab_plugin.cli.progress import shown
-from collab_plugin.compression.as_gguf import runnable
-from collab_plugin.engines.engine import Decoding, Engine, Windows
-from collab_plugin.engines.results import Evaluation
+from collab_plugin.compression.as_gguf import as_gguf
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.json_document import to_plain
-from collab_plugin.plugins.manager import pick, registry
-from collab_plugin.plugins.open_checkpoint import open_checkpoint
-from collab_plugin.progress import track
-from collab_plugin.stats.stats_file import write_stats
 
 Say = Callable[[str], None]
 
@@ -52,7 +44,7 @@ class Row:
     variant: str
     bytes: int
     bits_per_weight: float
-    evaluation: Evaluation
+    evaluation: cp.Evaluation
     tokens_per_second: float
 
 
@@ -60,43 +52,35 @@ def run_demo(request: DemoRequest, say: Say) -> list[Row]:
     """Inspect, calibrate, plan, compress, evaluate and run; ``say`` gets the equivalent commands and text."""
     r, name = request, request.model.name
     r.out.mkdir(parents=True, exist_ok=True)
-    engine = pick(registry().engines, "llamacpp", "engine")
     say(f"$ collab-plugin inspect {r.model}")
-    topology = topology_of(open_checkpoint(r.model))
+    topology = cp.inspect(r.model)
     say(
         f"{topology.name}: {topology.total_parameters:,} parameters, {len(topology.moe_layers)} layers of "
         f"{topology.expert_count} experts, top-{topology.experts_used}"
     )
     stats = r.out / f"{name}.stats.gguf"
     say(f"$ collab-plugin calibrate {r.model} {_texts(r)} --chunks {r.chunks} -o {stats}")
-    _calibrate(r, engine, stats)
-    original = runnable(engine, "evaluate", open_checkpoint(r.model), r.threads, shown())
-    rows = [_row(r, engine, original, original, "original", topology.total_parameters)]
-    for number, bpw in enumerate(r.bpw):
-        uniform = _variant(r, stats, f"{bpw}bpw", "uniform", 0.0, say)
-        rows.append(_row(r, engine, uniform[0], original, f"uniform {uniform[1].base}", topology.total_parameters))
-        # What was probed for the first budget is in the stats: the second has it for nothing.
-        ours = _variant(r, stats, str(uniform[1].bytes), "knapsack", 0.0 if number else r.probe_minutes, say)
-        rows.append(_row(r, engine, ours[0], original, "ours", topology.total_parameters))
+    measured = cp.calibrate(r.model, texts=r.calibration, chunks=r.chunks, threads=r.threads, progress=shown())
+    cp.write_stats(stats, measured)
+    original = as_gguf(cp.open_checkpoint(r.model), r.threads, shown())
+    with tempfile.TemporaryDirectory(dir=r.out) as folder:
+        against = Path(folder) / "original.npy"
+        cp.reference(original, against, texts=r.validation, chunks=r.chunks, threads=r.threads, progress=shown())
+        rows = [_row(r, original, against, "original", topology.total_parameters)]
+        for number, bpw in enumerate(r.bpw):
+            uniform = _variant(r, stats, f"{bpw}bpw", "uniform", 0.0, say)
+            rows.append(_row(r, uniform[0], against, f"uniform {uniform[1].base}", topology.total_parameters))
+            # What was probed for the first budget is in the stats: the second has it for nothing.
+            ours = _variant(r, stats, str(uniform[1].bytes), "knapsack", 0.0 if number else r.probe_minutes, say)
+            rows.append(_row(r, ours[0], against, "ours", topology.total_parameters))
     _report(r, ours[1], stats, rows, say)
     say(f"$ collab-plugin run {r.out / name}.knapsack.gguf -p {r.prompt!r}")
-    _generate(r, engine, r.out / f"{name}.knapsack.gguf", say)
+    say(r.prompt + _generated(r, r.out / f"{name}.knapsack.gguf").text)
     return rows
 
 
 def _texts(r: DemoRequest) -> str:
     return " ".join(f"--text {text}" for text in r.calibration)
-
-
-def _calibrate(r: DemoRequest, engine: Engine, out: Path) -> None:
-    with track(shown(), "calibrating", unit="tokens") as report:
-        stats = engine.calibrate(
-            runnable(engine, "calibrate", open_checkpoint(r.model), r.threads),
-            Windows(r.calibration, chunks=r.chunks),
-            threads=r.threads,
-            progress=report,
-        )
-    write_stats(out, dataclasses.replace(stats, model_id=model_id(open_checkpoint(r.model))))
 
 
 def _variant(
@@ -134,13 +118,12 @@ def _variant(
     return out, plan
 
 
-def _row(r: DemoRequest, engine: Engine, model: Path, original: Path, variant: str, parameters: int) -> Row:
-    with track(shown(), f"evaluating {variant}", unit="tokens") as report:
-        evaluation = engine.evaluate(
-            model, original, Windows(r.validation, chunks=r.chunks), threads=r.threads, progress=report
-        )
+def _row(r: DemoRequest, model: Path, against: Path, variant: str, parameters: int) -> Row:
+    evaluation = cp.evaluate(
+        model, against=against, texts=r.validation, chunks=r.chunks, threads=r.threads, progress=shown()
+    )
     size = model.stat().st_size
-    speed = _generate(r, engine, model, lambda text: None)
+    speed = _generated(r, model).tokens_per_second
     return Row(r.model.name, variant, size, size * 8 / parameters, evaluation, speed)
 
 
@@ -166,16 +149,8 @@ def _report(r: DemoRequest, plan: cp.Plan, stats: Path, rows: Sequence[Row], say
         say(str(error))
 
 
-def _generate(r: DemoRequest, engine: Engine, model: Path, say: Say) -> float:
-    made = engine.generate(
-        model,
-        r.prompt,
-        Decoding(max_tokens=96, ctx=512),
-        threads=r.threads,
-        write=lambda piece: None,
-    )
-    say(r.prompt + made.text)
-    return made.tokens_per_second
+def _generated(r: DemoRequest, model: Path) -> cp.Generation:
+    return cp.run(model, r.prompt, max_tokens=96, ctx=512, threads=r.threads)
 
 
 def demo_models(root: Path) -> list[Path]:

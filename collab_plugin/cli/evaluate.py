@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+import collab_plugin as cp
 from collab_plugin.cli.output import emit, json_option, plain
-from collab_plugin.cli.progress import shown
 from collab_plugin.cli.threads import threads_option
 from collab_plugin.errors import CollabError
-from collab_plugin.progress import track
-
-if TYPE_CHECKING:
-    from collab_plugin.engines.engine import Engine
-    from collab_plugin.engines.results import Evaluation
-    from collab_plugin.evaluation.scores import TaskReport, TaskRow
 
 TEXT_CTX = 512
 # More rows than this are left to --json: mmlu alone has 57 tasks.
@@ -30,7 +23,7 @@ OVERLAP_WARNING = 2.5 / 1024
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--against", "original", type=click.Path(path_type=Path), help="The original model.")
+@click.option("--against", type=click.Path(path_type=Path), help="The original model.")
 @click.option(
     "--text",
     "texts",
@@ -55,7 +48,7 @@ OVERLAP_WARNING = 2.5 / 1024
 @json_option
 def command(
     model: Path,
-    original: Path | None,
+    against: Path | None,
     texts: tuple[Path, ...],
     tasks: str | None,
     limit: int | None,
@@ -72,86 +65,58 @@ def command(
 
     Example: collab-plugin evaluate out.gguf --against DeepSeek-V3/ --tasks mmlu,gsm8k,bbh
     """
-    from collab_plugin.plugins.manager import pick, registry
+    from collab_plugin.cli.progress import shown
 
-    names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
-    if not texts and not names:
-        raise CollabError("nothing to evaluate on: give --text FILE, or --tasks mmlu,gsm8k")
-    if texts and original is None:
-        raise CollabError("--text compares with the original: give it with --against MODEL")
-    chosen = pick(registry().engines, engine, "engine")
-    report = None
-    if names:
-        report = _on_tasks(chosen, model, original, names, limit, tasks_folder, ctx, threads)
-    evaluation = None
-    if texts and original is not None:
-        evaluation = _on_text(chosen, model, original, texts, ctx or TEXT_CTX, chunks, threads)
+    if not texts and not tasks:
+        raise CollabError("nothing to evaluate on: give `texts`, or `tasks` such as mmlu,gsm8k")
+    if texts and against is None:
+        raise CollabError("`texts` are for comparing with the original: give it with `against`")
+    report = evaluation = None
+    if tasks:
+        report = cp.evaluate_tasks(
+            model,
+            tasks,
+            against=against,
+            limit=limit,
+            tasks_folder=tasks_folder,
+            ctx=ctx,
+            engine=engine,
+            threads=threads,
+            warn=_warn,
+            progress=shown(),
+        )
+    if texts and against is not None:
+        evaluation = cp.evaluate(
+            model,
+            against=against,
+            texts=texts,
+            ctx=ctx or TEXT_CTX,
+            chunks=chunks,
+            engine=engine,
+            threads=threads,
+            progress=shown(),
+        )
+        if evaluation.text_overlap is not None and evaluation.text_overlap > OVERLAP_WARNING:
+            _warn(
+                f"{evaluation.text_overlap:.0%} of the calibration text's n-grams occur in this text: "
+                "the figures are too good; evaluate on other text"
+            )
     figures = plain(evaluation) if evaluation else {}
     emit(figures | ({"tasks": plain(report)} if report else {}), as_json, lambda c: _render(c, evaluation, report))
 
 
-def _on_text(
-    engine: Engine,
-    model: Path,
-    original: Path,
-    texts: tuple[Path, ...],
-    ctx: int,
-    chunks: int | None,
-    threads: int,
-) -> Evaluation:
-    from collab_plugin.compression.as_gguf import all_runnable
-    from collab_plugin.engines.engine import Windows
-    from collab_plugin.plugins.open_checkpoint import open_checkpoint
-
-    both = [open_checkpoint(path) for path in (model, original)]
-    first, second = all_runnable(engine, "evaluate", both, threads, shown())
-    with track(shown(), "evaluating", unit="tokens") as progress:
-        result = engine.evaluate(first, second, Windows(texts, ctx, chunks), threads=threads, progress=progress)
-    if result.text_overlap is not None and result.text_overlap > OVERLAP_WARNING:
-        click.echo(
-            f"warning: {result.text_overlap:.0%} of the calibration text's n-grams occur in this text: "
-            "the figures are too good; evaluate on other text",
-            err=True,
-        )
-    return result
+def _warn(sentence: str) -> None:
+    click.echo(f"warning: {sentence}", err=True)
 
 
-def _on_tasks(
-    engine: Engine,
-    model: Path,
-    original: Path | None,
-    names: list[str],
-    limit: int | None,
-    folder: Path | None,
-    ctx: int | None,
-    threads: int,
-) -> TaskReport:
-    from collab_plugin.cli.progress import shown
-    from collab_plugin.evaluation.tasks import evaluate_tasks
-    from collab_plugin.plugins.open_checkpoint import open_checkpoint
-
-    return evaluate_tasks(
-        engine,
-        open_checkpoint(model),
-        open_checkpoint(original) if original else None,
-        names,
-        limit=limit,
-        folder=folder,
-        ctx=ctx,
-        threads=threads,
-        warn=lambda text: click.echo(f"warning: {text}", err=True),
-        progress=shown(),
-    )
-
-
-def _render(console: Console, evaluation: Evaluation | None, report: TaskReport | None) -> None:
+def _render(console: Console, evaluation: cp.Evaluation | None, report: cp.TaskReport | None) -> None:
     if evaluation:
         _render_text(console, evaluation)
     if report:
         _render_tasks(console, report)
 
 
-def _render_text(console: Console, e: Evaluation) -> None:
+def _render_text(console: Console, e: cp.Evaluation) -> None:
     table = Table("measure", "value")
     table.columns[1].justify = "right"
     table.add_row("perplexity", f"{e.ppl:.4f}")
@@ -166,7 +131,7 @@ def _render_text(console: Console, e: Evaluation) -> None:
     console.print(table)
 
 
-def _render_tasks(console: Console, report: TaskReport) -> None:
+def _render_tasks(console: Console, report: cp.TaskReport) -> None:
     rows = report.rows
     if len(rows) > MOST_ROWS:
         rows = tuple(row for row in rows if row.task in report.asked)
@@ -190,7 +155,7 @@ def _score(value: float, stderr: float | None) -> str:
     return f"{value:.4f}" + (f" ± {stderr:.4f}" if stderr is not None else "")
 
 
-def _compared(row: TaskRow) -> tuple[str, str, str, str]:
+def _compared(row: cp.TaskRow) -> tuple[str, str, str, str]:
     if row.original is None or row.difference is None:
         return "", "", "", ""
     spread = "" if row.difference_stderr is None else f" ± {row.difference_stderr:.4f}"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+import collab_plugin as cp
 from collab_plugin.cli.output import emit, json_option
 from collab_plugin.cli.threads import threads_option
 
@@ -42,25 +43,27 @@ def command(
     Example: collab-plugin run out.gguf -p "Once upon a time"
     """
     from collab_plugin.cli.progress import shown
-    from collab_plugin.compression.as_gguf import runnable
-    from collab_plugin.engines.engine import Decoding
-    from collab_plugin.plugins.manager import pick, registry
-    from collab_plugin.plugins.open_checkpoint import open_checkpoint
 
-    chosen = pick(registry().engines, engine, "engine")
+    begun = False
 
     def write(piece: str) -> None:
+        """Show the prompt when its continuation begins: until then a model may be converted."""
+        nonlocal begun
         if not as_json:
-            click.echo(piece, nl=False)
+            click.echo(piece if begun else prompt + piece, nl=False)
+        begun = True
 
-    runs = runnable(chosen, "generate", open_checkpoint(model), threads, shown())
-    write(prompt)
-    result = chosen.generate(
-        runs,
+    result = cp.run(
+        model,
         prompt,
-        Decoding(max_tokens, temperature, seed, ctx),
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
+        ctx=ctx,
+        engine=engine,
         threads=threads,
         write=write,
+        progress=shown(),
     )
     if not as_json:
         click.echo()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from collab_plugin.api import cores
+from collab_plugin.api.cores import cores
 
 threads_option = click.option(
     "--threads",

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from collab_llamacpp.llamacpp_engine import LlamaCppEngine
 
-from collab_plugin.api import cores
+from collab_plugin.api.cores import cores
 from collab_plugin.cli import main
 from collab_plugin.compression.as_gguf import as_gguf
 from collab_plugin.engines.engine import Windows

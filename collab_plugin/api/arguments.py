@@ -1,0 +1,87 @@
+"""Arguments in all their forms: a path or what was read from it, one text or many; checked before any work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from collab_plugin.api.cores import cores
+from collab_plugin.checkpoint.checkpoint import Checkpoint
+from collab_plugin.compression.as_gguf import cache_folder
+from collab_plugin.engines.engine import Engine, Windows
+from collab_plugin.errors import CollabError
+from collab_plugin.planning.request import StatsSource
+from collab_plugin.plans.plan import Plan
+from collab_plugin.plans.plan_file import read_plan
+from collab_plugin.plugins.manager import pick, registry
+from collab_plugin.plugins.open_checkpoint import open_checkpoint
+from collab_plugin.stats.stats import Stats
+
+AnyPath = str | os.PathLike[str]
+Model = AnyPath | Checkpoint
+"""The path of a GGUF file or of a Hugging Face folder, or what `open_checkpoint` gave."""
+
+
+def opened(model: Model) -> Checkpoint:
+    return open_checkpoint(model) if isinstance(model, (str, os.PathLike)) else model
+
+
+def plan_of(plan: Plan | AnyPath) -> tuple[Plan, Path | None]:
+    """The plan and the folder of its file, where its stats may lie."""
+    if not isinstance(plan, (str, os.PathLike)):
+        return plan, None
+    return read_plan(Path(plan)), Path(plan).parent
+
+
+def source_of(stats: Stats | AnyPath) -> StatsSource:
+    return StatsSource.read(Path(stats)) if isinstance(stats, (str, os.PathLike)) else StatsSource.of(stats)
+
+
+def object_or_path(stats: Stats | AnyPath | None) -> Stats | Path | None:
+    return Path(stats) if isinstance(stats, (str, os.PathLike)) else stats
+
+
+def paths(texts: AnyPath | Sequence[AnyPath]) -> tuple[Path, ...]:
+    return (Path(texts),) if isinstance(texts, (str, os.PathLike)) else tuple(map(Path, texts))
+
+
+def windows_of(texts: AnyPath | Sequence[AnyPath], ctx: int, chunks: int | None) -> Windows:
+    """Checked here, before a model is converted for them."""
+    files = tuple(existing(text, "text") for text in paths(texts))
+    if not files:
+        raise CollabError("`texts` is empty: give UTF-8 files")
+    at_least("ctx", ctx, 16)
+    if chunks is not None:
+        at_least("chunks", chunks, 1)
+    return Windows(files, ctx, chunks)
+
+
+def existing(path: AnyPath, what: str) -> Path:
+    if not Path(path).is_file():
+        raise CollabError(f"the {what} {path} does not exist")
+    return Path(path)
+
+
+def at_least(name: str, value: float, least: int) -> None:
+    if value < least:
+        raise CollabError(f"`{name}` {value} is less than {least}")
+
+
+def threads_of(threads: int | None) -> int:
+    if threads is None:
+        return cores()
+    at_least("threads", threads, 1)
+    return threads
+
+
+def engine_of(engine: str | Engine) -> Engine:
+    return pick(registry().engines, engine, "engine") if isinstance(engine, str) else engine
+
+
+def scratch_of(folder: AnyPath | None) -> Path:
+    if folder is None:
+        return cache_folder()
+    if not Path(folder).is_dir():
+        raise CollabError(f"`scratch` {folder} is no folder; make it first")
+    return Path(folder)

@@ -1,0 +1,41 @@
+"""`calibrate`: which experts text uses, and the importance matrix."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from collab_plugin.api.arguments import AnyPath, Model, engine_of, opened, threads_of, windows_of
+from collab_plugin.checkpoint.identity import model_id
+from collab_plugin.checkpoint.topology import topology_of
+from collab_plugin.compression.as_gguf import runnable
+from collab_plugin.engines.engine import Engine
+from collab_plugin.progress import OnProgress, silent, track
+from collab_plugin.stats.stats import Stats
+
+
+def calibrate(
+    model: Model,
+    *,
+    texts: AnyPath | Sequence[AnyPath],
+    ctx: int = 512,
+    chunks: int | None = None,
+    engine: str | Engine = "llamacpp",
+    threads: int | None = None,
+    progress: OnProgress = silent,
+) -> Stats:
+    """Measure which experts UTF-8 ``texts`` use, and the importance matrix, in one pass.
+
+    ``model`` may be any copy, a quantized one too: statistics of one serve all. Texts run in windows of ``ctx``
+    tokens, at most ``chunks`` windows of each (None: all). Do not calibrate on text that you evaluate on.
+    `write_stats` keeps the result in a file that is also an imatrix for llama-quantize.
+
+    Example: ``cp.write_stats("stats.gguf", cp.calibrate("DeepSeek-V3/", texts=["prose.txt", "code.txt"]))``
+    """
+    chosen, windows = engine_of(engine), windows_of(texts, ctx, chunks)
+    checkpoint = opened(model)
+    topology_of(checkpoint)  # a model without experts is refused before it is run
+    runs = runnable(chosen, "calibrate", checkpoint, threads_of(threads), progress)
+    with track(progress, "calibrating", unit="tokens") as advance:
+        stats = chosen.calibrate(runs, windows, threads=threads_of(threads), progress=advance)
+    return dataclasses.replace(stats, model_id=model_id(checkpoint))

@@ -1,0 +1,110 @@
+"""`compress`: write what a plan describes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, overload
+
+from collab_plugin.api.arguments import AnyPath, Model, object_or_path, opened, plan_of, threads_of
+from collab_plugin.compression.gguf_file import Compressed
+from collab_plugin.compression.gguf_file import compress as compress_gguf
+from collab_plugin.compression.hf_folder import CompressedFolder, FolderPrecision, compress_folder
+from collab_plugin.compression.inputs import quantizes, stats_of
+from collab_plugin.errors import CollabError
+from collab_plugin.plans.artifact import check_one_count
+from collab_plugin.plans.plan import Plan
+from collab_plugin.plugins.manager import first_kernels
+from collab_plugin.progress import OnProgress, silent, track
+from collab_plugin.stats.stats import Stats
+
+
+@overload
+def compress(
+    model: Model,
+    plan: Plan | AnyPath,
+    out: AnyPath,
+    *,
+    stats: Stats | AnyPath | None = None,
+    format: Literal["gguf"] = "gguf",
+    precision: None = None,
+    threads: int | None = None,
+    progress: OnProgress = silent,
+) -> Compressed: ...
+
+
+@overload
+def compress(
+    model: Model,
+    plan: Plan | AnyPath,
+    out: AnyPath,
+    *,
+    stats: None = None,
+    format: Literal["safetensors"],
+    precision: FolderPrecision | None = None,
+    threads: int | None = None,
+    progress: OnProgress = silent,
+) -> CompressedFolder: ...
+
+
+@overload
+def compress(
+    model: Model,
+    plan: Plan | AnyPath,
+    out: AnyPath,
+    *,
+    stats: Stats | AnyPath | None = None,
+    format: str,
+    precision: FolderPrecision | None = None,
+    threads: int | None = None,
+    progress: OnProgress = silent,
+) -> Compressed | CompressedFolder: ...
+
+
+def compress(
+    model: Model,
+    plan: Plan | AnyPath,
+    out: AnyPath,
+    *,
+    stats: Stats | AnyPath | None = None,
+    format: str = "gguf",
+    precision: FolderPrecision | None = None,
+    threads: int | None = None,
+    progress: OnProgress = silent,
+) -> Compressed | CompressedFolder:
+    """Write what ``plan`` describes to ``out``: the GGUF, or with ``format`` "safetensors" a Hugging Face folder.
+
+    ``stats``: those that the plan was made with; where not given, the file of that name beside the plan's file.
+    ``precision`` of a folder: "plan" (8 and 4 bits as compressed-tensors where the plan has few) or "original".
+    The output appears under its name only when complete; an interrupted GGUF goes on when called again.
+
+    Example: ``cp.compress("DeepSeek-V3/", "plan.json", "out.gguf", progress=print).bytes``
+    """
+    decided, folder = plan_of(plan)
+    if format == "safetensors":
+        if stats is not None:
+            raise CollabError("`stats` is for GGUF files: 8 and 4 bits of compressed-tensors need none; leave it out")
+
+        check_one_count(decided, "a config.json")
+        checkpoint = opened(model)
+        with track(progress, "compressing", unit="weights") as advance:
+            return compress_folder(
+                checkpoint,
+                decided,
+                Path(out),
+                precision=precision or "plan",
+                threads=threads_of(threads),
+                report=advance,
+            )
+    if format != "gguf":
+        raise CollabError(f"`format` {format!r} is neither gguf nor safetensors")
+    if precision is not None:
+        raise CollabError("`precision` is for `format` safetensors: a GGUF has the plan's types; leave it out")
+
+    check_one_count(decided, "a GGUF")  # before stats and kernels are missed
+    checkpoint = opened(model)
+    used = stats_of(decided, checkpoint, folder, object_or_path(stats))
+    kernels = first_kernels() if quantizes(decided, checkpoint) else None
+    with track(progress, "compressing", unit="weights") as advance:
+        return compress_gguf(
+            checkpoint, decided, used, Path(out), kernels=kernels, threads=threads_of(threads), report=advance
+        )
