@@ -1,0 +1,73 @@
+"""Numbers in prose that the code holds: each sentence is made of the constants and must be on its page."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def constant(address: str) -> Any:
+    """The value at "module:NAME" or "module:NAME.attribute", below collab_plugin."""
+    module, _, names = address.partition(":")
+    value: Any = import_module(f"collab_plugin.{module}")
+    for name in names.split("."):
+        value = getattr(value, name)
+    return value
+
+
+SIZE, N, WARNING = "stats.text_overlap:SIZE", "stats.text_overlap:N", "cli.evaluate:OVERLAP_WARNING"
+LEAST, BORROW = "planning.pruning:MIN_SELECTIONS", "stats.stats:BORROW"
+SAMPLE = "quantize.error:Sampling"
+FLOORS = "planning.back_off:DEFAULT_FLOORS"
+# Page, text with places for the constants, the constants.
+SENTENCES = [
+    ("calibrate.md", "up to {:,} hashes of {}-token windows", (SIZE, N)),
+    ("calibrate.md", "when more than {:.2%} of them", (WARNING,)),
+    ("calibrate.md", "selected {} times on average", (LEAST,)),
+    ("calibrate.md", "as if it had been {:.0f} more tokens", (BORROW,)),
+    ("evaluate.md", "of its {:,} n-grams occur", (SIZE,)),
+    ("formats/stats.md", "the up to {} smallest hashes of the text's distinct {}-token windows", (SIZE, N)),
+    ("method.md", "mean of n_e is below {}", (LEAST,)),
+    ("method.md", "(`--borrow`, {:.0f})", (BORROW,)),
+    ("method.md", "up to {} experts, evenly spaced", (f"{SAMPLE}.slices",)),
+    ("method.md", "to a relative gap of 10⁻⁶, for at most {:.0f} s", ("planning.allocators.knapsack:SECONDS",)),
+    ("plan.md", "({} selections each on average)", (LEAST,)),
+    ("plan.md", "is mixed with ({:.0f})", (BORROW,)),
+    ("compress.md", "{} MiB", ("compression.tiles:TILE_BYTES",)),
+]
+
+
+def said(text: str, values: list[Any]) -> str:
+    """``text`` with ``values``; shares as pages write them, "0.24 %"."""
+    return re.sub(r"([\d.]+)%", r"\1 %", text.format(*values))
+
+
+@pytest.mark.parametrize(("page", "text", "addresses"), SENTENCES, ids=[f"{p} {t}" for p, t, _ in SENTENCES])
+def test_the_page_says_what_the_code_holds(page: str, text: str, addresses: tuple[str, ...]) -> None:
+    values = [constant(address) for address in addresses]
+    if text == "{} MiB":
+        values = [value // 2**20 for value in values]
+    whole = " ".join((ROOT / "docs" / page).read_text("utf-8").split())
+    assert said(text, values) in whole
+
+
+def test_powers_of_the_sample() -> None:
+    page = (ROOT / "docs" / "method.md").read_text("utf-8")
+    assert "about 2²¹ values in all and at most 2¹⁸ of one tensor" in " ".join(page.split())
+    assert (constant(f"{SAMPLE}.values"), constant(f"{SAMPLE}.per_tensor")) == (2**21, 2**18)
+
+
+def test_floors_of_the_method() -> None:
+    rows = dict(
+        re.findall(r"^\| ([\w, -]+) \| (\w+)(?: \([^)]*\))? \|$", (ROOT / "docs" / "method.md").read_text(), re.M)
+    )
+    found = {role: kind for roles, kind in rows.items() for role in roles.split(", ")}
+    expected = {str(role): kind for role, kind in constant(FLOORS).items()}
+    expected["expert"] = constant("planning.back_off:DEFAULT_BASE")
+    assert {role: found.get(role) for role in expected} == expected
