@@ -39,7 +39,6 @@ SENTENCES = [
     ("method.md", "to a relative gap of 10⁻⁶, for at most {:.0f} s", ("planning.allocators.knapsack:SECONDS",)),
     ("plan.md", "({} selections each on average)", (LEAST,)),
     ("plan.md", "is mixed with ({:.0f})", (BORROW,)),
-    ("compress.md", "{} MiB", ("compression.tiles:TILE_BYTES",)),
 ]
 
 
@@ -50,23 +49,24 @@ def said(text: str, values: list[Any]) -> str:
 
 @pytest.mark.parametrize(("page", "text", "addresses"), SENTENCES, ids=[f"{p} {t}" for p, t, _ in SENTENCES])
 def test_the_page_says_what_the_code_holds(page: str, text: str, addresses: tuple[str, ...]) -> None:
-    values = [constant(address) for address in addresses]
-    if text == "{} MiB":
-        values = [value // 2**20 for value in values]
-    whole = " ".join((ROOT / "docs" / page).read_text("utf-8").split())
-    assert said(text, values) in whole
+    assert said(text, [constant(address) for address in addresses]) in words(page)
 
 
-def test_powers_of_the_sample() -> None:
-    page = (ROOT / "docs" / "method.md").read_text("utf-8")
-    assert "about 2²¹ values in all and at most 2¹⁸ of one tensor" in " ".join(page.split())
+def words(page: str) -> str:
+    """The text of a page on one line."""
+    return " ".join((ROOT / "docs" / page).read_text("utf-8").split())
+
+
+def test_powers_of_two() -> None:
+    assert "tiles of at most 32 MiB of float32 values" in words("compress.md")
+    assert constant("compression.tiles:TILE_BYTES") == 32 * 2**20
+    assert "about 2²¹ values in all and at most 2¹⁸ of one tensor" in words("method.md")
     assert (constant(f"{SAMPLE}.values"), constant(f"{SAMPLE}.per_tensor")) == (2**21, 2**18)
 
 
 def test_floors_of_the_method() -> None:
-    rows = dict(
-        re.findall(r"^\| ([\w, -]+) \| (\w+)(?: \([^)]*\))? \|$", (ROOT / "docs" / "method.md").read_text(), re.M)
-    )
+    page = (ROOT / "docs" / "method.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| ([\w, -]+) \| (\w+)(?: \([^)]*\))? \|$", page, re.M))
     found = {role: kind for roles, kind in rows.items() for role in roles.split(", ")}
     expected = {str(role): kind for role, kind in constant(FLOORS).items()}
     expected["expert"] = constant("planning.back_off:DEFAULT_BASE")
