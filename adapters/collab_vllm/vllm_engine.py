@@ -34,7 +34,7 @@ class VllmEngine(Engine):
         checkpoint = open_safetensors(model)
         longest = int(checkpoint.metadata[f"{checkpoint.architecture}.context_length"].value)
         if windows.ctx >= longest:
-            raise CollabError(f"vLLM needs a context of {windows.ctx} + 1 tokens, the model has {longest}; lower --ctx")
+            raise CollabError(f"vLLM needs a context of {windows.ctx} + 1 tokens, the model has {longest}; lower `ctx`")
         job = {
             "do": "calibrate",
             "model": str(model.resolve()),

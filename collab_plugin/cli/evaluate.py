@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 import collab_plugin as cp
+from collab_plugin.cli.option_names import with_options
 from collab_plugin.cli.output import emit, json_option, plain
 from collab_plugin.cli.threads import threads_option
 from collab_plugin.errors import CollabError
@@ -106,7 +107,7 @@ def command(
 
 
 def _warn(sentence: str) -> None:
-    click.echo(f"warning: {sentence}", err=True)
+    click.echo(f"warning: {with_options(sentence, click.get_current_context().command)}", err=True)
 
 
 def _render(console: Console, evaluation: cp.Evaluation | None, report: cp.TaskReport | None) -> None:

@@ -17,8 +17,13 @@ class RecordsCommand(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         found = super().resolve_command(ctx, args)
-        ctx.meta[_COMMAND] = found[1]  # one mapping for all contexts of a run; the innermost command stays
+        record_command(ctx, found[1])
         return found
+
+
+def record_command(context: click.Context, command: click.Command | None) -> None:
+    """Note that ``command`` runs: one mapping serves all contexts of a run, so that the innermost command stays."""
+    context.meta[_COMMAND] = command
 
 
 def command_of(context: click.Context) -> click.Command | None:

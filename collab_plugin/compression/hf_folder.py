@@ -77,7 +77,7 @@ def compress_folder(
     check_one_count(plan, "a config.json")
     if not isinstance(checkpoint, SafetensorsCheckpoint):
         raise CollabError(
-            f"{checkpoint.path} is a {checkpoint.format.upper()} file: --format safetensors prunes Hugging Face "
+            f"{checkpoint.path} is a {checkpoint.format.upper()} file: `format` safetensors prunes Hugging Face "
             "folders; give the original, and a plan made of it"
         )
     if fingerprint(checkpoint) != plan.source.fingerprint:

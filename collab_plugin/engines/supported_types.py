@@ -24,7 +24,7 @@ def allowed_types(loader: Loader, types: tuple[str, ...], given: bool) -> tuple[
     """
     refused = [name for name in types if name not in loader.types]
     if given and refused:
-        raise CollabError(f"--for {loader.name}: it does not load {refused[0]}; leave it out of --types")
+        raise CollabError(f"`loader` {loader.name} does not load {refused[0]}; leave it out of `types`")
     return tuple(name for name in types if name in loader.types)
 
 
@@ -35,5 +35,5 @@ def refuse_types(loader: Loader, types: Mapping[str, str], what: str) -> None:
             count = sum(other == kind for other in types.values())
             raise CollabError(
                 f"{what}: {tensor} has type {kind}, which {loader.name} does not load ({count} tensors); "
-                f"make the file again with `plan --for {loader.name}`"
+                f"plan again for {loader.name}"
             )

@@ -27,7 +27,7 @@ REQUEST_LIMIT = 3600
 def harness_version() -> str:
     """Name and version of lm-evaluation-harness; CollabError saying what to install when it is not there."""
     if any(find_spec(name) is None for name in ("lm_eval", "requests", "tenacity")):
-        raise CollabError("--tasks needs lm-evaluation-harness: pip install 'collab-plugin[tasks]'")
+        raise CollabError("`tasks` needs lm-evaluation-harness: pip install 'collab-plugin[tasks]'")
     return f"lm_eval {version('lm_eval')}"
 
 

@@ -50,7 +50,7 @@ class ServedModel(LocalCompletionsAPI):  # type: ignore[misc]  # ships no types
             if most >= self.max_length:
                 raise CollabError(
                     f"task {request.task_name} generates up to {most} tokens, more than the context of "
-                    f"{self.max_length + 1} holds: raise --ctx"
+                    f"{self.max_length + 1} holds: raise `ctx`"
                 )
         return super().generate_until(requests, **options)
 

@@ -73,6 +73,6 @@ def _run(
     if found.filled:
         warn(
             f"{found.filled} requests fill the context of {served.ctx} tokens, so their beginnings were cut off: "
-            "raise --ctx"
+            "raise `ctx`"
         )
     return found, served.ctx

@@ -100,7 +100,7 @@ def _load_error(names: list[str], error: Exception) -> CollabError:
     if isinstance(error, ConnectionError):
         return CollabError(
             f"the data of a task cannot be had: {error}. Run once where there is a network (they stay in the Hugging "
-            "Face cache), or use tasks of your own with --tasks-folder"
+            "Face cache), or use tasks of your own with `tasks_folder`"
         )
     if isinstance(error, ModuleNotFoundError):
         return CollabError(f"a task of {', '.join(names)} needs a package: pip install {error.name}")

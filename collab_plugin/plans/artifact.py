@@ -111,8 +111,8 @@ def check_one_count(plan: Plan, what: str) -> None:
     if "expert-count-by-layer" in plan.requires:
         raise CollabError(
             f"the plan keeps {plan.pruning.span} experts a layer, and {what} has one number for all layers: only "
-            "vLLM runs this plan (vllm serve MODEL --load-format collab ...); for other engines plan without "
-            "--layers varied"
+            "vLLM runs this plan (by its load format collab); for other engines plan with as many experts in "
+            "every layer"
         )
 
 

@@ -13,7 +13,4 @@ def check_extra() -> None:
     """CollabError naming what is missing and how to install it."""
     missing = [name for module, name in NEEDS.items() if find_spec(module) is None]
     if missing:
-        raise CollabError(
-            f"the page and the plots need {' and '.join(missing)}: pip install 'collab-plugin[report]' "
-            "(without -o and --plots the report is printed on the terminal)"
-        )
+        raise CollabError(f"the page and the plots need {' and '.join(missing)}: pip install 'collab-plugin[report]'")

@@ -119,22 +119,24 @@ def _left_out(plan: Plan, extras: Extras, memory: Memory, importance: Importance
     said = []
     if extras.stats is None:
         beside = f" (the plan used {plan.calibration.file})" if plan.calibration else ""
-        said.append(f"How important each expert is: give the statistics with --stats{beside}.")
+        said.append(f"How important each expert is: give the statistics{beside}.")
     elif not extras.stats_same:
         said.append("The stats file differs from the one that the plan was made with: importance may differ too.")
     if importance is None:
-        said.append("Which experts were dropped: the sizes in the plan do not tell how many there were; give --stats.")
+        said.append(
+            "Which experts were dropped: sizes in the plan do not tell how many there were; give the statistics."
+        )
     said += [
         f"{part.name.capitalize()}: {part.how.removeprefix('left out: ')}."
         for part in memory.runtime
         if part.bytes is None
     ]
     if extras.model is None and plan.pruning.group_policy != "none":
-        said.append("The router's expert groups: give the model with --model.")
+        said.append("The router's expert groups: give the model.")
     if not plan.considered:
         said.append("Alternatives: this plan was made without comparing any.")
     if not plan.requires and not extras.evaluations and not any(p.measured_kld is not None for p in plan.considered):
-        said.append("Measured quality: compress, then `evaluate --json`, and give the result with --evaluation.")
+        said.append("Measured quality: compress, evaluate, and give the evaluation.")
     return said
 
 

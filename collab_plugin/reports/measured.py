@@ -48,9 +48,9 @@ def read_evaluation(path: Path) -> Measured:
     try:
         data = json.loads(_text(path, "evaluation"))
     except (ValueError, RecursionError) as error:
-        raise CollabError(f"{path} is not JSON: {error}; write it with `evaluate --json`") from None
+        raise CollabError(f"{path} is not JSON: {error}; give what `evaluate` printed as JSON") from None
     if not isinstance(data, dict):
-        raise CollabError(f"{path} is no evaluation; write it with `evaluate --json`")
+        raise CollabError(f"{path} is no evaluation; give what `evaluate` printed as JSON")
     number = _Numbers(path, data)
     return Measured(
         file=path.name,
@@ -77,7 +77,7 @@ class _Numbers:
         value = self._data.get(key)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise CollabError(
-                f"{self._path} has {key} = {str(value)[:40]!r}, not a number; write it with `evaluate --json`"
+                f"{self._path} has {key} = {str(value)[:40]!r}, not a number; give what `evaluate` printed as JSON"
             )
         return float(value)
 

@@ -56,7 +56,7 @@ def memory_of(
     a_token = None if values is None else values * F16
     cache = MemoryPart("KV cache", None if a_token is None else a_token * cells, certainty, how)
     compute = MemoryPart("compute buffer", *_compute(plan, keys, cells))
-    left = MemoryPart("reserve", reserve, "chosen", "left free for the system and other programs (--reserve)")
+    left = MemoryPart("reserve", reserve, "chosen", "left free for the system and other programs")
     runtime = (cache, compute, left)
     known = [part.bytes for part in runtime if part.bytes is not None]
     total = plan.bytes + sum(known)
@@ -95,7 +95,7 @@ def _kv_values(plan: Plan, keys: _Keys | None) -> tuple[int | None, Certainty, s
     if keys is None:
         values = sum(_kv_values_by_size(plan).values())
         if not values:
-            return None, "estimate", "left out: give the model with --model"
+            return None, "estimate", "left out: give the model"
         return values, "exact", "f16, from the sizes of the tensors that make keys and values"
     layers = sorted(_kv_values_by_size(plan)) or _attention_layers(plan)
     mla = keys.integer("attention.key_length_mla", 0) > 0
@@ -150,7 +150,7 @@ def _compute(plan: Plan, keys: _Keys | None, cells: int) -> tuple[int | None, Ce
     Found by comparing with what llama.cpp 0.3.36 allocates on the CPU: docs/report.md.
     """
     if keys is None:
-        return None, "estimate", "left out: give the model with --model"
+        return None, "estimate", "left out: give the model"
     width = keys.integer("embedding_length", 0)
     logits = _size(plan, "token_embd.weight") // max(width, 1)
     experts = plan.activation.used * (width + 2 * keys.integer("expert_feed_forward_length", 0))

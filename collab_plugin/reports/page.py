@@ -77,16 +77,16 @@ _Parts = tuple[str, str, str, str, *tuple[Table | None, ...]]
 
 def _experts(facts: Facts) -> _Parts:
     if facts.importance is None:
-        text = "Which experts there were is not known here: give the statistics with --stats."
+        text = "Which experts there were is not known here: give the statistics."
     elif facts.importance.scores is None:
-        text = "Each column is an expert, each row a layer. How important they are needs the statistics (--stats)."
+        text = "Each column is an expert, each row a layer. How important they are needs the statistics."
     else:
         marks = "What is marked is dropped; every layer keeps the same number."
         if facts.importance.kept.all():
             marks = "None is dropped."
         text = (
             "Each column is an expert, each row a layer. The darker, the more important by the criterion "
-            f"{facts.importance.criterion}. {marks} All values: collab-plugin report --json."
+            f"{facts.importance.criterion}. {marks} The report as JSON has all values."
         )
     alternative = "Heat map of the importance of every expert, by layer; dropped experts are marked."
     return "importance", "Which experts stay", text, alternative, experts_table(facts)

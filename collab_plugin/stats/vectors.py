@@ -17,7 +17,7 @@ def importance(
     entry = stats.imatrix.get(info.name) if stats is not None else None
     if entry is None or not kind.startswith(("Q", "IQ")):
         if TYPES[kind].needs_imatrix:
-            raise CollabError(f"{info.name} cannot be {kind} without an importance matrix: calibrate, or give --stats")
+            raise CollabError(f"{info.name} cannot be {kind} without an importance matrix: calibrate, or give `stats`")
         return None
     try:
         return entry.vector(index or 0, info.shape[-1], stats.borrow if stats else 0.0)

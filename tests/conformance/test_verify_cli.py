@@ -250,12 +250,17 @@ def test_a_pack_is_of_one_target_that_is_here(target: str, says: str, tmp_path: 
 
 @pytest.mark.skipif(find_spec("torch") is not None, reason="PyTorch is here")
 def test_without_pytorch_a_pack_is_asked_for(tmp_path: Path) -> None:
-    for arguments in ((ARTIFACT, *ONE), ("pack", ARTIFACT, "-o", tmp_path / "pack")):
+    """Told alone: before targets are looked for or a prompt is read."""
+    for arguments, instead in (
+        ((ARTIFACT, *ONE), "--against"),
+        (("pack", ARTIFACT, "-o", tmp_path / "pack"), "--target"),
+    ):
         done = verify(*arguments)
         assert done.returncode == 2
-        last = done.stderr.splitlines()[-1]
-        assert last.startswith("error: the reference needs PyTorch")
-        assert "--against" in last
+        said = done.stderr.splitlines()
+        assert len(said) == 1, done.stderr
+        assert said[0].startswith("error: the reference needs PyTorch")
+        assert instead in said[0]
     assert not (tmp_path / "pack").exists()
 
 

@@ -57,7 +57,7 @@ def test_seed_decides_above_zero(qwen3moe: Path) -> None:
 def test_stops_at_the_context(qwen3moe: Path) -> None:
     room = CTX - len(tokens_of(PROMPT))
     assert generate(qwen3moe, PROMPT, tokens=room)[0].tokens <= room
-    with pytest.raises(CollabError, match="raise --ctx"):
+    with pytest.raises(CollabError, match="raise `ctx`"):
         generate(qwen3moe, PROMPT, tokens=room + 1)
 
 

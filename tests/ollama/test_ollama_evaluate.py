@@ -47,7 +47,7 @@ def test_prefixes_end_between_words() -> None:
     assert len(found) == 20
     assert all(prefix in text and not prefix[-1].isspace() for prefix in found)
     assert found == prefixes([text], 20)
-    with pytest.raises(CollabError, match="--positions"):
+    with pytest.raises(CollabError, match="`positions`"):
         prefixes(["two words"], 9)
 
 

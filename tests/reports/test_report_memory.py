@@ -107,7 +107,7 @@ def test_what_sizes_do_not_tell_is_left_out(big: Plan) -> None:
     older = dataclasses.replace(big, tensors={**big.tensors, "blk.0.attn_kv_b.weight": big.tensors["output.weight"]})
     found = memory(older, None)
     assert cache_of(found).bytes is None
-    assert "--model" in cache_of(found).how
+    assert "give the model" in cache_of(found).how
     assert not found.complete
 
 

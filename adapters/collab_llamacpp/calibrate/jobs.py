@@ -149,7 +149,7 @@ def generate(job: dict[str, Any], progress: Progress) -> Arrays:
         if len(tokens) + job["max_tokens"] > job["ctx"]:
             raise CollabError(
                 f"{len(tokens)} prompt tokens and {job['max_tokens']} new ones exceed the context of "
-                f"{job['ctx']}; raise --ctx"
+                f"{job['ctx']}; raise `ctx`"
             )
         chain = sampler(job["temperature"], job["seed"])
         start = time.perf_counter()

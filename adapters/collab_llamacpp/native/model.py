@@ -111,7 +111,7 @@ class Session:
             options.cb_eval = callback
         made = llama.llama_init_from_model(self.model, options)
         if not made:
-            raise ContextError(f"llama.cpp cannot make a context of {self.size} tokens for {self.path}; lower --ctx")
+            raise ContextError(f"llama.cpp cannot make a context of {self.size} tokens for {self.path}; lower `ctx`")
         return made
 
     @contextmanager
@@ -197,7 +197,7 @@ class Session:
             found += [tokens[i : i + ctx].copy() for i in range(0, len(tokens) - ctx + 1, ctx)][:chunks]
         if not found:
             raise CollabError(
-                f"{total} tokens of text are less than one window of {ctx}; give more text or lower --ctx"
+                f"{total} tokens of text are less than one window of {ctx}; give more text or lower `ctx`"
             )
         if llama.llama_vocab_get_add_bos(self.vocab):
             for window in found:

@@ -40,7 +40,7 @@ def select(lib: Ggml, folder: Path, name: str) -> Selection:
     found = [device for device in lib.devices() if kind_of(lib.backend_of(device)) == kind]
     index = int(number or 0)
     if index >= len(found):
-        raise CollabError(f"{folder} has no device {name}: see collab-plugin verify --list")
+        raise CollabError(f"{folder} has no device {name}: `collab-plugin verify --list` shows them")
     return Selection(kind, index, found[index], extra_buffers)
 
 

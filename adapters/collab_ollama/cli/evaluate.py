@@ -12,7 +12,7 @@ from collab_plugin.cli.output import emit, json_option
 
 @click.command()
 @click.argument("name")
-@click.option("--against", "original", required=True, help="Name of the original in Ollama.")
+@click.option("--against", required=True, help="Name of the original in Ollama.")
 @click.option("--text", "texts", type=click.Path(path_type=Path), multiple=True, required=True, help="Held-out text.")
 @click.option(
     "--positions", type=click.IntRange(1, 100_000), default=64, show_default=True, help="Prefixes to compare after."
@@ -21,7 +21,7 @@ from collab_plugin.cli.output import emit, json_option
 @host_option
 @json_option
 def command(
-    name: str, original: str, texts: tuple[Path, ...], positions: int, seed: int, host: str | None, as_json: bool
+    name: str, against: str, texts: tuple[Path, ...], positions: int, seed: int, host: str | None, as_json: bool
 ) -> None:
     """Compare two models of a server by the likeliest next tokens.
 
@@ -38,7 +38,7 @@ def command(
     from collab_plugin.errors import CollabError
     from collab_plugin.progress import track
 
-    names = [str(parse_name(text)) for text in (original, name)]
+    names = [str(parse_name(text)) for text in (against, name)]
     chosen = prefixes(read_texts(texts), positions, seed)
     client = Client(server_url(host))
     try:

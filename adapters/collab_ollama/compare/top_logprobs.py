@@ -46,7 +46,7 @@ def prefixes(texts: Sequence[str], count: int, seed: int = 0) -> list[str]:
     ends = [at for at in range(1, len(whole)) if whole[at] == " " and not whole[at - 1].isspace()]
     ends = [at for at in ends if at >= min(PREFIX_CHARACTERS, len(whole) // 2)]
     if len(ends) < count:
-        raise CollabError(f"the text has {len(ends)} places between words, and --positions asks for {count}")
+        raise CollabError(f"the text has {len(ends)} places between words, and `positions` asks for {count}")
     return [whole[max(0, at - PREFIX_CHARACTERS) : at] for at in sorted(rng.sample(ends, count))]
 
 

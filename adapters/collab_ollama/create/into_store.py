@@ -42,7 +42,7 @@ def create_direct(
     check(modelfile)
     version = client.version()
     if len(artifact.files) > 1:
-        raise CollabError("a split artifact must be merged by Ollama: leave out --direct")
+        raise CollabError("a split artifact must be merged by Ollama: leave out `direct`")
     refuse_existing(client, name, replace)
     path = artifact.files[0]
     digest = digest_of(path, progress)
@@ -54,11 +54,11 @@ def create_direct(
             if not store.link(path, digest):
                 raise CollabError(
                     f"{path} cannot be linked into {store.blobs}: both must be on one disk and yours; "
-                    "leave out --direct"
+                    "leave out `direct`"
                 )
             put.append(digest)
         if not client.has_blob(digest):
-            raise CollabError(f"{store.folder} is not the folder of the server at {client.url}; give --models")
+            raise CollabError(f"{store.folder} is not the folder of the server at {client.url}; give `models`")
         store.write(manifest, _json(_manifest(artifact, modelfile, digest, store, put)))
         shown = client.show(str(name))
         _refuse_other(shown, artifact, modelfile, digest)
@@ -146,9 +146,9 @@ def _json(data: object) -> bytes:
 def _refuse_other(shown: Shown | None, artifact: Artifact, modelfile: Modelfile, digest: str) -> None:
     """CollabError when the server sees anything but what was meant."""
     if shown is None:
-        raise CollabError("this Ollama does not see the model that was written: leave out --direct")
+        raise CollabError("this Ollama does not see the model that was written: leave out `direct`")
     seen = (shown.blob, shown.system, shown.details.get("quantization_level"))
     meant = (digest, modelfile.system or "", artifact.label)
     names = {line.split(maxsplit=1)[0] for line in shown.parameters.splitlines() if line.strip()}
     if seen != meant or names != set(modelfile.parameters):
-        raise CollabError("this Ollama reads the model in another way than was meant: leave out --direct")
+        raise CollabError("this Ollama reads the model in another way than was meant: leave out `direct`")

@@ -90,7 +90,7 @@ def refuse_existing(client: Client, name: ModelName, replace: bool) -> bool:
     """True when the server has a model of that name; CollabError when it may not be replaced."""
     existed = client.show(str(name)) is not None
     if existed and not replace:
-        raise CollabError(f"{name} exists in {client.url}; give another --name, or --replace")
+        raise CollabError(f"{name} exists in {client.url}; give another `name`, or `replace`")
     return existed
 
 
@@ -145,7 +145,7 @@ def _check_disk(store: Store | None, need: int) -> None:
         raise CollabError(
             f"Ollama needs {need:,} bytes in {store.folder} while it creates the model (it copies the file twice), "
             f"and {free:,} are free; free {need - free:,} bytes, or give the server another OLLAMA_MODELS "
-            "(--models names its folder)"
+            "(`models` names its folder)"
         )
 
 

@@ -46,7 +46,7 @@ def default_parameters(
     """
     context = num_ctx or min(DEFAULT_CONTEXT, artifact.context_length or DEFAULT_CONTEXT)
     if artifact.context_length and context > artifact.context_length:
-        raise CollabError(f"--num-ctx {context} is more than the model's {artifact.context_length} tokens of context")
+        raise CollabError(f"`num_ctx` {context} is more than the model's {artifact.context_length} tokens of context")
     parameters: dict[str, Value] = {"num_ctx": context}
     if mmap is None:
         free = available_memory()

@@ -77,7 +77,7 @@ def _refuse_experts(checkpoint: GgufCheckpoint) -> None:
     if isinstance(used, list):
         raise CollabError(
             f"{checkpoint.path} has a number of used experts for each layer, which Ollama's llama.cpp does not read; "
-            "plan with one --experts-used"
+            "plan with one number of experts a token"
         )
     if isinstance(count, int) and count > MAX_EXPERTS:
         raise CollabError(f"{checkpoint.path} has {count} experts a layer; llama.cpp takes at most {MAX_EXPERTS}")

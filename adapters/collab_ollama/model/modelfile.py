@@ -39,7 +39,7 @@ def check(modelfile: Modelfile) -> None:
         raise CollabError("a model needs a GGUF file")
     check_parameters(modelfile.parameters)
     if modelfile.requires is not None and not _VERSION.fullmatch(modelfile.requires):
-        raise CollabError(f"--requires {modelfile.requires!r} is no version such as 0.30.0")
+        raise CollabError(f"`requires` {modelfile.requires!r} is no version such as 0.30.0")
 
 
 def render(modelfile: Modelfile) -> str:

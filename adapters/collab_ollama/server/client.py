@@ -159,7 +159,7 @@ class Client:
         try:
             yield
         except httpx.ConnectError:
-            raise CollabError(f"no Ollama server at {self.url}: start it (ollama serve), or give --host") from None
+            raise CollabError(f"no Ollama server at {self.url}: start it (ollama serve), or give `host`") from None
         except httpx.TransportError as error:
             raise CollabError(f"the Ollama server at {self.url} broke off ({error or type(error).__name__})") from None
 

@@ -40,7 +40,7 @@ def find_ollama(given: str | None) -> Path:
     found = shutil.which(name)
     if found is None:
         raise CollabError(
-            f"no Ollama program {name!r}: install it (https://ollama.com/download), or give its path (--ollama or "
+            f"no Ollama program {name!r}: install it (https://ollama.com/download), or give its path (`program` or "
             "COLLAB_OLLAMA)"
         )
     return Path(found).resolve()
@@ -62,7 +62,7 @@ def serving(program: Path, url: str, models: Path | None, variables: Mapping[str
     client = Client(url)
     if client.answers():
         raise CollabError(
-            f"a server runs at {url} already, and its placement cannot be changed; stop it, or give --host"
+            f"a server runs at {url} already, and its placement cannot be changed; stop it, or give `host`"
         )
     environment = os.environ | {"OLLAMA_HOST": urlsplit(url).netloc} | dict(variables)
     if models is not None:

@@ -102,7 +102,7 @@ def cut(
         total += len(tokens)
         found += [tokens[i : i + ctx].copy() for i in range(0, len(tokens) - ctx + 1, ctx)][:chunks]
     if not found:
-        raise CollabError(f"{total} tokens of text are less than one window of {ctx}; give more text or lower --ctx")
+        raise CollabError(f"{total} tokens of text are less than one window of {ctx}; give more text or lower `ctx`")
     if bos is not None:
         for window in found:
             window[0] = bos

@@ -34,7 +34,7 @@ class Artifact:
 
     def __init__(self, path: Path, plan: Plan) -> None:
         if not path.is_file():
-            raise CollabError(f"the artifact {path} does not exist; make it: collab-plugin compress MODEL --plan ...")
+            raise CollabError(f"the artifact {path} does not exist; make it with `collab-plugin compress`")
         self._gguf = open_gguf(path)
         made_of = self._gguf.metadata.get("collab.plan.fingerprint")
         if made_of is None or made_of.value != plan_fingerprint(plan):

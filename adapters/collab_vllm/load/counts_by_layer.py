@@ -26,7 +26,7 @@ def check_by_layer(vllm_config: VllmConfig, family: Family, selection: Selection
         # GptOssModel._load_weights_mxfp4 and _quark reshape every layer's experts by the one number.
         raise CollabError(
             f"{span}, and vLLM loads {method} checkpoints of gpt-oss with one number for all; give a BF16 "
-            "checkpoint, or plan without --layers varied"
+            "checkpoint, or plan with as many experts in every layer"
         )
     parallel = vllm_config.parallel_config
     if parallel.enable_expert_parallel and parallel.enable_ep_weight_filter:

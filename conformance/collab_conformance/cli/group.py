@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from collab_plugin.cli.option_names import record_command
+
 
 class ArtifactsOrCommand(click.Group):
     """A group whose first word is one of its commands, or else an argument of its own.
@@ -20,6 +22,8 @@ class ArtifactsOrCommand(click.Group):
         command = self.commands.get(args[0]) if args else None
         if command is None:
             return super().make_context(info_name, args, parent, allow_interspersed_args=True, **extra)
+        if parent is not None:
+            record_command(parent, command)
         # A bare command above it: the usage line would show the arguments of this one before its name.
         above = click.Context(click.Command(self.name), info_name=info_name, parent=parent)
         return command.make_context(args[0], args[1:], parent=above, **extra)

@@ -35,9 +35,12 @@ def command(artifact: Path, output: Path, text: Path | None, target: str | None,
     if not output.parent.is_dir():
         raise CollabError(f"{output.parent} does not exist; make the folder first")
     from collab_conformance.pack.prompts import default_prompts, text_prompts
+    from collab_conformance.reference.run_reference import check_reference
     from collab_conformance.run.record_pack import record_reference, record_target
     from collab_plugin.cli.progress import shown
 
+    if target is None:
+        check_reference(artifact, ", or record what a `target` computes")
     prompts = default_prompts(artifact) if text is None else text_prompts(artifact, text)
     if target is None:
         document = record_reference(artifact, prompts, output, shown())

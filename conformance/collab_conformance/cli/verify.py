@@ -169,10 +169,14 @@ def _verify(request: Request, scratch: Path) -> Report:
     from collab_conformance.cli.verify_progress import shown
     from collab_conformance.judge.limits import read_limits
     from collab_conformance.judge.skips import read_rules
+    from collab_conformance.reference.run_reference import check_reference
     from collab_conformance.report.verify_report import LEVELS
     from collab_conformance.run.find_targets import choose, find_targets
     from collab_conformance.run.verify_targets import verify
 
+    if request.against is None:
+        for artifact in request.artifacts:
+            check_reference(artifact, ", or use a pack with `against`")
     infos = choose(find_targets(), request.targets)
     levels = tuple(level for level in LEVELS if not request.levels or level in request.levels)
     skips = read_rules(request.skips) if request.skips else ()

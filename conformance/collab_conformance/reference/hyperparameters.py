@@ -117,7 +117,7 @@ def read_hyperparameters(path: Path, architecture: str, values: Mapping[str, Any
     if architecture not in ARCHITECTURES:
         raise CollabError(
             f"no reference for architecture {architecture}: record a pack with `verify pack` on a machine you "
-            "trust, and use --against"
+            "trust, and use it with `against`"
         )
     keys = _Keys(path, values)
     found = _qwen3moe(keys) if architecture == "qwen3moe" else _deepseek2(keys)

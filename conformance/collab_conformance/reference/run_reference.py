@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from collab_conformance.reference.hyperparameters import read_hyperparameters
-from collab_conformance.reference.model_file import open_model
+from collab_conformance.reference.hyperparameters import Hyperparameters, read_hyperparameters
+from collab_conformance.reference.model_file import ModelFile, open_model
 from collab_plugin.errors import CollabError
 
 
@@ -34,6 +34,21 @@ class ReferenceRun:
     routing: Mapping[int, RoutingLayer]
 
 
+def check_reference(path: Path, instead: str = "") -> None:
+    """CollabError when the reference of ``path`` cannot be computed here; ``instead``: what else there is to do.
+
+    Told before any work: only the file's header is read.
+    """
+    _computable(path, open_model(path), instead)
+
+
+def _computable(path: Path, file: ModelFile, instead: str = "") -> Hyperparameters:
+    found = read_hyperparameters(path, file.architecture, file.keys)
+    if find_spec("torch") is None:
+        raise CollabError(f"the reference needs PyTorch: pip install 'collab-plugin[verify]'{instead}")
+    return found
+
+
 class Reference:
     """A GGUF of a family that the reference knows, single or split; in float64 and without haste.
 
@@ -46,11 +61,7 @@ class Reference:
         file = open_model(path)
         if missing := set(scales or ()) - set(file.tensors):
             raise ValueError(f"{path} has no tensor {min(missing)}")
-        self.hyperparameters = read_hyperparameters(path, file.architecture, file.keys)
-        if find_spec("torch") is None:
-            raise CollabError(
-                "the reference needs PyTorch: pip install 'collab-plugin[verify]', or use a pack with --against"
-            )
+        self.hyperparameters = _computable(path, file)
         from collab_conformance.reference.decoder import Decoder
 
         self._decoder = Decoder(file, self.hyperparameters, scales or {})

@@ -91,7 +91,7 @@ def _reasons(console: Console, target: TargetReport, rows: list[Row]) -> None:
         style = "red" if line.startswith("FAIL") else "dim"
         console.print(Text.assemble("  ", _line(line, style)), soft_wrap=True)
     if len(lines) > _MOST_REASONS:
-        console.print(f"  and {len(lines) - _MOST_REASONS} more: --json has all", style="dim")
+        console.print(f"  and {len(lines) - _MOST_REASONS} more: the report as JSON has all", style="dim")
 
 
 def _fidelity(console: Console, report: Report) -> None:
