@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from importlib import import_module
 from pathlib import Path
@@ -55,6 +56,23 @@ def test_the_page_says_what_the_code_holds(page: str, text: str, addresses: tupl
 def words(page: str) -> str:
     """The text of a page on one line."""
     return " ".join((ROOT / "docs" / page).read_text("utf-8").split())
+
+
+def ratios(detail: str) -> list[float]:
+    """KL divergence of llama-quantize's file over ours, for each model and budget of the measured table."""
+    with (ROOT / "benchmarks" / "results" / "quality.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    ours = {(r["model"], r["budget_bpw"]): float(r["mean_kld"]) for r in rows if r["variant"] == "ours"}
+    theirs = [r for r in rows if r["variant"] == "llama-quantize" and r["detail"].endswith(detail)]
+    assert len(theirs) == len(ours)
+    return [float(r["mean_kld"]) / ours[r["model"], r["budget_bpw"]] for r in theirs]
+
+
+def test_the_first_screen_says_what_was_measured() -> None:
+    page = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    fits, more = ratios("(fits)"), ratios("(more bytes)")
+    assert f"has {min(fits):.1f} to {max(fits):.1f} times the divergence" in page
+    assert f"the next larger preset still has {min(more):.1f} to {max(more):.1f} times" in page
 
 
 def test_powers_of_two() -> None:
