@@ -33,7 +33,8 @@ _HOMES = {
         *("Target", "TargetInfo", "TargetProvider"),
     ),
     "errors": ("CollabError",),
-    "evaluation.scores": ("TaskReport", "TaskRow"),
+    "evaluation.scores": ("Score", "TaskReport", "TaskRow", "TaskRun"),
+    "evaluation.task_runner": ("LoadedTasks", "TaskRunner"),
     "formats.gguf_values": ("MetaValue",),
     "formats.tensor_names": ("Role",),
     "placement.policy": ("LayerUse", "PlacementPolicy"),
@@ -94,8 +95,12 @@ if TYPE_CHECKING:
     from collab_plugin.engines.target import TargetInfo as TargetInfo
     from collab_plugin.engines.target import TargetProvider as TargetProvider
     from collab_plugin.errors import CollabError as CollabError
+    from collab_plugin.evaluation.scores import Score as Score
     from collab_plugin.evaluation.scores import TaskReport as TaskReport
     from collab_plugin.evaluation.scores import TaskRow as TaskRow
+    from collab_plugin.evaluation.scores import TaskRun as TaskRun
+    from collab_plugin.evaluation.task_runner import LoadedTasks as LoadedTasks
+    from collab_plugin.evaluation.task_runner import TaskRunner as TaskRunner
     from collab_plugin.formats.gguf_values import MetaValue as MetaValue
     from collab_plugin.formats.tensor_names import Role as Role
     from collab_plugin.placement.policy import LayerUse as LayerUse

@@ -14,6 +14,7 @@ from collab_plugin.engines.results import Evaluation
 from collab_plugin.errors import CollabError
 from collab_plugin.evaluation.scores import TaskReport
 from collab_plugin.evaluation.tasks import evaluate_tasks as run_tasks
+from collab_plugin.plugins.manager import first_task_runner
 from collab_plugin.progress import OnProgress, silent, track
 
 
@@ -100,6 +101,7 @@ def evaluate_tasks(
         raise CollabError("`tasks` is empty: give names such as mmlu and gsm8k")
     return run_tasks(
         engine_of(engine),
+        first_task_runner(),
         opened(model),
         None if against is None else opened(against),
         names,

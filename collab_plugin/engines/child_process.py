@@ -148,7 +148,11 @@ class Child:
             with suppress(ValueError):  # a child that dies may leave half a line
                 return dict(json.loads(line))
 
-    def ended(self, limit: float | None = None) -> End | None:
+    def wait(self) -> End:
+        """How the child ended, when it has."""
+        return self._end(self._process.wait())
+
+    def ended(self, limit: float) -> End | None:
         """How the child ended; None when it still runs after ``limit`` seconds."""
         try:
             return self._end(self._process.wait(limit))
@@ -233,7 +237,9 @@ def run(program: ChildProgram, job: object, on_line: OnLine = lambda line: None,
         except TimeoutError:
             pass
         else:
-            if end := child.ended(max(deadline - time.monotonic(), LOOK) if limit is not None else None):
+            if limit is None:
+                return child.wait()
+            if end := child.ended(max(deadline - time.monotonic(), LOOK)):
                 return end
         assert limit is not None
         return child.stop(limit)

@@ -12,7 +12,7 @@ import numpy as np
 @dataclass(frozen=True)
 class Score:
     """One metric of one task or group. ``filter`` is how the answer was read out of a generation ("none"
-    where nothing was); ``stderr`` None where lm-evaluation-harness gives none. ``documents`` holds the
+    where nothing was); ``stderr`` None where the runner gives none. ``documents`` holds the
     metric of each document, in the task's order, and is empty where the value is not their mean.
     """
 
@@ -68,7 +68,7 @@ class TaskRow:
 @dataclass(frozen=True)
 class TaskReport:
     """A row for each metric of each task, groups after their members. ``asked`` for; ``harness`` names
-    lm-evaluation-harness' version; ``limit`` the most documents a task, None for all; ``ctx`` in tokens."""
+    the runner and its version; ``limit`` the most documents a task, None for all; ``ctx`` in tokens."""
 
     rows: tuple[TaskRow, ...]
     asked: tuple[str, ...]

@@ -10,13 +10,14 @@ from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.compression.as_gguf import all_runnable
 from collab_plugin.engines.ability import check_able
 from collab_plugin.engines.engine import Engine
-from collab_plugin.evaluation.harness import Harness, harness_version, load_tasks
 from collab_plugin.evaluation.scores import TaskReport, TaskRun, side_by_side
+from collab_plugin.evaluation.task_runner import LoadedTasks, TaskRunner
 from collab_plugin.progress import OnProgress, silent, track
 
 
 def evaluate_tasks(
     engine: Engine,
+    runner: TaskRunner,
     model: Checkpoint,
     original: Checkpoint | None,
     names: Sequence[str],
@@ -37,17 +38,17 @@ def evaluate_tasks(
     check_able(engine, "serve")
     with ExitStack() as stack:
         with track(progress, f"loading {', '.join(names)}", unit="tasks") as report:
-            harness = stack.enter_context(load_tasks(names, limit=limit, folder=folder))
-            report(harness.tasks, harness.tasks)
+            loaded = stack.enter_context(runner.load(names, limit=limit, folder=folder))
+            report(loaded.tasks, loaded.tasks)
         # Both files before the first hours of work on one.
         both = [each for each in (model, original) if each]
         files = all_runnable(engine, "serve", both, threads, progress)
-        first, ctx = _run(engine, harness, files[0], model.path, ctx, threads, warn, progress)
-        second = _run(engine, harness, files[1], original.path, ctx, threads, warn, progress)[0] if original else None
+        first, ctx = _run(engine, loaded, files[0], model.path, ctx, threads, warn, progress)
+        second = _run(engine, loaded, files[1], original.path, ctx, threads, warn, progress)[0] if original else None
     return TaskReport(
         rows=side_by_side(first.scores, second.scores if second else None),
         asked=tuple(names),
-        harness=harness_version(),
+        harness=runner.version(),
         engine=engine.version(),
         limit=limit,
         ctx=ctx,
@@ -56,7 +57,7 @@ def evaluate_tasks(
 
 def _run(
     engine: Engine,
-    harness: Harness,
+    loaded: LoadedTasks,
     runs: Path,
     model: Path,
     ctx: int | None,
@@ -69,7 +70,7 @@ def _run(
         track(progress, f"tasks on {model.name or model}", unit="requests") as report,
         engine.serve(runs, ctx=ctx, threads=threads) as served,
     ):
-        found = harness.run(served, report)
+        found = loaded.run(served, report)
     if found.filled:
         warn(
             f"{found.filled} requests fill the context of {served.ctx} tokens, so their beginnings were cut off: "

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # at run time this page costs nothing: `collab-plugin --help`
     from collab_plugin.engines.engine import Engine
     from collab_plugin.engines.supported_types import Loader
     from collab_plugin.engines.target import TargetProvider
+    from collab_plugin.evaluation.task_runner import TaskRunner
     from collab_plugin.placement.policy import PlacementPolicy
     from collab_plugin.planning.allocators.allocator import Allocator
     from collab_plugin.planning.criteria.criterion import ImportanceCriterion
@@ -67,6 +68,11 @@ def collab_register_loaders(register: Callable[[Loader], None]) -> None:
 @hookspec
 def collab_register_targets(register: Callable[[TargetProvider], None]) -> None:
     """Add targets for ``verify --target NAME``: an engine and the devices that it has on this machine."""
+
+
+@hookspec
+def collab_register_task_runners(register: Callable[[TaskRunner], None]) -> None:
+    """Add what runs benchmark tasks for ``evaluate --tasks``: the first one that is registered does it."""
 
 
 @hookspec

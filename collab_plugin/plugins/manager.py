@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # help asks this module for commands alone; numpy and the res
     from collab_plugin.engines.engine import Engine
     from collab_plugin.engines.supported_types import Loader
     from collab_plugin.engines.target import TargetProvider
+    from collab_plugin.evaluation.task_runner import TaskRunner
     from collab_plugin.placement.policy import PlacementPolicy
     from collab_plugin.planning.allocators.allocator import Allocator
     from collab_plugin.planning.criteria.criterion import ImportanceCriterion
@@ -46,6 +47,7 @@ CONTRACTS = {
     "engines": "Engine",
     "loaders": "Loader",
     "targets": "TargetProvider",
+    "task_runners": "TaskRunner",
     "commands": "PluginCommand",
 }
 """Kind (a hook's name without "collab_register_", and the registry's table) -> public name of what is registered."""
@@ -64,6 +66,7 @@ class Registry:
     engines: dict[str, Engine] = field(default_factory=dict)
     loaders: dict[str, Loader] = field(default_factory=dict)
     targets: dict[str, TargetProvider] = field(default_factory=dict)
+    task_runners: dict[str, TaskRunner] = field(default_factory=dict)
     commands: dict[str, PluginCommand] = field(default_factory=dict)
     providers: dict[tuple[str, str], str] = field(default_factory=dict)
     """(kind, name) -> plugin name."""
@@ -165,3 +168,10 @@ def first_kernels() -> Kernels:
     for kernels in registry().kernels.values():
         return kernels
     raise CollabError("no quantization kernels: pip install 'collab-plugin[llamacpp]'")
+
+
+def first_task_runner() -> TaskRunner:
+    """Return what runs benchmark tasks; CollabError saying what to install when there is none."""
+    for runner in registry().task_runners.values():
+        return runner
+    raise CollabError("nothing runs `tasks`: pip install 'collab-plugin[tasks]'")

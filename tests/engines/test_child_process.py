@@ -46,8 +46,7 @@ def test_child_hears_what_it_is_told() -> None:
             child.tell({"word": word})
             assert child.hear(60) == {"heard": word}
         assert child.hear(60) is None
-        end = child.ended()
-        assert end is not None and end.code == 0
+        assert child.wait().code == 0
         child.tell({"word": "too late"})
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -20,15 +21,20 @@ from collab_plugin.checkpoint.checkpoint import Checkpoint, CheckpointFormat
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.cli.main import main
 from collab_plugin.engines.engine import Engine
+from collab_plugin.engines.results import Served
 from collab_plugin.engines.supported_types import Loader, allowed_types, refuse_types
 from collab_plugin.engines.target import Target, TargetInfo, TargetProvider
 from collab_plugin.errors import CollabError
+from collab_plugin.evaluation.scores import Score, TaskRun
+from collab_plugin.evaluation.task_runner import LoadedTasks, TaskRunner
+from collab_plugin.evaluation.tasks import evaluate_tasks
 from collab_plugin.placement.policy import LayerUse, PlacementPolicy, hot_experts
 from collab_plugin.planning.allocators.allocator import Allocator, Choice, Item
 from collab_plugin.planning.criteria.criterion import CriterionOptions, ImportanceCriterion
 from collab_plugin.plugins import hookspecs
 from collab_plugin.plugins.command import PluginCommand
 from collab_plugin.plugins.manager import Registry, build_registry, plugin_manager
+from collab_plugin.progress import Advance
 from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.stats.stats import LayerRouting
 
@@ -211,6 +217,55 @@ def test_hook_collab_register_targets() -> None:
     targets = registered(NoSuchChip()).targets
     assert [(info.name, info.absent) for info in targets["chip"].find()] == [("chip:0", "no chip is plugged in")]
     assert not targets["chip"].command("chip:0"), "the child runs this Python unless told otherwise"
+
+
+class CountsTasks:
+    """Scores a model by how many tasks were asked for."""
+
+    @hookimpl
+    def collab_register_task_runners(self, register: Callable[[TaskRunner], None]) -> None:
+        class Loaded(LoadedTasks):
+            def __init__(self, tasks: int) -> None:
+                self.tasks = tasks
+
+            def run(self, served: Served, progress: Advance) -> TaskRun:
+                progress(self.tasks, self.tasks)
+                score = Score("all", "count", "none", float(self.tasks), None, True, 1, 0, "1", (float(self.tasks),))
+                return TaskRun((score,), 0)
+
+        class Counter(TaskRunner):
+            name = "counter"
+
+            def version(self) -> str:
+                return "counter 1"
+
+            @contextmanager
+            def load(self, names: Sequence[str], *, limit: int | None, folder: Path | None) -> Iterator[LoadedTasks]:
+                yield Loaded(len(names))
+
+        register(Counter())
+
+
+@pytest.mark.native
+def test_hook_collab_register_task_runners(qwen3moe: Path) -> None:
+    runners = registered(CountsTasks()).task_runners
+    assert set(runners) == {"lm_eval", "counter"}
+    model = open_gguf(qwen3moe)
+    engine = LlamaCppEngine()
+    report = evaluate_tasks(
+        engine,
+        runners["counter"],
+        model,
+        model,
+        ["one", "two"],
+        limit=None,
+        folder=None,
+        ctx=64,
+        threads=1,
+        warn=pytest.fail,
+    )
+    assert report.harness == "counter 1"
+    assert [(row.task, row.value, row.original, row.recovery) for row in report.rows] == [("all", 2.0, 2.0, 100.0)]
 
 
 GREET = click.Command("greet", callback=lambda: click.echo("hello"), help="Say hello.")

@@ -1,4 +1,4 @@
-"""Make the multiple-choice windows of this folder from tests/texts: `python tests/evaluation/make_windows.py [FOLDER]`.
+"""Make the multiple-choice windows of this folder from tests/texts: `python tests/lm_eval/make_windows.py [FOLDER]`.
 
 Each item is a piece of a held-out text and four contexts, of which one came before it: the others stand at
 least `APART` characters away in the same text, so in other documents as a rule. The answer is the context under

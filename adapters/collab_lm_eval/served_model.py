@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import requests
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from collab_plugin.errors import CollabError
+from collab_plugin.progress import Advance
 
 # lm-evaluation-harness' own default when a task does not say how much it generates.
 MOST_NEW_TOKENS = 256
@@ -17,9 +18,7 @@ MOST_NEW_TOKENS = 256
 class ServedModel(LocalCompletionsAPI):  # type: ignore[misc]  # ships no types
     """`local-completions` on a `Served` model: token ids go out, tokens are made by the server."""
 
-    def __init__(
-        self, url: str, token: str, ctx: int, *, request_limit: int, progress: Callable[[int, int], None]
-    ) -> None:
+    def __init__(self, url: str, token: str, ctx: int, *, request_limit: int, progress: Advance) -> None:
         super().__init__(
             model="served",
             base_url=f"{url}/v1/completions",

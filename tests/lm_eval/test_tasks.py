@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from collab_llamacpp.llamacpp_engine import LlamaCppEngine
+from collab_lm_eval.lm_eval_runner import LmEvalRunner
 from gguf import LlamaFileType
 from small_models.llama_cpp_calls import llama_quantize
 
@@ -22,7 +23,6 @@ from collab_plugin.compression.as_gguf import as_gguf
 from collab_plugin.engines.engine import Decoding
 from collab_plugin.engines.results import Served
 from collab_plugin.errors import CollabError
-from collab_plugin.evaluation.harness import load_tasks
 from collab_plugin.plugins.open_checkpoint import open_checkpoint
 
 HERE = Path(__file__).parent
@@ -253,7 +253,7 @@ def test_data_without_a_network(qwen3moe: Path, tmp_path: Path, offline: dict[st
 def test_tasks_that_cannot_be_loaded(
     yaml: str, says: str, tmp_path: Path, offline: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from collab_plugin.evaluation.tasks_child import load
+    from collab_lm_eval.load_tasks import load
 
     generation_task(tmp_path, {"a": "b"})
     (tmp_path / "continue.yaml").write_text(yaml)
@@ -288,14 +288,17 @@ def test_the_harness_ends_with_us(monkeypatch: pytest.MonkeyPatch, offline: dict
     for key, value in offline.items():
         monkeypatch.setenv(key, value)
     before = _children()
-    with pytest.raises(KeyboardInterrupt), load_tasks(["windows"], limit=1, folder=HERE) as harness:
+    with pytest.raises(KeyboardInterrupt), LmEvalRunner().load(["windows"], limit=1, folder=HERE) as harness:
         assert harness.tasks == 3
         assert len(_children() - before) == 1
         raise KeyboardInterrupt
     assert _children() <= before
     with (
-        pytest.raises(CollabError, match="was killed; the machine may have run out of memory"),
-        load_tasks(["windows"], limit=1, folder=HERE) as harness,
+        pytest.raises(
+            CollabError,
+            match=r"ended by SIGKILL \(the machine ran out of memory.* while it tried to run tasks",
+        ),
+        LmEvalRunner().load(["windows"], limit=1, folder=HERE) as harness,
     ):
         for pid in _children() - before:
             os.kill(pid, signal.SIGKILL)
@@ -309,7 +312,7 @@ def test_a_server_killed_between_two_answers(monkeypatch: pytest.MonkeyPatch, of
     for key, value in offline.items():
         monkeypatch.setenv(key, value)
     model = as_gguf(open_checkpoint(MODELS / "tiny-qwen3moe"), 1)
-    with load_tasks(["windows"], limit=1, folder=HERE) as harness:
+    with LmEvalRunner().load(["windows"], limit=1, folder=HERE) as harness:
         before = _children()
 
         def kill(done: int, total: int) -> None:

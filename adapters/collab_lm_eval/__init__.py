@@ -1,0 +1,1 @@
+"""lm-evaluation-harness as the runner of `evaluate --tasks`."""
