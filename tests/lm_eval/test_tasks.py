@@ -335,7 +335,7 @@ def test_mistakes_on_the_command_line(qwen3moe: Path, monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     cases: tuple[tuple[tuple[object, ...], str], ...] = (
         ((qwen3moe,), "nothing to evaluate on"),
-        ((qwen3moe, "--tasks", " , "), "nothing to evaluate on"),
+        ((qwen3moe, "--tasks", " , "), "--tasks is empty"),
         ((qwen3moe, "--text", "a.txt"), "give it with --against"),
         ((qwen3moe, "--tasks", "mmlu"), "pip install 'collab-plugin[tasks]'"),
     )
