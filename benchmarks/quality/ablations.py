@@ -56,7 +56,8 @@ def quiet(done: float, total: float | None = None) -> None:
 
 def router_weight(routing: LayerRouting, options: CriterionOptions) -> F64:
     assert routing.weight_sum is not None
-    return routing.weight_sum / routing.weight_sum.max()
+    share: F64 = routing.weight_sum / routing.weight_sum.max()
+    return share
 
 
 def super_experts(routing: LayerRouting, options: CriterionOptions) -> F64:
@@ -181,7 +182,7 @@ def averages(
                 value[:, order] if side == "down" else value[order]
             )
         total[target] += float(mass[dropped])
-    return {side: {e: np.float32(s / total[e]) for e, s in sums[side].items()} for side in SIDES}
+    return {side: {e: (s / total[e]).astype(np.float32) for e, s in sums[side].items()} for side in SIDES}
 
 
 def neurons(weights: dict[str, list[NDArray[np.float32]]], target: int, other: int) -> NDArray[np.intp]:

@@ -104,21 +104,26 @@ class Bench:
         return tuple(sorted(TEXTS.glob("*.validation.txt")))
 
     @cached_property
-    def plain_stats(self) -> StatsSource:
+    def plain_stats_file(self) -> Path:
+        """Stats of the calibration texts, made once."""
         path = self.work / "plain.stats.gguf"
         if not path.exists():
             stats = self.engine.calibrate(
                 self.original, Windows(self.calibration, chunks=24), threads=self.threads, progress=untold
             )
             write_stats(path, dataclasses.replace(stats, model_id=model_id(self.checkpoint)))
-        return StatsSource.read(path)
+        return path
+
+    @cached_property
+    def plain_stats(self) -> StatsSource:
+        return StatsSource.read(self.plain_stats_file)
 
     @cached_property
     def probed_stats(self) -> StatsSource:
         path = self.work / "probed.stats.gguf"
         if not path.exists():
             part = path.with_suffix(".part")
-            shutil.copy(self.plain_stats.path, part)
+            shutil.copy(self.plain_stats_file, part)
             self._decide(StatsSource.read(part), 2.5, {"experts_used": "auto"}, self.probe_minutes, 0)
             part.rename(path)
         return StatsSource.read(path)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -83,7 +83,7 @@ def around(sizes: dict[str, int], budget: int) -> list[str]:
 
 def presets(bench: Bench, bpw: float) -> list[Row]:
     """The two presets around the budget: what fits, and what has more bytes than ours."""
-    return _presets(bench, bpw, bench.original, bench.plain_stats.path, "llama-quantize")
+    return _presets(bench, bpw, bench.original, bench.plain_stats_file, "llama-quantize")
 
 
 def _presets(bench: Bench, bpw: float, source: Path, imatrix: Path, label: str) -> list[Row]:
@@ -120,7 +120,7 @@ def pruned_preset(bench: Bench, bpw: float) -> list[Row]:
     return _presets(bench, bpw, source, imatrix, f"REAP {REAP_KEEP} + llama-quantize")
 
 
-def cut(stats: Stats, kept: dict[int, tuple[int, ...]]) -> Stats:
+def cut(stats: Stats, kept: Mapping[int, tuple[int, ...]]) -> Stats:
     """The importance matrix of the kept experts in their new order."""
     entries = {}
     for name, entry in stats.imatrix.items():

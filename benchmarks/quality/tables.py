@@ -11,6 +11,7 @@ import argparse
 import csv
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 from scipy.stats import spearmanr
@@ -57,7 +58,7 @@ def ratios(rows: Rows) -> str:
         "| model | against | " + " | ".join(f"{b} bpw" for b in budgets) + " |",
         "|---|---|" + "---|" * len(budgets),
     ]
-    against = {
+    against: dict[str, Callable[[dict[str, str]], bool]] = {
         "best preset that fits": lambda r: r["variant"] == "llama-quantize" and "(fits)" in r["detail"],
         "next preset, more bytes": lambda r: r["variant"] == "llama-quantize" and "(more bytes)" in r["detail"],
         "the paper's release": lambda r: r["variant"] == "the paper's release",
@@ -138,9 +139,9 @@ def main() -> None:
         return
     page = a.write.read_text()
     for name, table in made.items():
-        page = re.sub(
-            rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda m, t=table: f"{m[1]}{t}\n{m[2]}", page, flags=re.S
-        )
+        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        before, _, rest = page.partition(start)
+        page = before + start + table + "\n" + end + rest.partition(end)[2]
     a.write.write_text(page)
 
 

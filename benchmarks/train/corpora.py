@@ -51,7 +51,8 @@ def strip_roff(text: str) -> str:
 def bible() -> Iterator[str]:
     """Chapters of the King James Version, printed by Debian's `bible` program."""
     out = subprocess.run(["bible", "-f", "gen1:1-rev22:21"], capture_output=True, text=True, check=True).stdout
-    chapter, current = None, []
+    chapter: str | None = None
+    current: list[str] = []
     for line in out.splitlines():
         head, _, verse = line.partition(" ")
         key = head.rpartition(":")[0]

@@ -1,6 +1,6 @@
 """Write a training checkpoint as a Hugging Face folder: BF16 safetensors, config, tokenizer.
 
-python export.py RUN/model.pt TOKENIZER OUT [--shards N]
+python -m benchmarks.train.export RUN/model.pt TOKENIZER OUT [--shards N]
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import struct
 from pathlib import Path
 
 import torch
-from model import DEEPSEEK, QWEN, Decoder, Shape
 from torch import Tensor
+
+from benchmarks.train.model import DEEPSEEK, QWEN, Decoder, Shape
 
 DTYPES = {torch.bfloat16: "BF16", torch.float32: "F32"}
 
@@ -152,7 +153,8 @@ def main() -> None:
     if a.shards == 1:
         write_safetensors(a.out / "model.safetensors", values)
     else:
-        table, size = {}, -(-len(names) // a.shards)
+        table: dict[str, str] = {}
+        size = -(-len(names) // a.shards)
         for i in range(a.shards):
             file = f"model-{i + 1:05d}-of-{a.shards:05d}.safetensors"
             part = {name: values[name] for name in names[i * size : (i + 1) * size]}

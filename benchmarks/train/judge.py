@@ -1,6 +1,6 @@
 """Is a trained model a good judge of pruning? The three figures of its card, by masking experts.
 
-    python judge.py RUN/model.pt TOKENIZER TEXTS [--windows 24]
+    python -m benchmarks.train.judge RUN/model.pt TOKENIZER TEXTS [--windows 24]
 
 For each domain, calibrated on its calibration text and judged on its validation text: the share of
 selections of the least used quarter; the KL divergence of dropping that quarter by freq-score against
@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as fn
-from model import DEEPSEEK, QWEN, Decoder
 from tokenizers import Tokenizer
 from torch import Tensor
+
+from benchmarks.train.model import DEEPSEEK, QWEN, Decoder
 
 DOMAINS = ("english", "german", "python")
 
@@ -43,6 +44,7 @@ def routing(model: Decoder, ids: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
     for part in ids.split(4):
         model(part)
         for (count, weight), m in zip(total, model.expert_layers(), strict=True):
+            assert m.chosen is not None
             chosen, w = m.chosen
             count += np.bincount(chosen.flatten(), minlength=m.s.experts)
             weight += np.bincount(chosen.flatten(), w.flatten().double(), minlength=m.s.experts)
@@ -60,7 +62,8 @@ def keep(model: Decoder, scores: list[np.ndarray], count: int) -> None:
 
 def freq_score(count: np.ndarray, weight: np.ndarray) -> np.ndarray:
     score = weight / np.maximum(count, 1)
-    return 0.5 * count / count.max() + 0.5 * score / score.max()
+    mixed: np.ndarray = 0.5 * count / count.max() + 0.5 * score / score.max()
+    return mixed
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Train one tiny model until a wall-clock time; warm-up, constant, then linear decay to zero.
 
-python train.py qwen --tokens ENC --out RUN --until 11:20 --seed 0
+python -m benchmarks.train.train qwen --tokens ENC --out RUN --until 11:20 --seed 0
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as fn
-from model import DEEPSEEK, QWEN, Decoder
+
+from benchmarks.train.model import DEEPSEEK, QWEN, Decoder
 
 
 def parse() -> argparse.Namespace:

@@ -144,8 +144,8 @@ def main() -> None:
         for number in range(a.rounds):
             for way, options in ways.items():
                 print(f"round {number + 1} of {a.rounds}: {way}", file=sys.stderr, flush=True)
-                arguments = [model, NEW] if options is None else [model, NEW, json.dumps(options)]
-                figures = measured(child(python, site, *arguments))
+                given = [] if options is None else [json.dumps(options)]
+                figures = measured(child(python, site, model, NEW, *given))
                 rows.append({"way": way, "round": number + 1, **{figure: figures[figure] for figure in FIGURES}})
     show(rows)
     write_csv(a.results / "vllm_dequantize.csv", [{"type": kind, **each} for kind, each in times.items()])

@@ -87,8 +87,9 @@ def plans(model: Path, folder: Path) -> dict[float, Path]:
 
 def pruned_checkpoint(model: Path, plan: Path) -> Path:
     out = plan.with_suffix("")
-    command = [sys.executable, "-m", "collab_plugin", "compress", model, "--plan", plan, "--format", "safetensors"]
-    subprocess.run([*command, "-o", out], check=True, stdout=subprocess.DEVNULL)
+    options: list[str | Path] = ["--plan", plan, "--format", "safetensors", "-o", out]
+    command = [sys.executable, "-m", "collab_plugin", "compress", model, *options]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return out
 
 
@@ -162,10 +163,10 @@ def main() -> None:
         for keep, plan in made.items():
             ways += [(PRUNED, keep, pruned_checkpoint(model, plan), None), (OURS, keep, model, plan)]
         for number in range(a.rounds):
-            for way, keep, path, plan in ways:
+            for way, keep, path, given in ways:
                 print(f"round {number + 1} of {a.rounds}: {way}, {keep:.0%}", file=sys.stderr, flush=True)
-                arguments = [path, NEW] if plan is None else [path, NEW, json.dumps({"plan": str(plan)})]
-                rows.append(Row(way, keep, number + 1, **measured(child(python, site, *arguments))))
+                options = [] if given is None else [json.dumps({"plan": str(given)})]
+                rows.append(Row(way, keep, number + 1, **measured(child(python, site, path, NEW, *options))))
     show(rows)
     write_csv(a.results / "vllm.csv", [dataclasses.asdict(r) for r in rows])
     plot(rows, a.results / "vllm.png")

@@ -62,7 +62,7 @@ def watch_loaders(load: dict[str, float]) -> None:
     asked: list[int] = []
     disk = disk_bytes()
     for loader in (DefaultModelLoader, _LOAD_FORMAT_TO_MODEL_LOADER["collab"]):
-        loader.load_model = watched(loader.load_model, load, asked, disk)  # type: ignore[method-assign]
+        loader.load_model = watched(loader.load_model, load, asked, disk)
     # The check at start reads router weights; they count too.
     Weights.parts = counted(Weights.parts, asked)  # type: ignore[method-assign]
     DefaultModelLoader._get_weights_iterator = counted(DefaultModelLoader._get_weights_iterator, asked)
@@ -94,7 +94,8 @@ def watched(original: Callable[..., Any], load: dict[str, float], asked: list[in
 def dequantize_matrices(rows: int, columns: int, rounds: int) -> None:
     """Milliseconds a matrix, by type: as plain PyTorch and compiled, in turn."""
     import torch
-    from collab_vllm.experts.ggml.dequantize import BLOCKS, Compiled, tables_of
+    from collab_vllm.experts.ggml.compiled import Compiled
+    from collab_vllm.experts.ggml.dequantize import BLOCKS, tables_of
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     torch.manual_seed(0)
@@ -102,7 +103,7 @@ def dequantize_matrices(rows: int, columns: int, rounds: int) -> None:
     for kind, function in BLOCKS.items():
         values, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
         blocks = torch.randint(0, 256, (rows * columns // values, size), dtype=torch.uint8)
-        ways = {"plain": function, "compiled": Compiled(function)}
+        ways: dict[str, Callable[..., Any]] = {"plain": function, "compiled": Compiled(function)}
         times: dict[str, list[float]] = {way: [] for way in ways}
         tables = tables_of(kind, blocks.device)
         with torch.inference_mode():

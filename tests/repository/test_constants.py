@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.quality.tables import RESULTS, TABLES, read
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -89,3 +91,12 @@ def test_floors_of_the_method() -> None:
     expected = {str(role): kind for role, kind in constant(FLOORS).items()}
     expected["expert"] = constant("planning.back_off:DEFAULT_BASE")
     assert {role: found.get(role) for role in expected} == expected
+
+
+def test_tables_of_quality_are_the_measured_ones() -> None:
+    page = (ROOT / "docs" / "quality.md").read_text("utf-8")
+    for name, (file, table) in TABLES.items():
+        made = table(read(RESULTS / file))
+        assert f"<!-- {name} -->\n{made}\n<!-- /{name} -->" in page, (
+            f"python -m benchmarks.quality.tables: {name} is old"
+        )
