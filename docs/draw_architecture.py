@@ -37,6 +37,7 @@ FLOORS: tuple[dict[str, str], ...] = (
 # Package -> its folder, for what is built on the core.
 OTHERS = {
     "collab_llamacpp": "adapters",
+    "collab_lm_eval": "adapters",
     "collab_ollama": "adapters",
     "collab_vllm": "adapters",
     "collab_conformance": "conformance",

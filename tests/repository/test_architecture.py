@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 STAGES = {"compression", "planning", "evaluation", "reports", "api"}
 # Modules that still reach up, until the planner is handed what it asks the registry for.
 LEFT = {"collab_plugin.planning.candidates"}
+# But for what a stage asks others to fulfil, and the results that they fill in.
+STAGE_CONTRACTS = {"collab_plugin.evaluation.task_runner", "collab_plugin.evaluation.scores"}
 # Of the command line an adapter may take how a command shows a result, how far it is, and how many threads it has.
 COMMAND_PARTS = {"collab_plugin.cli.output", "collab_plugin.cli.progress", "collab_plugin.cli.threads"}
 

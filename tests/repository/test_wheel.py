@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {
     "collab_plugin": ROOT,
     "collab_llamacpp": ROOT / "adapters",
+    "collab_lm_eval": ROOT / "adapters",
     "collab_ollama": ROOT / "adapters",
     "collab_vllm": ROOT / "adapters",
     "collab_conformance": ROOT / "conformance",
