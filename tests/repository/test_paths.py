@@ -14,7 +14,6 @@ PACKAGES = {
     "collab_plugin": ROOT,
     "collab_llamacpp": ROOT / "adapters",
     "collab_lm_eval": ROOT / "adapters",
-    "collab_lm_eval": ROOT / "adapters",
     "collab_ollama": ROOT / "adapters",
     "collab_vllm": ROOT / "adapters",
     "collab_conformance": ROOT / "conformance",
