@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from small_models.random_moe import imagined_stats
+from small_models.random_moe import write_qwen3moe as write_random_qwen3moe
 from small_models.tiny_moe import some_stats
 
 from collab_plugin.checkpoint.gguf import open_gguf
@@ -128,6 +130,18 @@ def test_json_is_alone_on_stdout(qwen3moe: Path, stats: Path, tmp_path: Path) ->
         assert done.returncode == 0, done.stderr
         json.loads(done.stdout)
     assert out.stat().st_size == json.loads(plan.read_text())["bytes"]
+
+
+@pytest.mark.slow
+def test_the_solver_says_nothing_on_stdout(tmp_path: Path) -> None:
+    """At this budget HiGHS repairs a solution, which it tells on stdout whatever its options are."""
+    model, stats = write_random_qwen3moe(tmp_path / "model.gguf"), tmp_path / "stats.gguf"
+    write_stats(stats, imagined_stats(open_gguf(model)))
+    done = run(
+        "plan", model, "--stats", stats, "--budget", 2743193, "-o", tmp_path / "plan.json", "--threads", 1, "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["bytes"] <= 2743193
 
 
 @pytest.mark.slow

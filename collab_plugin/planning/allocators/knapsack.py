@@ -9,6 +9,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_matrix
 
 from collab_plugin.planning.allocators.allocator import Allocator, Choice, Item
+from collab_plugin.planning.allocators.quiet import quiet_stdout
 
 GAP = 1e-6
 SECONDS = 20.0
@@ -38,17 +39,19 @@ def solve(items: Sequence[Item], budget: int) -> dict[str, int]:
     size = np.array([choice.nbytes for _, choice, _ in flat], np.float64)
     scale = max(float(cost.max(initial=0)), 1e-300)
     one_each = csr_matrix((np.ones(len(flat)), (owner, np.arange(len(flat)))), (len(items), len(flat)))
-    result = milp(
-        cost / scale,
-        constraints=[
-            LinearConstraint(one_each, 1, 1),
-            # In units of the budget: HiGHS wants coefficients near one.
-            LinearConstraint(csr_matrix(size / budget), -np.inf, 1.0),
-        ],
-        integrality=np.ones(len(flat), np.int64),
-        bounds=Bounds(0, 1),
-        options={"mip_rel_gap": GAP, "time_limit": SECONDS},
-    )
+    # HiGHS 1.12 prints a line whenever it repairs a solution, whatever its options (ERGO-Code/HiGHS#2783).
+    with quiet_stdout():
+        result = milp(
+            cost / scale,
+            constraints=[
+                LinearConstraint(one_each, 1, 1),
+                # In units of the budget: HiGHS wants coefficients near one.
+                LinearConstraint(csr_matrix(size / budget), -np.inf, 1.0),
+            ],
+            integrality=np.ones(len(flat), np.int64),
+            bounds=Bounds(0, 1),
+            options={"mip_rel_gap": GAP, "time_limit": SECONDS},
+        )
     if result.x is None:
         picked = {item.name: u[0] for item, u in zip(items, useful, strict=True)}
     else:
