@@ -27,7 +27,7 @@ from collab_plugin.compression.hf_precision import precisions, quantization_conf
 from collab_plugin.compression.hf_tensors import Work, outputs, works
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.atomic_write import sync_folder
-from collab_plugin.formats.safetensors_layout import Shard, StoredTensor, shards_of
+from collab_plugin.formats.safetensors_layout import SafetensorsTensor, Shard, shards_of
 from collab_plugin.plans.artifact import check_names, check_one_count
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.plan_file import write_plan
@@ -171,7 +171,7 @@ def _write_json(path: Path, value: object) -> None:
         os.fsync(file.fileno())
 
 
-def _index(tensors: list[StoredTensor], shards: list[Shard]) -> dict[str, object]:
+def _index(tensors: list[SafetensorsTensor], shards: list[Shard]) -> dict[str, object]:
     table = {name: shard.file for shard in shards for name in shard.offsets}
     return {"metadata": {"total_size": sum(t.nbytes for t in tensors)}, "weight_map": dict(sorted(table.items()))}
 

@@ -18,7 +18,7 @@ from collab_plugin.compression.hf_pack_quantized import packed_columns, quantize
 from collab_plugin.compression.hf_precision import QUANTIZED_ROLES, Precision, block_of
 from collab_plugin.compression.tiles import TILE_BYTES
 from collab_plugin.formats.safetensors_header import ITEM_BYTES, Stored
-from collab_plugin.formats.safetensors_layout import StoredTensor
+from collab_plugin.formats.safetensors_layout import SafetensorsTensor
 from collab_plugin.formats.tensor_names import Role
 from collab_plugin.plans.artifact import kept_of
 from collab_plugin.plans.plan import Plan
@@ -54,17 +54,17 @@ class Output:
         stored = self.matrix.stored.dtype
         return "BF16" if stored == "F8_E4M3" and (self.widen or self.precision) else stored
 
-    def tensors(self) -> list[StoredTensor]:
+    def tensors(self) -> list[SafetensorsTensor]:
         if self.precision is None:
-            own = [StoredTensor(self.name, self.dtype, self.shape)]
+            own = [SafetensorsTensor(self.name, self.dtype, self.shape)]
             scale = self.matrix.scale
             return own if scale is None or self.widen else [*own, _scale_of(self.name, scale)]
         rows, columns = self.shape
         words = packed_columns(columns, self.precision.bits)
         return [
-            StoredTensor(f"{self.name}_packed", "I32", (rows, words)),
-            StoredTensor(f"{self.name}_scale", self.dtype, (rows, columns // self.precision.group)),
-            StoredTensor(f"{self.name}_shape", "I64", (2,)),
+            SafetensorsTensor(f"{self.name}_packed", "I32", (rows, words)),
+            SafetensorsTensor(f"{self.name}_scale", self.dtype, (rows, columns // self.precision.group)),
+            SafetensorsTensor(f"{self.name}_shape", "I64", (2,)),
         ]
 
 
@@ -150,8 +150,8 @@ def works(outputs: list[Output]) -> Iterator[Work]:
             yield Work(output, start, shape[0] if whole and shape else min(rows, start + step))
 
 
-def _scale_of(name: str, scale: Stored) -> StoredTensor:
-    return StoredTensor(f"{name}_scale_inv", scale.dtype, scale.shape)
+def _scale_of(name: str, scale: Stored) -> SafetensorsTensor:
+    return SafetensorsTensor(f"{name}_scale_inv", scale.dtype, scale.shape)
 
 
 def _rows(stored: Stored) -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ SINGLE = "model.safetensors"
 
 
 @dataclass(frozen=True)
-class StoredTensor:
+class SafetensorsTensor:
     """Name, safetensors dtype ("BF16") and shape of a tensor to write."""
 
     name: str
@@ -37,9 +37,9 @@ class Shard:
     total: int
 
 
-def shards_of(tensors: Sequence[StoredTensor], most: int) -> list[Shard]:
+def shards_of(tensors: Sequence[SafetensorsTensor], most: int) -> list[Shard]:
     """Cut ``tensors``, in their order, into files of at most ``most`` bytes of data (or one tensor)."""
-    parts: list[list[StoredTensor]] = [[]]
+    parts: list[list[SafetensorsTensor]] = [[]]
     size = 0
     for tensor in tensors:
         if parts[-1] and size + tensor.nbytes > most:
@@ -53,7 +53,7 @@ def shards_of(tensors: Sequence[StoredTensor], most: int) -> list[Shard]:
     return [_shard(f"model-{i:05d}-of-{count:05d}.safetensors", part) for i, part in enumerate(parts, 1)]
 
 
-def _shard(file: str, tensors: list[StoredTensor]) -> Shard:
+def _shard(file: str, tensors: list[SafetensorsTensor]) -> Shard:
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     starts = {}
     at = 0
