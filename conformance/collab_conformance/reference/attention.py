@@ -6,7 +6,7 @@ import torch
 
 from collab_conformance.reference.hyperparameters import Hyperparameters
 from collab_conformance.reference.rope import rotate
-from collab_conformance.reference.weights import Weights
+from collab_conformance.reference.weights import ReferenceWeights
 
 Angles = tuple[torch.Tensor, torch.Tensor]
 
@@ -16,7 +16,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Ten
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon) * weight
 
 
-def grouped_query(w: Weights, h: Hyperparameters, layer: int, x: torch.Tensor, angles: Angles) -> torch.Tensor:
+def grouped_query(w: ReferenceWeights, h: Hyperparameters, layer: int, x: torch.Tensor, angles: Angles) -> torch.Tensor:
     """Qwen3's attention: heads normalised before rotation, keys and values shared. x and result [tokens, width]."""
     block, (tokens, width) = f"blk.{layer}", x.shape
 
@@ -34,7 +34,7 @@ def grouped_query(w: Weights, h: Hyperparameters, layer: int, x: torch.Tensor, a
     return mixed @ w(f"{block}.attn_output.weight", (width, h.heads * h.value_length)).T
 
 
-def latent(w: Weights, h: Hyperparameters, layer: int, x: torch.Tensor, angles: Angles) -> torch.Tensor:
+def latent(w: ReferenceWeights, h: Hyperparameters, layer: int, x: torch.Tensor, angles: Angles) -> torch.Tensor:
     """DeepSeek's MLA with keys and values unfolded from the latent. x and result [tokens, width]."""
     assert h.latent is not None
     block, (tokens, width), rotary = f"blk.{layer}", x.shape, h.rope.dimensions
@@ -50,7 +50,7 @@ def latent(w: Weights, h: Hyperparameters, layer: int, x: torch.Tensor, angles: 
     return mixed @ w(f"{block}.attn_output.weight", (width, h.heads * h.value_length)).T
 
 
-def _latent_queries(w: Weights, h: Hyperparameters, block: str, x: torch.Tensor) -> torch.Tensor:
+def _latent_queries(w: ReferenceWeights, h: Hyperparameters, block: str, x: torch.Tensor) -> torch.Tensor:
     """Queries [tokens, heads * key_length], through a latent of their own where the file has one."""
     size, width = h.heads * h.key_length, x.shape[-1]
     if f"{block}.attn_q.weight" in w.file.tensors:

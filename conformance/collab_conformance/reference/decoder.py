@@ -12,7 +12,7 @@ from collab_conformance.reference.hyperparameters import Hyperparameters
 from collab_conformance.reference.model_file import ModelFile
 from collab_conformance.reference.rope import rotary_angles
 from collab_conformance.reference.router import Choice
-from collab_conformance.reference.weights import Weights
+from collab_conformance.reference.weights import ReferenceWeights
 from collab_plugin.errors import CollabError
 
 
@@ -21,7 +21,7 @@ class Decoder:
     then it is another computation."""
 
     def __init__(self, file: ModelFile, h: Hyperparameters, scales: Mapping[str, float]) -> None:
-        self.h, self.weights = h, Weights(file, scales)
+        self.h, self.weights = h, ReferenceWeights(file, scales)
         unused = sorted(set(file.tensors) - set(self._names()))
         if unused:
             raise CollabError(f"{file.path} has the tensor {unused[0]}, which the reference does not compute with")

@@ -6,15 +6,15 @@ import torch
 
 from collab_conformance.reference.hyperparameters import Hyperparameters
 from collab_conformance.reference.router import Choice, route
-from collab_conformance.reference.weights import Weights
+from collab_conformance.reference.weights import ReferenceWeights
 
 
-def dense(w: Weights, layer: int, x: torch.Tensor, suffix: str = "") -> torch.Tensor:
+def dense(w: ReferenceWeights, layer: int, x: torch.Tensor, suffix: str = "") -> torch.Tensor:
     """SwiGLU: [tokens, width] to the same; ``suffix`` "_shexp" for the shared experts."""
     return _swiglu(w, f"blk.{layer}", suffix, x, None)
 
 
-def experts(w: Weights, h: Hyperparameters, layer: int, x: torch.Tensor) -> tuple[torch.Tensor, Choice]:
+def experts(w: ReferenceWeights, h: Hyperparameters, layer: int, x: torch.Tensor) -> tuple[torch.Tensor, Choice]:
     """Routed experts and, where the file has them, shared ones: [tokens, width], and what the router chose."""
     block, width = f"blk.{layer}", x.shape[-1]
     router = w(f"{block}.ffn_gate_inp.weight", (h.router.experts, width))
@@ -30,7 +30,7 @@ def experts(w: Weights, h: Hyperparameters, layer: int, x: torch.Tensor) -> tupl
     return out, choice
 
 
-def _swiglu(w: Weights, block: str, suffix: str, x: torch.Tensor, expert: int | None) -> torch.Tensor:
+def _swiglu(w: ReferenceWeights, block: str, suffix: str, x: torch.Tensor, expert: int | None) -> torch.Tensor:
     width = x.shape[-1]
     gate = w(f"{block}.ffn_gate{suffix}.weight", (-1, width), expert)
     up = w(f"{block}.ffn_up{suffix}.weight", gate.shape, expert)

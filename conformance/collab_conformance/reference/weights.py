@@ -10,7 +10,7 @@ from collab_conformance.reference.model_file import ModelFile
 from collab_plugin.errors import CollabError
 
 
-class Weights:
+class ReferenceWeights:
     """Keeps up to ``most_bytes`` of what it made; beyond that weights are made anew each time. ``scales``: tensors
     by name, multiplied."""
 
