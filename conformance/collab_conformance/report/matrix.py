@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from collab_conformance.report.summary import (
     COLUMNS,
-    Row,
+    SummaryRow,
     check_line,
     count_text,
     figure,
@@ -90,7 +90,7 @@ def matrix_page(reports: Sequence[Report]) -> str:
     )
 
 
-def _lines(report: Report, rows: Sequence[Row], columns: Sequence[int], levels: Sequence[Level]) -> list[Line]:
+def _lines(report: Report, rows: Sequence[SummaryRow], columns: Sequence[int], levels: Sequence[Level]) -> list[Line]:
     lines = []
     last = None
     for row in rows:
@@ -122,7 +122,7 @@ def _figure(check: Check | None) -> Cell:
     return Cell(figure(check.value), limit, kind, check_line(check) + source)
 
 
-def _level(row: Row, level: Level) -> Cell:
+def _level(row: SummaryRow, level: Level) -> Cell:
     counts = row.levels.get(level)
     if not counts:
         return Cell("–", "", "", f"no checks of {level}")

@@ -33,7 +33,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Row:
+class SummaryRow:
     """``target`` on one ``group`` of artifacts ("" for checks without one): ``worst`` check of every column,
     None where it was not measured; ``levels``: verdicts counted; ``verdict``: of these checks alone, never
     better than the target's; ``reasons``: what failed or was skipped."""
@@ -46,7 +46,7 @@ class Row:
     reasons: tuple[str, ...]
 
 
-def rows_of(report: Report) -> list[Row]:
+def rows_of(report: Report) -> list[SummaryRow]:
     """One row for each target and group, in the report's order; a target without checks has one row."""
     groups = _groups(report)
     found = []
@@ -55,7 +55,7 @@ def rows_of(report: Report) -> list[Row]:
         for check in target.checks:
             parts.setdefault(groups.get(check.artifact, check.artifact), []).append(check)
         if not parts:
-            found.append(Row(target, "", (None,) * len(COLUMNS), {}, target.verdict, reasons_of(target, ())))
+            found.append(SummaryRow(target, "", (None,) * len(COLUMNS), {}, target.verdict, reasons_of(target, ())))
         for group in sorted(parts, key=lambda name: (name != "", list(parts).index(name))):
             checks = parts[group]
             found.append(_row(target, group, checks))
@@ -70,7 +70,7 @@ def _groups(report: Report) -> dict[str, str]:
     return {a.name: f"{a.architecture} ({counts[a.architecture]} files)" for a in report.artifacts}
 
 
-def _row(target: TargetReport, group: str, checks: Sequence[Check]) -> Row:
+def _row(target: TargetReport, group: str, checks: Sequence[Check]) -> SummaryRow:
     levels = {
         level: Counter(shown_verdict(check) for check in checks if check.level == level)
         for level in LEVELS
@@ -81,7 +81,7 @@ def _row(target: TargetReport, group: str, checks: Sequence[Check]) -> Row:
     # One that died did not come to its later checks: what it has is no pass.
     if verdict == "pass" and target.verdict != "pass":
         verdict = target.verdict
-    return Row(target, group, worst, levels, verdict, reasons_of(target, checks))
+    return SummaryRow(target, group, worst, levels, verdict, reasons_of(target, checks))
 
 
 def _worst(column: Column, checks: Sequence[Check]) -> Check | None:
@@ -162,6 +162,6 @@ def count_text(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{counts[name]} {name}" for name in order if counts.get(name))
 
 
-def used_columns(rows: Sequence[Row]) -> list[int]:
+def used_columns(rows: Sequence[SummaryRow]) -> list[int]:
     """Indices of the columns that at least one row fills."""
     return [i for i in range(len(COLUMNS)) if any(row.worst[i] is not None for row in rows)]

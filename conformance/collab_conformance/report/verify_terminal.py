@@ -9,7 +9,7 @@ from rich.text import Text
 
 from collab_conformance.report.summary import (
     COLUMNS,
-    Row,
+    SummaryRow,
     count_text,
     figure,
     rows_of,
@@ -41,7 +41,7 @@ def _line(text: str, style: str = "") -> Text:
     return Text(clean(text), style=style)
 
 
-def _table(rows: list[Row]) -> Table:
+def _table(rows: list[SummaryRow]) -> Table:
     table = Table(box=box.SIMPLE, pad_edge=False)
     columns = used_columns(rows)
     table.add_column("target", no_wrap=True)
@@ -69,7 +69,7 @@ def _table(rows: list[Row]) -> Table:
     return table
 
 
-def _counts(row: Row) -> dict[str, int]:
+def _counts(row: SummaryRow) -> dict[str, int]:
     counts: dict[str, int] = {}
     for level in row.levels.values():
         for verdict, count in level.items():
@@ -77,14 +77,14 @@ def _counts(row: Row) -> dict[str, int]:
     return counts
 
 
-def _figure(row: Row, index: int) -> Text:
+def _figure(row: SummaryRow, index: int) -> Text:
     check = row.worst[index]
     if check is None or check.value is None:
         return _line("–", "dim")
     return _line(figure(check.value), {"fail": "red", "xfail": "yellow"}.get(shown_verdict(check), ""))
 
 
-def _reasons(console: Console, target: TargetReport, rows: list[Row]) -> None:
+def _reasons(console: Console, target: TargetReport, rows: list[SummaryRow]) -> None:
     lines = list(dict.fromkeys(reason for row in rows for reason in row.reasons))
     console.print(Text.assemble(_line(target.name, "bold"), "  ", _line(device_words(target.device), "dim")))
     for line in lines[:_MOST_REASONS]:
