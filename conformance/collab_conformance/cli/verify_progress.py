@@ -9,7 +9,7 @@ from collab_plugin.cli import progress
 from collab_plugin.progress import Advance, track
 
 
-class Shown:
+class ShownProgress:
     """Called with the target's name, what is being checked, and checks done and in all."""
 
     def __init__(self, stack: ExitStack) -> None:
@@ -27,7 +27,7 @@ class Shown:
 
 
 @contextmanager
-def shown() -> Iterator[Shown]:
+def shown() -> Iterator[ShownProgress]:
     """Yield the function to call; ends the last bar."""
     with ExitStack() as stack:
-        yield Shown(stack)
+        yield ShownProgress(stack)
