@@ -20,7 +20,7 @@ OWN = "this plan"
 
 
 @dataclass(frozen=True)
-class Pair:
+class PredictedAgainstMeasured:
     """A KL divergence as predicted and as measured, in nats a token. ``chosen``: of the plan itself."""
 
     label: str
@@ -43,7 +43,7 @@ class Facts:
     points: tuple[Point, ...]
     rivals: tuple[Rival, ...]
     evaluations: tuple[Measured, ...]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[PredictedAgainstMeasured, ...]
     rank_correlation: float | None
     left_out: tuple[str, ...]
 
@@ -102,10 +102,18 @@ def _points(plan: Plan) -> tuple[Point, ...]:
     return tuple(sorted((*plan.considered, own), key=lambda point: point.bytes))
 
 
-def _pairs(plan: Plan, points: Sequence[Point], evaluations: Sequence[Measured]) -> tuple[Pair, ...]:
-    pairs = [Pair(name_of(p), p.chosen, p.predicted_kld, p.measured_kld) for p in points if p.measured_kld is not None]
+def _pairs(
+    plan: Plan, points: Sequence[Point], evaluations: Sequence[Measured]
+) -> tuple[PredictedAgainstMeasured, ...]:
+    pairs = [
+        PredictedAgainstMeasured(name_of(p), p.chosen, p.predicted_kld, p.measured_kld)
+        for p in points
+        if p.measured_kld is not None
+    ]
     if plan.predicted_kld is not None:
-        pairs += [Pair(f"this plan, {e.file}", True, plan.predicted_kld, e.mean_kld) for e in evaluations]
+        pairs += [
+            PredictedAgainstMeasured(f"this plan, {e.file}", True, plan.predicted_kld, e.mean_kld) for e in evaluations
+        ]
     return tuple(pairs)
 
 

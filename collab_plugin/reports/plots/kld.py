@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from collab_plugin.reports.gather import Facts, Pair
+from collab_plugin.reports.gather import Facts, PredictedAgainstMeasured
 from collab_plugin.reports.plots.style import BLUE, GREY, INK, RED, log_axis, new_figure
 
 
-def positive_pairs(facts: Facts) -> list[Pair]:
+def positive_pairs(facts: Facts) -> list[PredictedAgainstMeasured]:
     """A logarithm needs positive values; the table has all."""
     return [p for p in facts.pairs if p.predicted > 0 and p.measured > 0]
 
