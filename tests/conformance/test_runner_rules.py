@@ -9,7 +9,7 @@ import pytest
 from collab_conformance.judge.limits import LIMITS_FILE, LimitRule, limit_of, read_limits
 from collab_conformance.judge.skips import Rule, for_target, read_rules
 from collab_conformance.judge.verdicts import judge
-from collab_conformance.run.job import Measured, named
+from collab_conformance.run.job import MeasuredFigure, named
 
 from collab_plugin.errors import CollabError
 
@@ -99,8 +99,8 @@ def test_globs_mean_the_name_or_the_title() -> None:
     assert not named("tiny/*", "big", "logits.nmse") and not named("nmse", "tiny", "logits.nmse")
 
 
-def measured(value: float | None, reason: str = "", skipped: bool = False) -> Measured:
-    return Measured("logits", "logits.nmse", "tiny-f32", value, reason, skipped)
+def measured(value: float | None, reason: str = "", skipped: bool = False) -> MeasuredFigure:
+    return MeasuredFigure("logits", "logits.nmse", "tiny-f32", value, reason, skipped)
 
 
 @pytest.mark.parametrize(
@@ -112,13 +112,13 @@ def measured(value: float | None, reason: str = "", skipped: bool = False) -> Me
         (measured(None, "no logits", skipped=True), "skipped", "no logits"),
     ],
 )
-def test_verdicts(found: Measured, verdict: str, words: str) -> None:
+def test_verdicts(found: MeasuredFigure, verdict: str, words: str) -> None:
     check = judge(found, "cpu", RULES, ())
     assert (check.verdict, check.reason) == (verdict, words)
 
 
 def test_a_lower_bound_is_a_lower_bound() -> None:
-    low = Measured("logits", "logits.same_top1", "x", 0.4, "", False)
+    low = MeasuredFigure("logits", "logits.same_top1", "x", 0.4, "", False)
     assert judge(low, "cpu", RULES, ()).reason == "0.4 is below the limit of 0.5 (the rest)"
 
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from collab_conformance.judge.limits import LimitRule, limit_of
 from collab_conformance.judge.skips import Rule
 from collab_conformance.report.verify_report import Check, Limit, Verdict
-from collab_conformance.run.job import Measured, named
+from collab_conformance.run.job import MeasuredFigure, named
 
 _NO_LIMIT = "held to no limit"
 
 
-def judge(measured: Measured, target: str, limits: Sequence[LimitRule], xfails: Sequence[Rule]) -> Check:
+def judge(measured: MeasuredFigure, target: str, limits: Sequence[LimitRule], xfails: Sequence[Rule]) -> Check:
     """Hold a figure to its limit. A figure without one is `skipped`, never `pass`.
 
     ``xfails``: expected failures of this target. One that fails is marked as expected; one that passes fails.
@@ -30,7 +30,7 @@ def judge(measured: Measured, target: str, limits: Sequence[LimitRule], xfails: 
     )  # fmt: skip
 
 
-def _verdict(measured: Measured, limit: Limit | None) -> tuple[Verdict, str]:
+def _verdict(measured: MeasuredFigure, limit: Limit | None) -> tuple[Verdict, str]:
     if measured.skipped:
         return "skipped", measured.reason
     if measured.value is None:

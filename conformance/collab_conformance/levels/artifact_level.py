@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from collab_conformance.pack.pack_document import Artifact
-from collab_conformance.run.job import Measured
+from collab_conformance.run.job import MeasuredFigure
 
 # Figure -> what is compared; the hash alone would do, the others say what is wrong.
 FIGURES: Mapping[str, Callable[[Artifact], Any]] = {
@@ -25,15 +25,15 @@ FIGURES: Mapping[str, Callable[[Artifact], Any]] = {
 }
 
 
-def measured(name: str, found: Artifact, expected: Artifact) -> list[Measured]:
+def measured(name: str, found: Artifact, expected: Artifact) -> list[MeasuredFigure]:
     """Compare what the file of that name is with what the pack says of it."""
     return [_compare(name, figure, part(expected), part(found)) for figure, part in FIGURES.items()]
 
 
-def _compare(artifact: str, name: str, expected: Any, found: Any) -> Measured:
+def _compare(artifact: str, name: str, expected: Any, found: Any) -> MeasuredFigure:
     apart = differences(expected, found)
     reason = f"{found!r}, the pack says {expected!r}" if apart and not isinstance(found, (dict, list)) else ""
-    return Measured("artifact", name, artifact, float(apart), reason, False)
+    return MeasuredFigure("artifact", name, artifact, float(apart), reason, False)
 
 
 def differences(expected: Any, found: Any) -> int:

@@ -56,7 +56,7 @@ class Begun:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredFigure:
     """A figure, not judged: limits are the parent's. ``value`` None: skipped for ``reason`` when ``skipped``,
     else failed for it (the engine refused, NaN, wrong shape)."""
 

@@ -1,6 +1,6 @@
 """A target's child process, `python -m collab_conformance.run.target_child FOLDER`, measures what the job asks for.
 
-It tells Begun and Measured as lines ``{"begun": ...}`` and ``{"measured": ...}``.
+It tells Begun and MeasuredFigure as lines ``{"begun": ...}`` and ``{"measured": ...}``.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from collab_conformance.levels import behaviour, kernels_level, logits, routing,
 from collab_conformance.levels.planned import Planned
 from collab_conformance.levels.running import Running
 from collab_conformance.pack.pack_file import read_pack
-from collab_conformance.run.job import Begun, Job, Measured, Skip, named
+from collab_conformance.run.job import Begun, Job, MeasuredFigure, Skip, named
 from collab_plugin.engines.child_main import Parent, run_child
 from collab_plugin.engines.target import KernelBench, NotOfferedError, Target
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.json_document import to_plain
 from collab_plugin.plugins.manager import pick, registry
 
-Say = Callable[[Begun | Measured], None]
+Say = Callable[[Begun | MeasuredFigure], None]
 # The artifact level needs no engine: the parent measures it.
 RUN = {"routing": routing.checks, "logits": logits.checks, "text": text.checks, "behaviour": behaviour.checks}
 
@@ -33,7 +33,7 @@ def main() -> int:
 
 
 def _run(job: Job, parent: Parent) -> None:
-    def say(line: Begun | Measured) -> None:
+    def say(line: Begun | MeasuredFigure) -> None:
         parent.say(**{"begun" if isinstance(line, Begun) else "measured": to_plain(line)})
 
     provider = pick(registry().targets, job.target.partition(":")[0], "target")
@@ -85,11 +85,11 @@ class Tally:
                 self._say(Begun(check.level, check.name, check.artifact, self._done, self.total))
                 self._say(outcome(check))
             else:
-                self._say(Measured(check.level, check.name, check.artifact, None, skip.reason, True))
+                self._say(MeasuredFigure(check.level, check.name, check.artifact, None, skip.reason, True))
             self._done += 1
 
 
-def outcome(check: Planned) -> Measured:
+def outcome(check: Planned) -> MeasuredFigure:
     """Run a check: its figure, or why there is none."""
     value, reason, skipped = None, "", False
     try:
@@ -103,7 +103,7 @@ def outcome(check: Planned) -> Measured:
         reason = f"{type(error).__name__}: {error}"
     if value is not None and not math.isfinite(value):
         value, reason = None, f"the figure is {value}: the engine gave values that are not finite"
-    return Measured(check.level, check.name, check.artifact, value, reason, skipped)
+    return MeasuredFigure(check.level, check.name, check.artifact, value, reason, skipped)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from collab_conformance.report.verify_report import (
     Verdict,
     verdict_of,
 )
-from collab_conformance.run.job import Begun, Job, Measured, Skip, Subject, title
+from collab_conformance.run.job import Begun, Job, MeasuredFigure, Skip, Subject, title
 from collab_conformance.run.target_program import target_program
 from collab_plugin import __version__
 from collab_plugin.engines.child_process import run
@@ -113,7 +113,7 @@ def run_target(
     info: TargetInfo,
     provider: TargetProvider,
     job: Job,
-    files: Sequence[Measured] = (),
+    files: Sequence[MeasuredFigure] = (),
     *,
     limits: Sequence[LimitRule],
     skips: Sequence[Rule] = (),
@@ -144,7 +144,7 @@ def run_target(
     at = listener.current
     where = f"in {title(at.artifact, at.name)}" if at else "before the first check"
     if at is not None:
-        lost = Measured(at.level, at.name, at.artifact, None, died, False)
+        lost = MeasuredFigure(at.level, at.name, at.artifact, None, died, False)
         checks.append(judge(lost, info.name, limits, expected))
     return _report(info, "fail", f"{where}: {died}", checks, seconds)
 
@@ -153,7 +153,7 @@ class Listener:
     """Keeps what a child has measured, and the check that it is in."""
 
     def __init__(self, target: str, progress: Progress, before: int) -> None:
-        self.measured: list[Measured] = []
+        self.measured: list[MeasuredFigure] = []
         self.current: Begun | None = None
         self._target, self._progress, self._before = target, progress, before
 
@@ -163,7 +163,7 @@ class Listener:
             name = title(self.current.artifact, self.current.name)
             self._progress(self._target, name, self._before + self.current.done, self._before + self.current.total)
         elif "measured" in line:
-            self.measured.append(from_plain(Measured, line["measured"]))
+            self.measured.append(from_plain(MeasuredFigure, line["measured"]))
             self.current = None
 
 
