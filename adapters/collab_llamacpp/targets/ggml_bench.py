@@ -11,7 +11,7 @@ from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from collab_llamacpp.native.ggml import Ggml, GgmlTensor, InitParams
-from collab_llamacpp.targets.selection import Selection
+from collab_llamacpp.targets.selection import DeviceSelection
 from collab_plugin.engines.target import F32, I32, Bytes, KernelBench, NotOfferedError
 from collab_plugin.formats.ggml_types import TYPES, row_bytes, type_info
 
@@ -29,7 +29,7 @@ class GgmlBench(KernelBench):
     """One device. Weights go where llama.cpp's loader puts them: into the first extra buffer type (repacked,
     AMX) that takes the operation, else into the device's own."""
 
-    def __init__(self, lib: Ggml, selection: Selection, backend: int) -> None:
+    def __init__(self, lib: Ggml, selection: DeviceSelection, backend: int) -> None:
         self._lib, self._device, self._backend = lib, selection.device, backend
         self._extra = _extra_buffer_types(lib, selection.device) if selection.extra_buffers else []
 
@@ -133,7 +133,7 @@ class GgmlBench(KernelBench):
 
 
 @contextmanager
-def open_bench(lib: Ggml, selection: Selection) -> Iterator[GgmlBench]:
+def open_bench(lib: Ggml, selection: DeviceSelection) -> Iterator[GgmlBench]:
     """The device's own backend, with one thread where it has threads."""
     backend = lib.ggml_backend_dev_init(selection.device, None)
     if not backend:

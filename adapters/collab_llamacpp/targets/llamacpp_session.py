@@ -14,7 +14,7 @@ from collab_llamacpp.native import model as bindings
 from collab_llamacpp.native.libraries import library_folder
 from collab_llamacpp.native.model import ContextError, Placement
 from collab_llamacpp.native.observe import RoutingObserver
-from collab_llamacpp.targets.selection import Selection
+from collab_llamacpp.targets.selection import DeviceSelection
 from collab_plugin.engines.target import F32, I32, LoadOptions, LogProbabilities, NotOfferedError, Routing, Session
 from collab_plugin.errors import CollabError
 
@@ -87,7 +87,7 @@ def _best(logits: F32, n: int) -> LogProbabilities:
 
 
 @contextmanager
-def load(selection: Selection, artifact: Path, options: LoadOptions) -> Iterator[LlamaCppSession]:
+def load(selection: DeviceSelection, artifact: Path, options: LoadOptions) -> Iterator[LlamaCppSession]:
     """Load with every layer on the selected device, or on the CPU alone."""
     _check_layout()
     placement = Placement((selection.device,) if selection.offloads else (), selection.extra_buffers)

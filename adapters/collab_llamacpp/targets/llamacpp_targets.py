@@ -12,7 +12,7 @@ from pathlib import Path
 from collab_llamacpp.native.libraries import installed_folder, library_folder
 from collab_llamacpp.targets.builds import Build, backend_libraries, builds
 from collab_llamacpp.targets.ggml_devices import Listed, Listing, list_devices
-from collab_llamacpp.targets.selection import NO_REPACK, Selection, kind_of_file, select
+from collab_llamacpp.targets.selection import NO_REPACK, DeviceSelection, kind_of_file, select
 from collab_plugin.engines.target import KernelBench, LoadOptions, Session, Target, TargetInfo, TargetProvider
 from collab_plugin.errors import CollabError
 
@@ -71,7 +71,7 @@ class LlamaCppTarget(Target):
 
         return open_bench(ggml(), self._select())
 
-    def _select(self) -> Selection:
+    def _select(self) -> DeviceSelection:
         from collab_llamacpp.native.ggml import ggml
 
         return select(ggml(), library_folder(), self._device)

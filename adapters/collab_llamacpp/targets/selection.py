@@ -15,7 +15,7 @@ NO_REPACK = "-norepack"
 
 
 @dataclass(frozen=True)
-class Selection:
+class DeviceSelection:
     """``kind`` and ``index`` as in target names; ``device`` a ggml_backend_dev_t; ``extra_buffers``: whether
     weights may be repacked."""
 
@@ -30,7 +30,7 @@ class Selection:
         return self.kind not in ("cpu", "blas")
 
 
-def select(lib: Ggml, folder: Path, name: str) -> Selection:
+def select(lib: Ggml, folder: Path, name: str) -> DeviceSelection:
     """Find the device of ``name`` ("cpu-haswell", "vulkan:0"), loading its backend where it is not linked in."""
     extra_buffers = not name.endswith(NO_REPACK)
     kind, _, number = name.removesuffix(NO_REPACK).partition(":")
@@ -41,7 +41,7 @@ def select(lib: Ggml, folder: Path, name: str) -> Selection:
     index = int(number or 0)
     if index >= len(found):
         raise CollabError(f"{folder} has no device {name}: `collab-plugin verify --list` shows them")
-    return Selection(kind, index, found[index], extra_buffers)
+    return DeviceSelection(kind, index, found[index], extra_buffers)
 
 
 def _load(lib: Ggml, folder: Path, kind: str) -> None:
