@@ -13,7 +13,7 @@ from collab_ollama.server.version import OLDEST
 from collab_plugin.errors import CollabError
 
 if TYPE_CHECKING:
-    from collab_ollama.model.gguf_for_ollama import Artifact
+    from collab_ollama.model.gguf_for_ollama import OllamaArtifact
     from collab_ollama.model.modelfile import Modelfile
 
 host_option = click.option("--host", show_default="OLLAMA_HOST or 127.0.0.1:11434", help="The server, HOST:PORT.")
@@ -73,7 +73,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def modelfile_of(artifact: Artifact, options: ModelOptions) -> Modelfile:
+def modelfile_of(artifact: OllamaArtifact, options: ModelOptions) -> Modelfile:
     """The Modelfile of ``artifact`` with these options; CollabError for what cannot be."""
     from collab_ollama.model.default_settings import PLAIN_TEMPLATE, default_parameters, read_generation_config
     from collab_ollama.model.modelfile import Modelfile

@@ -14,7 +14,7 @@ from typing import Any
 
 from collab_ollama.create.over_http import Created, digest_of, refuse_existing
 from collab_ollama.create.store import Store
-from collab_ollama.model.gguf_for_ollama import Artifact
+from collab_ollama.model.gguf_for_ollama import OllamaArtifact
 from collab_ollama.model.model_name import ModelName
 from collab_ollama.model.modelfile import Modelfile, check
 from collab_ollama.server.client import Client, Shown
@@ -25,7 +25,7 @@ _IMAGE = "application/vnd.ollama.image"
 
 
 def create_direct(
-    artifact: Artifact,
+    artifact: OllamaArtifact,
     modelfile: Modelfile,
     name: ModelName,
     client: Client,
@@ -89,7 +89,7 @@ def _take_back(store: Store, name: ModelName, before: bytes | None) -> None:
 
 
 def _manifest(
-    artifact: Artifact, modelfile: Modelfile, digest: str, store: Store, put: list[str]
+    artifact: OllamaArtifact, modelfile: Modelfile, digest: str, store: Store, put: list[str]
 ) -> Mapping[str, object]:
     """The manifest; the small files that it names are written, and their digests added to ``put``."""
 
@@ -114,7 +114,7 @@ def _manifest(
     }
 
 
-def _config(artifact: Artifact, modelfile: Modelfile) -> dict[str, Any]:
+def _config(artifact: OllamaArtifact, modelfile: Modelfile) -> dict[str, Any]:
     config: dict[str, Any] = {
         "model_format": "gguf",
         "model_family": artifact.architecture,
@@ -143,7 +143,7 @@ def _json(data: object) -> bytes:
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
-def _refuse_other(shown: Shown | None, artifact: Artifact, modelfile: Modelfile, digest: str) -> None:
+def _refuse_other(shown: Shown | None, artifact: OllamaArtifact, modelfile: Modelfile, digest: str) -> None:
     """CollabError when the server sees anything but what was meant."""
     if shown is None:
         raise CollabError("this Ollama does not see the model that was written: leave out `direct`")

@@ -16,7 +16,7 @@ from typing import Any
 
 from collab_ollama.create.events import Events
 from collab_ollama.create.store import Store
-from collab_ollama.model.gguf_for_ollama import Artifact
+from collab_ollama.model.gguf_for_ollama import OllamaArtifact
 from collab_ollama.model.model_name import ModelName
 from collab_ollama.model.modelfile import Modelfile, check
 from collab_ollama.server.client import Client, Shown
@@ -54,7 +54,7 @@ class _Put:
 
 
 def create(
-    artifact: Artifact,
+    artifact: OllamaArtifact,
     modelfile: Modelfile,
     name: ModelName,
     client: Client,
@@ -109,7 +109,7 @@ def digest_of(path: Path, progress: OnProgress) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def _put(artifact: Artifact, digests: tuple[str, ...], client: Client, put: _Put, progress: OnProgress) -> None:
+def _put(artifact: OllamaArtifact, digests: tuple[str, ...], client: Client, put: _Put, progress: OnProgress) -> None:
     """Link or send the files that the server lacks."""
     files = zip(artifact.files, digests, strict=True)
     missing = {digest: path for path, digest in files if not client.has_blob(digest)}
@@ -149,7 +149,9 @@ def _check_disk(store: Store | None, need: int) -> None:
         )
 
 
-def _request(artifact: Artifact, modelfile: Modelfile, name: ModelName, digests: tuple[str, ...]) -> dict[str, Any]:
+def _request(
+    artifact: OllamaArtifact, modelfile: Modelfile, name: ModelName, digests: tuple[str, ...]
+) -> dict[str, Any]:
     request: dict[str, Any] = {
         "model": str(name),
         "files": {path.name: digest for path, digest in zip(artifact.files, digests, strict=True)},
@@ -193,7 +195,7 @@ def _clean(client: Client, put: _Put, before: frozenset[str]) -> None:
 
 
 def _result(
-    artifact: Artifact,
+    artifact: OllamaArtifact,
     modelfile: Modelfile,
     name: ModelName,
     client: Client,
@@ -220,7 +222,7 @@ def _result(
 
 
 def _notes(
-    artifact: Artifact, modelfile: Modelfile, digests: tuple[str, ...], shown: Shown, store: Store | None
+    artifact: OllamaArtifact, modelfile: Modelfile, digests: tuple[str, ...], shown: Shown, store: Store | None
 ) -> Iterator[str]:
     yield from artifact.notes
     if len(artifact.files) > 1:

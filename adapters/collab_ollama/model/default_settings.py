@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from collab_ollama.model.gguf_for_ollama import Artifact
+from collab_ollama.model.gguf_for_ollama import OllamaArtifact
 from collab_ollama.model.parameters import Value
 from collab_ollama.server.device_memory import available_memory
 from collab_plugin.errors import CollabError
@@ -36,7 +36,7 @@ _HF_SAMPLING = {
 
 
 def default_parameters(
-    artifact: Artifact, num_ctx: int | None, mmap: bool | None, generation: Mapping[str, Any]
+    artifact: OllamaArtifact, num_ctx: int | None, mmap: bool | None, generation: Mapping[str, Any]
 ) -> dict[str, Value]:
     """Parameters for ``artifact``; ``num_ctx`` and ``mmap`` as given, chosen here when None.
 
@@ -56,7 +56,7 @@ def default_parameters(
     return parameters | sampling_defaults(artifact, generation) | stop_tokens(artifact, generation)
 
 
-def sampling_defaults(artifact: Artifact, generation: Mapping[str, Any]) -> dict[str, Value]:
+def sampling_defaults(artifact: OllamaArtifact, generation: Mapping[str, Any]) -> dict[str, Value]:
     """Sampling parameters that the GGUF or generation_config.json states; the latter wins."""
     found: dict[str, Value] = {}
     for key, name in _GGUF_SAMPLING.items():
@@ -70,7 +70,7 @@ def sampling_defaults(artifact: Artifact, generation: Mapping[str, Any]) -> dict
     return found
 
 
-def stop_tokens(artifact: Artifact, generation: Mapping[str, Any]) -> dict[str, Value]:
+def stop_tokens(artifact: OllamaArtifact, generation: Mapping[str, Any]) -> dict[str, Value]:
     """``stop`` with the texts of generation_config's eos_token_id, or of the GGUF's, when they are known."""
     metadata = artifact.checkpoint.metadata
     ids = generation.get("eos_token_id")

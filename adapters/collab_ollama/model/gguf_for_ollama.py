@@ -18,7 +18,7 @@ MAX_EXPERTS = 1024
 
 
 @dataclass(frozen=True)
-class Artifact:
+class OllamaArtifact:
     """``files``: one GGUF, or all shards in order; ``bytes``: their sum. ``label`` names the types that most
     weights have and the bits a weight, such as "IQ2_S+Q4_K 2.64bpw". ``chat_template``: the GGUF's, None when
     it has none that llama.cpp renders, with the reason in ``notes``. ``in_copy_order``: llama-quantize's COPY,
@@ -35,7 +35,7 @@ class Artifact:
     checkpoint: GgufCheckpoint
 
 
-def open_artifact(path: Path) -> Artifact:
+def open_artifact(path: Path) -> OllamaArtifact:
     """Open a GGUF for Ollama; CollabError for what its checks or llama.cpp's would refuse, with the reason."""
     checkpoint = open_gguf(path)
     files = tuple(shard_paths(checkpoint.path))
@@ -43,7 +43,7 @@ def open_artifact(path: Path) -> Artifact:
     _refuse_experts(checkpoint)
     template, notes = _chat_template(checkpoint)
     context = _value(checkpoint, f"{checkpoint.architecture}.context_length")
-    return Artifact(
+    return OllamaArtifact(
         files=files,
         bytes=sum(file.stat().st_size for file in files),
         architecture=checkpoint.architecture,
