@@ -29,7 +29,7 @@ class Matrices:
     columns: int
 
 
-class Artifact:
+class ArtifactBlocks:
     """``layers[block][part]``: the experts' matrices, part of "gate", "up", "down"."""
 
     def __init__(self, path: Path, plan: Plan) -> None:

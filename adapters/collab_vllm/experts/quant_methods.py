@@ -15,7 +15,7 @@ from vllm.utils.torch_utils import direct_register_custom_op
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.ggml_types import TYPES, row_bytes
 from collab_vllm.experts.ggml.dequantize import dequantize
-from collab_vllm.experts.gguf_blocks import PARTS, Artifact, Matrices
+from collab_vllm.experts.gguf_blocks import PARTS, ArtifactBlocks, Matrices
 from collab_vllm.experts.grouped import grouped_experts
 from collab_vllm.experts.tiers import Tiered
 
@@ -80,7 +80,7 @@ class GgufExperts(_Grouped):
             layer.register_parameter(f"{part}_blocks", blocks)
         _LAYERS[layer.layer_name] = layer
 
-    def fill(self, layer: RoutedExperts, artifact: Artifact, block: int) -> None:
+    def fill(self, layer: RoutedExperts, artifact: ArtifactBlocks, block: int) -> None:
         """Copy this rank's share of the artifact's blocks."""
         count = layer.intermediate_size_per_partition
         start = self.moe.moe_parallel_config.tp_rank * count

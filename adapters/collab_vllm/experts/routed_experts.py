@@ -14,7 +14,7 @@ from vllm.model_executor.models.utils import extract_layer_index
 
 from collab_plugin.errors import CollabError
 from collab_vllm.experts.counters import Counters
-from collab_vllm.experts.gguf_blocks import Artifact
+from collab_vllm.experts.gguf_blocks import ArtifactBlocks
 from collab_vllm.experts.hot import hot_of_layer
 from collab_vllm.experts.quant_methods import GgufExperts, TieredExperts
 
@@ -26,7 +26,7 @@ class _Building:
     """What layers under construction go by. ``artifact``: where their weights come from."""
 
     prepared: Prepared | None = None
-    artifact: Artifact | None = None
+    artifact: ArtifactBlocks | None = None
 
 
 class CollabRoutedExperts(RoutedExperts):
@@ -76,7 +76,7 @@ class CollabRoutedExperts(RoutedExperts):
 
 
 @contextmanager
-def replacing_experts(prepared: Prepared) -> Iterator[Artifact | None]:
+def replacing_experts(prepared: Prepared) -> Iterator[ArtifactBlocks | None]:
     """Make models constructed inside use `CollabRoutedExperts`, where options ask for it.
 
     Yields the artifact that expert weights are to come from.
@@ -85,7 +85,9 @@ def replacing_experts(prepared: Prepared) -> Iterator[Artifact | None]:
     if not options.replaces_experts:
         yield None
         return
-    artifact = None if options.artifact is None or prepared.plan is None else Artifact(options.artifact, prepared.plan)
+    artifact = (
+        None if options.artifact is None or prepared.plan is None else ArtifactBlocks(options.artifact, prepared.plan)
+    )
     _Building.prepared, _Building.artifact = prepared, artifact
     op_registry_oot[RoutedExperts.__name__] = CollabRoutedExperts
     try:
@@ -95,7 +97,7 @@ def replacing_experts(prepared: Prepared) -> Iterator[Artifact | None]:
         _Building.prepared = _Building.artifact = None
 
 
-def fill(model: nn.Module, artifact: Artifact) -> set[str]:
+def fill(model: nn.Module, artifact: ArtifactBlocks) -> set[str]:
     """Copy expert weights into ``model``; returns the names of the parameters that were filled."""
     filled = set()
     for name, layer in model.named_modules():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from collab_plugin.errors import CollabError
-from collab_vllm.experts.gguf_blocks import PARTS, Artifact
+from collab_vllm.experts.gguf_blocks import PARTS, ArtifactBlocks
 from collab_vllm.experts.hot import hot_of_layer
 from collab_vllm.selection.loader_options import LoaderOptions
 
@@ -25,7 +25,7 @@ def check_artifact(options: LoaderOptions, plan: Plan | None) -> None:
             f'option "artifact": the plan keeps {plan.pruning.span} experts a layer, which no GGUF can hold; leave it '
             "out, experts then have the checkpoint's own type"
         )
-    artifact = Artifact(options.artifact, plan)
+    artifact = ArtifactBlocks(options.artifact, plan)
     for layer, found in artifact.layers.items():
         missing = [part for part in PARTS if part not in found]
         if missing:

@@ -13,7 +13,7 @@ from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
 from collab_plugin.errors import CollabError
-from collab_vllm.experts.gguf_blocks import Artifact
+from collab_vllm.experts.gguf_blocks import ArtifactBlocks
 from collab_vllm.experts.routed_experts import fill, replacing_experts
 from collab_vllm.load.counts_by_layer import counts_by_layer
 from collab_vllm.load.draft_model import is_draft
@@ -38,7 +38,7 @@ class CollabModelLoader(DefaultModelLoader):
         # The parent takes no options but its own.
         super().__init__(dataclasses.replace(load_config, load_format="safetensors", model_loader_extra_config={}))
         self._prepared: Prepared | None = None
-        self._artifact: Artifact | None = None
+        self._artifact: ArtifactBlocks | None = None
         self._filled: set[str] = set()
 
     def load_model(self, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str = "") -> nn.Module:
