@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from collab_llamacpp.calibrate.child import run_job
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.checkpoint.topology import topology_of
+from collab_plugin.engines.compare_logits import evaluation_of
 from collab_plugin.engines.engine import REFERENCE, Ability, Decoding, Engine, Windows
 from collab_plugin.engines.results import Evaluation, Generation, Served
 from collab_plugin.progress import Advance
@@ -90,19 +90,7 @@ class LlamaCppEngine(Engine):
             "threads": threads,
             "ngrams": ngrams.value if ngrams else "",
         }
-        arrays = run_job(job, _progress(progress))
-        kld = arrays["kld"]
-        return Evaluation(
-            ppl=float(np.exp(arrays["nll"].mean())),
-            ppl_original=float(np.exp(arrays["nll_original"].mean())),
-            mean_kld=float(kld.mean()),
-            mean_kld_stderr=float(kld.std(ddof=1) / np.sqrt(len(kld))) if len(kld) > 1 else 0.0,
-            **_percentiles(kld),
-            same_top1=float(arrays["same"].mean()),
-            tokens=len(kld),
-            ctx=windows.ctx,
-            text_overlap=float(arrays["overlap"]) if "overlap" in arrays else None,
-        )
+        return evaluation_of(run_job(job, _progress(progress)), windows.ctx)
 
     def generate(
         self, model: Path, prompt: str, decoding: Decoding, *, threads: int, write: Callable[[str], None]
@@ -138,12 +126,6 @@ class LlamaCppEngine(Engine):
         own = checkpoint.metadata.get(f"{checkpoint.architecture}.context_length")
         ctx = ctx or min(MOST_CTX, int(own.value) if own else MOST_CTX)
         return serve(checkpoint.path, ctx=ctx, threads=threads, start_limit=start_limit)
-
-
-def _percentiles(kld: NDArray[np.float64]) -> dict[str, float]:
-    values = np.percentile(kld, [50, 90, 95, 99, 99.9, 100])
-    names = ("kld_p50", "kld_p90", "kld_p95", "kld_p99", "kld_p999", "kld_max")
-    return dict(zip(names, values.tolist(), strict=True))
 
 
 def _windows(windows: Windows) -> dict[str, Any]:

@@ -1,9 +1,8 @@
-"""The original that a model is compared with: running, or its logits written earlier."""
+"""The original that a model is compared with: running, or what `reference` wrote of it (`Reference`)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -35,18 +34,3 @@ class Running:
 
     def logits(self, index: int) -> F32:
         return self.session.scored(self.windows[index])
-
-
-class Written:
-    """What jobs.reference wrote: f32[windows, n, V], and the windows i64[windows, ctx] beside it."""
-
-    def __init__(self, path: Path) -> None:
-        self.rows = np.load(path, mmap_mode="r", allow_pickle=False)
-        self.windows = np.load(path.with_suffix(".windows.npy"), allow_pickle=False)
-        self.n_vocab = self.rows.shape[-1]
-
-    def same_windows(self, windows: Sequence[I64]) -> bool:
-        return np.array_equal(np.stack(windows), self.windows)
-
-    def logits(self, index: int) -> F32:
-        return np.asarray(self.rows[index])

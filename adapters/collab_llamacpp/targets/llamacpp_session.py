@@ -9,12 +9,12 @@ from pathlib import Path
 import llama_cpp as llama
 import numpy as np
 
-from collab_llamacpp.calibrate.jobs import log_softmax
 from collab_llamacpp.native import model as bindings
 from collab_llamacpp.native.libraries import library_folder
 from collab_llamacpp.native.model import ContextError, Placement
 from collab_llamacpp.native.observe import RoutingObserver
 from collab_llamacpp.targets.selection import DeviceSelection
+from collab_plugin.engines.compare_logits import log_softmax
 from collab_plugin.engines.target import F32, I32, LoadOptions, LogProbabilities, NotOfferedError, Routing, Session
 from collab_plugin.errors import CollabError
 
