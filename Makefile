@@ -40,6 +40,8 @@ native: $(VENV)/ready
 		echo "== vLLM"; $(LIMIT) $(NATIVE)/vllm_env.sh $(VENV)/bin/python || true; fi
 	@if [ -x $(NATIVE)/llama_variants.sh ]; then \
 		echo "== llama.cpp's other code paths"; $(NATIVE)/llama_variants.sh $(VENV)/bin/python $(LLAMA_CPP) || true; fi
+	@echo "== tests find these; for use outside of them, write into settings.toml (docs/install.md):"
+	@$(NATIVE)/settings.sh $(VENV)/bin/python $(LLAMA_CPP)
 
 # All but llama-cpp-python, which is compiled.
 $(VENV)/core: pyproject.toml

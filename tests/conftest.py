@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,35 @@ pytest_plugins = ["small_models.benches"]
 
 
 def pytest_configure() -> None:
+    _name_native_builds()
+    _take_a_core()
+
+
+def _name_native_builds() -> None:
+    """Say where the programs are that `make native` built, as a user would; what the user named stays. The user's
+    settings file is out of the way."""
+    os.environ["XDG_CONFIG_HOME"] = str(Path(__file__).parent / "no-settings")
+    for variable, script, program in (
+        ("COLLAB_LLAMA_LIBRARIES", "llama_variants.sh", ""),
+        ("COLLAB_OLLAMA", "ollama.sh", "bin/ollama"),
+        ("COLLAB_VLLM", "vllm_env.sh", ""),
+    ):
+        found = native_build(script)
+        if found.returncode == 0:
+            os.environ.setdefault(variable, str(Path(found.stdout.strip()) / program))
+
+
+def native_build(script: str) -> subprocess.CompletedProcess[str]:
+    """What ``script`` of tests/native prints: where its build is (exit code 0), or why there is none."""
+    try:
+        versions = [] if script == "vllm_env.sh" else [version("llama-cpp-python")]
+    except PackageNotFoundError:
+        return subprocess.CompletedProcess([script], 2, "", "llama-cpp-python is not installed: run make native")
+    command = [Path(__file__).parent / "native" / script, sys.executable, *versions, "--no-build"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def _take_a_core() -> None:
     """A core for each of xdist's workers: ggml's threads spin, and two times two of them on two cores are
     up to five times slower (measured on 2026-11-24)."""
     worker = os.environ.get("PYTEST_XDIST_WORKER")
@@ -75,9 +104,7 @@ def deepseek2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def llama_tools() -> Path:
     """The folder of llama.cpp's tools that `make native` built of the installed version's sources."""
-    script = Path(__file__).parent / "native" / "llama_tools.sh"
-    command = [script, sys.executable, version("llama-cpp-python"), "--no-build"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = native_build("llama_tools.sh")
     if done.returncode:
         pytest.skip(done.stderr.strip())
     return Path(done.stdout.strip())
@@ -86,9 +113,7 @@ def llama_tools() -> Path:
 @pytest.fixture(scope="session")
 def llama_libraries() -> Path:
     """The folder of llama.cpp's other code paths, and Vulkan where it could be had, for COLLAB_LLAMA_LIBRARIES."""
-    script = Path(__file__).parent / "native" / "llama_variants.sh"
-    command = [script, sys.executable, version("llama-cpp-python"), "--no-build"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = native_build("llama_variants.sh")
     if done.returncode:
         pytest.skip(done.stderr.strip())
     return Path(done.stdout.strip())

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from collab_llamacpp.calibrate.child import run_job
+from collab_llamacpp.native.libraries import installed_folder
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.checkpoint.topology import topology_of
 from collab_plugin.engines.compare_logits import evaluation_of
@@ -29,6 +30,9 @@ class LlamaCppEngine(Engine):
 
     name = "llamacpp"
     abilities: ClassVar[frozenset[Ability]] = frozenset({"calibrate", "reference", "evaluate", "generate", "serve"})
+
+    def check_installed(self) -> None:
+        installed_folder()
 
     def version(self) -> str:
         return f"llama-cpp-python {version('llama-cpp-python')}"

@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING
 from collab_plugin import hookimpl
 
 if TYPE_CHECKING:
+    from collab_plugin.engines.engine import Engine
     from collab_plugin.engines.supported_types import Loader
     from collab_plugin.engines.target import TargetProvider
     from collab_plugin.plugins.command import PluginCommand
+
+
+@hookimpl
+def collab_register_engines(register: Callable[[Engine], None]) -> None:
+    from collab_ollama.ollama_engine import OllamaEngine
+
+    register(OllamaEngine())
 
 
 @hookimpl

@@ -1,29 +1,42 @@
-"""vLLM as an engine of `calibrate`: hands a job to the child process and turns arrays into stats."""
+"""vLLM as an engine: hands jobs to the child process and turns arrays into documents."""
 
 from __future__ import annotations
 
 import subprocess
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.checkpoint.safetensors import open_safetensors
-from collab_plugin.engines.engine import Ability, Engine, Windows
+from collab_plugin.engines.compare_logits import evaluation_of
+from collab_plugin.engines.engine import REFERENCE, Ability, Decoding, Engine, Windows
+from collab_plugin.engines.results import Evaluation, Generation
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.text_file import read_text
 from collab_plugin.progress import Advance
 from collab_plugin.stats.stats import LayerRouting, Stats
-from collab_vllm.calibrate.vllm_child import run_job, vllm_python
+from collab_vllm.jobs.job_types import CalibrateJob, Cut, EvaluateJob, GenerateJob, ReferenceJob, Text
+from collab_vllm.jobs.vllm_child import run_job
+from collab_vllm.where import vllm_python
 
 
 class VllmEngine(Engine):
-    """vLLM, here or in the environment that ``COLLAB_VLLM`` names; importing this loads nothing of it."""
+    """vLLM, here or in an environment of its own (where.py); importing this loads nothing of it.
+
+    It reads folders of safetensors as they are. One model at a time is in memory: to compare two, the original's
+    logits are written to a temporary file first.
+    """
 
     name = "vllm"
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"calibrate"})
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"calibrate", "reference", "evaluate", "generate"})
     reads: ClassVar[tuple[str, ...]] = ("safetensors",)
+
+    def check_installed(self) -> None:
+        vllm_python()
 
     def version(self) -> str:
         ask = [vllm_python(), "-c", "from importlib.metadata import version; print(version('vllm'))"]
@@ -32,19 +45,8 @@ class VllmEngine(Engine):
     def calibrate(self, model: Path, windows: Windows, *, threads: int, progress: Advance) -> Stats:
         """Routing alone: neither the importance matrix nor REAP's sums are measured."""
         checkpoint = open_safetensors(model)
-        longest = int(checkpoint.metadata[f"{checkpoint.architecture}.context_length"].value)
-        if windows.ctx >= longest:
-            raise CollabError(f"vLLM needs a context of {windows.ctx} + 1 tokens, the model has {longest}; lower `ctx`")
-        job = {
-            "do": "calibrate",
-            "model": str(model.resolve()),
-            "texts": [{"name": text.name, "content": read_text(text)} for text in windows.texts],
-            "ctx": windows.ctx,
-            "chunks": windows.chunks,
-            "threads": threads,
-            "bos": _bos(checkpoint),
-        }
-        arrays = run_job(job, progress)
+        job = CalibrateJob(str(checkpoint.path.resolve()), threads, _cut(checkpoint, windows))
+        arrays = run_job(job, "calibrate", _progress(progress))
         layers = sorted(int(key.removeprefix("count.")) for key in arrays if key.startswith("count."))
         return Stats(
             routing={
@@ -61,6 +63,64 @@ class VllmEngine(Engine):
             text_sketch=arrays["sketch"].astype(np.uint64),
         )
 
+    def reference(self, original: Path, windows: Windows, *, out: Path, threads: int, progress: Advance) -> None:
+        if out.suffix != REFERENCE:
+            raise ValueError(f"a reference is a {REFERENCE} file, not {out}")
+        checkpoint = open_safetensors(original)
+        model, cut = str(checkpoint.path.resolve()), _cut(checkpoint, windows)
+        run_job(ReferenceJob(model, threads, cut, str(out.resolve())), "run", _progress(progress))
+
+    def evaluate(self, model: Path, original: Path, windows: Windows, *, threads: int, progress: Advance) -> Evaluation:
+        checkpoint = open_safetensors(model)
+        with tempfile.TemporaryDirectory(prefix="collab-reference-") as folder:
+            reference, first = original, 0.0
+            if original.suffix != REFERENCE:
+                reference, first = Path(folder) / f"original{REFERENCE}", 0.5
+                told = _part(progress, 0.0, 0.5)
+                self.reference(original, windows, out=reference, threads=threads, progress=told)
+            job = EvaluateJob(
+                str(checkpoint.path.resolve()), threads, _cut(checkpoint, windows), str(reference.resolve())
+            )
+            arrays = run_job(job, "evaluate", _progress(_part(progress, first, 1.0)))
+        return evaluation_of(arrays, windows.ctx)
+
+    def generate(
+        self, model: Path, prompt: str, decoding: Decoding, *, threads: int, write: Callable[[str], None]
+    ) -> Generation:
+        checkpoint = open_safetensors(model)
+        pieces: list[str] = []
+
+        def on_line(line: dict[str, Any]) -> None:
+            pieces.append(line["text"])
+            write(line["text"])
+
+        job = GenerateJob(
+            str(checkpoint.path.resolve()), threads, prompt, decoding.max_tokens, decoding.temperature, decoding.seed,
+            min(decoding.ctx, _longest(checkpoint)), _bos(checkpoint),
+        )  # fmt: skip
+        prompt_tokens, made, prompt_seconds, seconds = run_job(job, "run", on_line)["figures"]
+        return Generation(
+            text="".join(pieces),
+            prompt_tokens=int(prompt_tokens),
+            tokens=int(made),
+            prompt_tokens_per_second=float(prompt_tokens / max(prompt_seconds, 1e-9)),
+            tokens_per_second=float(max(made - 1, 0) / max(seconds, 1e-9)),
+        )
+
+
+def _cut(checkpoint: Checkpoint, windows: Windows) -> Cut:
+    """The texts' contents; CollabError when a window and the token that vLLM makes after it do not fit."""
+    longest = _longest(checkpoint)
+    if windows.ctx >= longest:
+        raise CollabError(f"vLLM needs a context of {windows.ctx} + 1 tokens, the model has {longest}; lower `ctx`")
+    texts = tuple(Text(text.name, read_text(text)) for text in windows.texts)
+    return Cut(texts, windows.ctx, windows.chunks, _bos(checkpoint))
+
+
+def _longest(checkpoint: Checkpoint) -> int:
+    """The model's own context in tokens."""
+    return int(checkpoint.metadata[f"{checkpoint.architecture}.context_length"].value)
+
 
 def _bos(checkpoint: Checkpoint) -> int | None:
     """The token that begins each window, None where the vocabulary adds none."""
@@ -68,3 +128,18 @@ def _bos(checkpoint: Checkpoint) -> int | None:
     adds = keys.get("tokenizer.ggml.add_bos_token")
     token = keys.get("tokenizer.ggml.bos_token_id")
     return int(token.value) if adds is not None and adds.value and token is not None else None
+
+
+def _progress(progress: Advance) -> Callable[[dict[str, Any]], None]:
+    return lambda line: progress(line["done"], line["total"])
+
+
+def _part(progress: Advance, first: float, last: float) -> Advance:
+    """Progress of a run that is the part ``first`` to ``last`` of the whole."""
+
+    def advance(done: float, total: float | None = None) -> None:
+        if total:
+            whole = total / (last - first)
+            progress(first * whole + done, whole)
+
+    return advance

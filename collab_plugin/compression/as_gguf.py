@@ -31,7 +31,8 @@ def runnable(
 ) -> Path:
     """Return what ``engine`` runs of ``checkpoint`` for ``ability``: its own path, or a GGUF as `as_gguf` makes it.
 
-    CollabError, before anything is written, when the engine lacks the ability or reads neither format.
+    CollabError, before anything is written, when the engine lacks the ability, is not installed, or reads neither
+    format.
     """
     return all_runnable(engine, ability, (checkpoint,), threads, progress)[0]
 
@@ -48,6 +49,7 @@ def all_runnable(
     for checkpoint in checkpoints:
         if "gguf" not in engine.reads:
             check_reads(engine, checkpoint.format, checkpoint.path)
+    engine.check_installed()
     return tuple(
         checkpoint.path if checkpoint.format in engine.reads else as_gguf(checkpoint, threads, progress)
         for checkpoint in checkpoints

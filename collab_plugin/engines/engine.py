@@ -60,6 +60,9 @@ class Engine(ABC):
     def version(self) -> str:
         """Return name and version of the engine, as recorded in documents."""
 
+    def check_installed(self) -> None:  # noqa: B027  # an engine that is part of its adapter has nothing to check
+        """CollabError saying what to install when the engine cannot run here. Asked before a model is converted."""
+
     def calibrate(self, model: Path, windows: Windows, *, threads: int, progress: Advance) -> Stats:
         """Run ``windows`` through ``model``; ``model_id`` of the stats is left None."""
         raise CollabError(f"engine {self.name!r} cannot calibrate")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from collab_llamacpp.native.ggml_kernels import GgmlKernels
-from collab_llamacpp.targets.builds import VARIABLE, backend_libraries
+from collab_llamacpp.targets.builds import LIBRARIES, backend_libraries
 from collab_llamacpp.targets.llamacpp_targets import LlamaCppTargets
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
@@ -115,7 +115,7 @@ def check_exact(errors: dict[str, float], *, float32: float = 1e-10, float16: fl
 
 def available(name: str, folder: Path | None, monkeypatch: pytest.MonkeyPatch) -> None:
     if folder is not None:
-        monkeypatch.setenv(VARIABLE, str(folder))
+        monkeypatch.setenv(LIBRARIES.variable, str(folder))
     info = next((info for info in LlamaCppTargets().find() if info.name == name), None)
     if info is None or info.absent:
         pytest.skip(f"{name}: {info.absent if info else 'not built'}")

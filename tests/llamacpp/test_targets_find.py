@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 from collab_llamacpp.native.libraries import OTHER_FOLDER, installed_folder
-from collab_llamacpp.targets.builds import VARIABLE, Build, backend_libraries
+from collab_llamacpp.targets.builds import LIBRARIES, Build, backend_libraries
 from collab_llamacpp.targets.llamacpp_targets import LlamaCppTargets
 
+from collab_plugin.engines.program_settings import settings_file
 from collab_plugin.engines.target import TargetInfo
 from collab_plugin.errors import CollabError
 from collab_plugin.plugins.manager import build_registry, plugin_manager
@@ -36,10 +37,10 @@ def linked(tmp_path: Path, llama_libraries: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing named, and nothing in the cache."""
-    for variable in (VARIABLE, OTHER_FOLDER):
+    """Nothing named."""
+    for variable in (LIBRARIES.variable, OTHER_FOLDER):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
 def test_the_plugin_registers_them() -> None:
@@ -85,27 +86,26 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_folder_without_libraries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    monkeypatch.setenv(LIBRARIES.variable, str(tmp_path))
     with pytest.raises(CollabError, match=f"COLLAB_LLAMA_LIBRARIES names {tmp_path}, which holds no libllama"):
         find()
 
 
 def test_a_named_folder_comes_before_the_installed_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, str(installed_folder()))
+    monkeypatch.setenv(LIBRARIES.variable, str(installed_folder()))
     provider = LlamaCppTargets()
     info = next(info for info in provider.find() if info.name == "llamacpp:cpu")
     assert info.build.endswith(f" in {installed_folder()}")
     assert provider.environment("llamacpp:cpu")["LLAMA_CPP_LIB_PATH"] == str(installed_folder())
 
 
-def test_what_make_native_built_is_found(tmp_path: Path, linked: Path) -> None:
-    for release in ("0.3.36", "0.3.35"):
-        folder = tmp_path / "cache" / "collab-plugin" / "llama" / f"llama-cpp-python-{release}-test"
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.symlink_to(linked)
+def test_folders_of_the_settings(tmp_path: Path, linked: Path) -> None:
+    settings = settings_file()
+    assert settings.is_relative_to(tmp_path)
+    settings.parent.mkdir(parents=True)
+    settings.write_text(f"[programs]\nllama_libraries = '{linked}'\n")
     found = [info for info in find().values() if info.name.startswith("llamacpp:cpu-") and not info.absent]
-    cached = {info.build.rpartition(" in ")[2] for info in found if " in " in info.build}
-    assert cached == {str(tmp_path / "cache" / "collab-plugin" / "llama" / "llama-cpp-python-0.3.36-test")}
+    assert {info.build.rpartition(" in ")[2] for info in found if " in " in info.build} == {str(linked)}
 
 
 def test_the_folder_that_llama_cpp_itself_is_told(monkeypatch: pytest.MonkeyPatch, linked: Path) -> None:
@@ -136,7 +136,7 @@ CODE_PATHS = {"x64": ("", "SSE3"), "sse42": ("SSSE3", "AVX"), "haswell": ("AVX2"
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="x86 code paths")
 @pytest.mark.parametrize("code_path", CODE_PATHS)
 def test_code_paths(code_path: str, llama_libraries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, str(llama_libraries))
+    monkeypatch.setenv(LIBRARIES.variable, str(llama_libraries))
     has, lacks = CODE_PATHS[code_path]
     info = find()[f"llamacpp:cpu-{code_path}"]
     if info.absent:
@@ -149,7 +149,7 @@ def test_code_paths(code_path: str, llama_libraries: Path, monkeypatch: pytest.M
 def test_vulkan_s_software_driver_is_told_as_such(llama_libraries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if "vulkan" not in backend_libraries(llama_libraries):
         pytest.skip("no Vulkan: its packages could not be had when the libraries were built")
-    monkeypatch.setenv(VARIABLE, str(llama_libraries))
+    monkeypatch.setenv(LIBRARIES.variable, str(llama_libraries))
     provider = LlamaCppTargets()
     info = next(info for info in provider.find() if info.name == "llamacpp:vulkan:0")
     assert info.absent is None and info.device is not None
@@ -170,7 +170,7 @@ def test_a_driver_that_aborts_is_an_absent_target(linked: Path, monkeypatch: pyt
     )
     subprocess.run([compiler, "-shared", "-fPIC", "-o", linked / "libggml-cuda.so", source], check=True, timeout=60)
     (linked / "libggml-sycl.so").write_text("no library")
-    monkeypatch.setenv(VARIABLE, str(linked))
+    monkeypatch.setenv(LIBRARIES.variable, str(linked))
     found = find()
     assert found["llamacpp:cuda:0"].absent == (
         f"{linked}/libggml-cuda.so was ended by SIGABRT while it listed its devices: driver: no firmware"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from collab_llamacpp.targets.builds import VARIABLE, backend_libraries
+from collab_llamacpp.targets.builds import LIBRARIES, backend_libraries
 from collab_llamacpp.targets.llamacpp_targets import LlamaCppTargets
 from engine_calls import CTX, ENGINE, calibrate, plain_logits
 from gguf import LlamaFileType
@@ -118,7 +118,7 @@ def test_other_code_paths(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv(VARIABLE, str(llama_libraries))
+    monkeypatch.setenv(LIBRARIES.variable, str(llama_libraries))
     name = f"llamacpp:cpu-{code_path}"
     info = next((info for info in LlamaCppTargets().find() if info.name == name), None)
     if info is None or info.absent:
@@ -135,7 +135,7 @@ def test_vulkan(
     """Through Mesa's software driver; every layer is on the device."""
     if "vulkan" not in backend_libraries(llama_libraries):
         pytest.skip("no Vulkan: its packages could not be had when the libraries were built")
-    monkeypatch.setenv(VARIABLE, str(llama_libraries))
+    monkeypatch.setenv(LIBRARIES.variable, str(llama_libraries))
     # One size of batch: each has kernels of its own, and compiling them for a CPU takes seconds.
     job = session_job(qwen3moe, tokens[:24], F16, steps=0)
     _, here = in_child("llamacpp:cpu", job, tmp_path)

@@ -93,7 +93,7 @@ def test_no_ollama_or_an_old_one_is_absent_with_the_reason(
     assert "too old" in (info.absent or "")
     monkeypatch.setenv("COLLAB_OLLAMA", str(tmp_path / "nowhere"))
     (info,) = OllamaTargets().find()
-    assert "no Ollama program" in (info.absent or "")
+    assert info.absent == f"COLLAB_OLLAMA is {tmp_path / 'nowhere'}, which is no program; give the path of Ollama's"
     assert info.device is None
 
 

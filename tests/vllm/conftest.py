@@ -19,7 +19,7 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Vllm:
         pytest.skip(found.stderr.strip())
     site = tmp_path_factory.mktemp("site")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    wheels = [ROOT, ROOT / "tests" / "plugin_wheel"]
+    wheels = [ROOT, ROOT / "tests" / "plugins" / "plugin_wheel"]
     subprocess.run(
         [*pip, "--target", site, *wheels], check=True, env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     )

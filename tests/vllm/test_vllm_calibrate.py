@@ -33,8 +33,6 @@ def both(request: pytest.FixtureRequest, vllm: Vllm, tmp_path_factory: pytest.Te
     plan = typed_plan(checkpoint, lambda info: "F32")
     compress(checkpoint, plan, None, folder / "f32.gguf", kernels=None, threads=2, report=lambda done, total=None: None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COLLAB_VLLM", str(vllm.python))
-        patch.setenv("VLLM_MLA_DISABLE", "1")
         patch.setattr(engine_module, "run_job", lambda job, tell: run_job(job | {"kv_type": "f32"}, tell))
         for engine, path in (("vllm", model), ("llamacpp", folder / "f32.gguf")):
             done = _run("calibrate", path, *WINDOWS, "--engine", engine, "-o", folder / f"{engine}.gguf", "--json")
@@ -92,7 +90,7 @@ def test_plan_takes_it_and_says_what_is_missing(both: tuple[Path, Path], tmp_pat
 def test_a_gguf_is_refused_in_one_line(vllm: Vllm, qwen3moe: Path, tmp_path: Path) -> None:
     done = _run("calibrate", qwen3moe, *WINDOWS, "--engine", "vllm", "-o", tmp_path / "stats.gguf")
     assert done.exit_code == 2
-    assert "engine 'vllm' runs safetensors checkpoints" in done.stderr
+    assert "engine 'vllm' runs folders of safetensors" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -55,14 +55,15 @@ def test_an_architecture_without_a_table_is_not_offered(tmp_path: Path) -> None:
 
 
 def test_why_there_is_no_vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("COLLAB_VLLM", raising=False)
     (info,) = VllmTargets().find()
     assert info.absent is not None
-    assert info.absent.startswith("vLLM is not installed")
+    assert info.absent.startswith("vLLM is not installed here: ")
     monkeypatch.setenv("COLLAB_VLLM", str(tmp_path / "python"))
     (info,) = VllmTargets().find()
-    assert info.absent == f"vLLM's Python {tmp_path / 'python'} does not answer (FileNotFoundError)"
+    assert info.absent == (
+        f"COLLAB_VLLM is {tmp_path / 'python'}, which is no program; give the Python of vLLM's environment"
+    )
     monkeypatch.setenv("COLLAB_VLLM", "/bin/false")
     (info,) = VllmTargets().find()
     assert info.absent == "vLLM's Python /bin/false cannot load it: exit code 1"

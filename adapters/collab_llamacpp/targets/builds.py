@@ -9,11 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from collab_llamacpp.native.libraries import OTHER_FOLDER, SUFFIXES, installed_folder, library, library_folder
-from collab_plugin.engines.native_builds import native_builds
+from collab_plugin.engines.program_settings import Setting, configured
 from collab_plugin.errors import CollabError
 
-# Folders of libraries to verify beside the installed ones, separated as PATH is.
-VARIABLE = "COLLAB_LLAMA_LIBRARIES"
+LIBRARIES = Setting("llama_libraries", "COLLAB_LLAMA_LIBRARIES")
+"""Folders of libraries to verify beside the installed ones, separated as PATH is."""
 _BACKEND = re.compile(rf"(?:lib)?ggml-(.+?)(?:{'|'.join(map(re.escape, SUFFIXES))})")
 
 
@@ -45,22 +45,17 @@ class Build:
 
 
 def builds() -> list[Build]:
-    """Named folders first, so that a target which two have is the named one; then the one of `import llama_cpp`, last
-    what `make native` built of the same version."""
-    named = [Path(part).absolute() for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
-    for folder in named:
+    """Named folders first, so that a target which two have is the named one; then the one of `import llama_cpp`."""
+    named = configured(LIBRARIES)
+    folders = [Path(part).absolute() for part in named.value.split(os.pathsep) if part] if named else []
+    for folder in folders:
         try:
             library("llama", folder)
         except CollabError:
-            raise CollabError(f"{VARIABLE} names {folder}, which holds no libllama; give a folder that does") from None
+            source = named.source if named else ""
+            raise CollabError(f"{source} names {folder}, which holds no libllama; give a folder that does") from None
     own = library_folder()
-    mine = f"llama-cpp-python-{version('llama-cpp-python')}-"  # structs are bound to the version
-    cached = [folder for folder in native_builds("llama") if folder.name.startswith(mine) and folder not in named]
-    return [
-        *(Build(folder, False) for folder in named),
-        Build(own, own == installed_folder()),
-        *(Build(folder, False) for folder in cached),
-    ]
+    return [*(Build(folder, False) for folder in folders), Build(own, own == installed_folder())]
 
 
 def backend_libraries(folder: Path) -> dict[str, Path]:

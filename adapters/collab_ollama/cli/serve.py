@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 @host_option
 @click.option("--models", type=click.Path(path_type=Path), show_default="Ollama's own", help="Models folder.")
 @click.option(
-    "--ollama", "program", show_default="COLLAB_OLLAMA or the one on the PATH", help="The ollama program to run."
+    "--ollama",
+    "program",
+    show_default="COLLAB_OLLAMA, the settings' or the one on the PATH",
+    help="The ollama program to run.",
 )
 @click.option(
     "--log", type=click.Path(path_type=Path), show_default="a temporary one", help="File for the server's log."
@@ -52,7 +55,8 @@ def command(
     from collab_ollama.server.host import server_url
     from collab_ollama.server.load_model import load
     from collab_ollama.server.placement_environment import environment_of
-    from collab_ollama.server.server_process import find_ollama, serving
+    from collab_ollama.server.server_process import serving
+    from collab_ollama.where import find_ollama
     from collab_plugin.cli.progress import shown
     from collab_plugin.errors import CollabError
     from collab_plugin.placement.placement_file import read_placement

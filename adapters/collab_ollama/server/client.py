@@ -127,6 +127,24 @@ class Client:
         reply: Mapping[str, Any] = self._json("POST", "/api/generate", {**request, "stream": False})
         return reply
 
+    def stream(self, request: Mapping[str, Any]) -> Iterator[Event]:
+        """POST /api/generate, yielding each event; the last has ``done``. CollabError for errors in it, or when it
+        breaks off."""
+        last: Event = {}
+        with self._naming(), self._http.stream("POST", "/api/generate", json={**request, "stream": True}) as reply:
+            if reply.status_code != httpx.codes.OK:
+                reply.read()
+                raise CollabError(f"Ollama refused to generate: {_error_of(reply)}")
+            for line in reply.iter_lines():
+                if not line.strip():
+                    continue
+                last = json.loads(line)
+                if "error" in last:
+                    raise CollabError(f"Ollama stopped generating: {last['error']}")
+                yield last
+        if not last.get("done"):
+            raise CollabError("Ollama's answer broke off; look at its log")
+
     def running(self) -> list[Mapping[str, Any]]:
         """The loaded models (/api/ps): name, size and size_vram in bytes, context_length."""
         found: list[Mapping[str, Any]] = self._json("GET", "/api/ps").get("models") or []

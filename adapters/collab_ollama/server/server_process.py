@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -34,18 +33,6 @@ class Server:
         return lines[-1][:300] if lines else "no message"
 
 
-def find_ollama(given: str | None) -> Path:
-    """Return the ollama program: ``given``, COLLAB_OLLAMA, or the one on the PATH; CollabError without one."""
-    name = given or os.environ.get("COLLAB_OLLAMA") or "ollama"
-    found = shutil.which(name)
-    if found is None:
-        raise CollabError(
-            f"no Ollama program {name!r}: install it (https://ollama.com/download), or give its path (`program` or "
-            "COLLAB_OLLAMA)"
-        )
-    return Path(found).resolve()
-
-
 def free_url() -> str:
     """An address on loopback with a port that is free now."""
     with socket.socket() as probe:
@@ -62,7 +49,7 @@ def serving(program: Path, url: str, models: Path | None, variables: Mapping[str
     client = Client(url)
     if client.answers():
         raise CollabError(
-            f"a server runs at {url} already, and its placement cannot be changed; stop it, or give `host`"
+            f"a server runs at {url} already, and its placement cannot be changed; stop it, or give --host"
         )
     environment = os.environ | {"OLLAMA_HOST": urlsplit(url).netloc} | dict(variables)
     if models is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from collab_ollama.server.log_devices import devices_of, runner_port
-from collab_plugin.engines.native_builds import native_builds
 from collab_plugin.engines.target import (
     F32,
     Device,
@@ -66,7 +63,10 @@ class OllamaTargets(TargetProvider):
 
 
 def _look() -> TargetInfo:
-    with tempfile.TemporaryDirectory(prefix="collab-ollama-") as folder, _server(Path(folder), "") as (server, client):
+    from collab_ollama.server.own_server import own_server
+
+    with tempfile.TemporaryDirectory(prefix="collab-ollama-") as folder, own_server(Path(folder), {}) as both:
+        server, client = both
         devices = _wait_for_devices(server)
         return TargetInfo(NAME, NAME, client.version(), devices[0] if devices else None)
 
@@ -76,38 +76,6 @@ def _wait_for_devices(server: Server) -> list[Device]:
     while not (found := devices_of(server.log.read_text(errors="replace"))) and time.monotonic() < end:
         time.sleep(0.1)
     return found
-
-
-def _program() -> Path:
-    """The user's Ollama, or the one that `make native` built. One that COLLAB_OLLAMA names must be there."""
-    from collab_ollama.server.server_process import find_ollama
-
-    if os.environ.get("COLLAB_OLLAMA") or shutil.which("ollama"):
-        return find_ollama(None)
-    built = [program for folder in native_builds("ollama") if (program := folder / "bin" / "ollama").exists()]
-    if not built:
-        raise CollabError("no Ollama: install it (https://ollama.com/download), or name its program in COLLAB_OLLAMA")
-    return built[0]
-
-
-@contextmanager
-def _server(folder: Path, kv_type: str) -> Iterator[tuple[Server, Client]]:
-    """`ollama serve` with models in ``folder``, which is kept; other settings of the user's stay as they are."""
-    from collab_ollama.server.client import Client
-    from collab_ollama.server.server_process import free_url, serving
-
-    models, log = folder / "models", folder / "ollama.log"
-    models.mkdir(exist_ok=True)
-    log.unlink(missing_ok=True)
-    variables = {
-        "OLLAMA_NUM_PARALLEL": "1",
-        "OLLAMA_KEEP_ALIVE": "-1",
-        "OLLAMA_KV_CACHE_TYPE": kv_type,
-        "OLLAMA_NO_CLOUD": "1",
-    }
-    url = free_url()
-    with serving(_program(), url, models, variables, log) as server, closing(Client(url)) as client:
-        yield server, client
 
 
 class OllamaTarget(Target):
@@ -120,13 +88,15 @@ class OllamaTarget(Target):
     @contextmanager
     def load(self, artifact: Path, options: LoadOptions) -> Iterator[Session]:
         from collab_ollama.server.llama_server import LlamaServer
+        from collab_ollama.server.own_server import create_model, own_server
 
         if options.kv_type not in _CACHES:
             raise NotOfferedError(f"Ollama has no cache of type {options.kv_type}")
         with ExitStack() as stack:
-            server, client = stack.enter_context(_server(Path(self._folder.name), _CACHES[options.kv_type]))
+            cache = {"OLLAMA_KV_CACHE_TYPE": _CACHES[options.kv_type]}
+            server, client = stack.enter_context(own_server(Path(self._folder.name), cache))
             if self._created != artifact:
-                _create(artifact, client, Path(self._folder.name) / "models")
+                create_model(artifact, MODEL, client, Path(self._folder.name))
                 self._created = artifact
             settings = {"num_ctx": options.ctx, "num_thread": options.threads, "temperature": 0, "seed": 0}
             client.generate({"model": MODEL, "keep_alive": -1, "options": settings})
@@ -143,22 +113,6 @@ def _vocabulary(artifact: Path) -> int:
     from collab_plugin.checkpoint.gguf import open_gguf
 
     return open_gguf(artifact).tensors["token_embd.weight"].shape[0]
-
-
-def _create(artifact: Path, client: Client, models: Path) -> None:
-    """As `collab-plugin ollama create` with its defaults, in the place of the one before."""
-    from collab_ollama.create.over_http import create
-    from collab_ollama.create.store import Store
-    from collab_ollama.model.default_settings import PLAIN_TEMPLATE, default_parameters
-    from collab_ollama.model.gguf_for_ollama import open_artifact
-    from collab_ollama.model.model_name import parse_name
-    from collab_ollama.model.modelfile import Modelfile
-
-    opened = open_artifact(artifact)
-    template = PLAIN_TEMPLATE if opened.chat_template is None else None
-    parameters = default_parameters(opened, None, None, {})
-    modelfile = Modelfile(tuple(path.resolve() for path in opened.files), parameters, template)
-    create(opened, modelfile, parse_name(MODEL), client, Store(models), replace=True)
 
 
 def _refuse_elsewhere(client: Client, devices: Sequence[Device]) -> None:

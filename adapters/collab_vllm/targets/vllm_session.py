@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collab_plugin.engines.target import F32, LoadOptions, LogProbabilities, NotOfferedError, Routing, Session
+from collab_vllm.load.latent_attention import around_latent_attention
 from collab_vllm.targets.hugging_face import write_folder
 
 _ALTERNATIVES = 5
@@ -126,27 +126,9 @@ def load(artifact: Path, options: LoadOptions) -> Iterator[Session]:
             max_num_seqs=1,
             max_logprobs=-1,
             logprobs_mode="raw_logits",
-            **_around_latent_attention(folder),
+            **around_latent_attention(folder),
         )
         try:
             yield VllmSession(llm)
         finally:
             llm.llm_engine.engine_core.shutdown()
-
-
-def _around_latent_attention(folder: Path) -> dict[str, Any]:
-    """Options for multi-head latent attention on processors, whose kernels in vLLM 0.32 have two limits.
-
-    The rotary one is wrong for interleaved 3-D queries, the attention one is made for a single size; without
-    the latter vLLM runs the unabsorbed form, which computes the same (docs/vllm.md).
-    """
-    from vllm.platforms import current_platform
-
-    config = json.loads((folder / "config.json").read_text())
-    if "kv_lora_rank" not in config or not current_platform.is_cpu():
-        return {}
-    from vllm.v1.attention.backends.mla.cpu_mla import CPUMLABackend
-
-    if config["kv_lora_rank"] + config["qk_rope_head_dim"] not in CPUMLABackend.get_supported_head_sizes():
-        os.environ["VLLM_MLA_DISABLE"] = "1"
-    return {"compilation_config": {"custom_ops": ["all", "-rotary_embedding"]}}

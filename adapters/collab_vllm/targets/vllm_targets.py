@@ -1,21 +1,16 @@
-"""Which devices vLLM has here. vLLM may be in an environment of its own: its Python in ``COLLAB_VLLM``."""
+"""Which devices vLLM has here, or in the environment that where.py finds."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from collab_plugin import __version__
-from collab_plugin.engines.native_builds import native_builds
 from collab_plugin.engines.target import (
     Device,
     KernelBench,
@@ -26,6 +21,9 @@ from collab_plugin.engines.target import (
     TargetInfo,
     TargetProvider,
 )
+from collab_plugin.errors import CollabError
+from collab_vllm.our_packages import python_path
+from collab_vllm.where import vllm_python
 
 ENGINE = "vllm"
 _ASK = """
@@ -76,12 +74,12 @@ class VllmTargets(TargetProvider):
         return VllmTarget("cuda" if kind == "rocm" else kind, number)
 
     def command(self, name: str) -> Sequence[str]:
-        return (_python(),)
+        return (vllm_python(),)
 
     def environment(self, name: str) -> Mapping[str, str]:
         number = name.removeprefix(f"{ENGINE}:").partition(":")[2]
         return {
-            **({} if _python() == sys.executable else {"PYTHONPATH": self._packages.name}),
+            **python_path(vllm_python()),
             "COLLAB_LOAD_PLUGINS": ENGINE,  # others may lack what they need in vLLM's environment
             "VLLM_LOGGING_LEVEL": "WARNING",
             "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
@@ -89,26 +87,12 @@ class VllmTargets(TargetProvider):
         }
 
     @cached_property
-    def _packages(self) -> tempfile.TemporaryDirectory[str]:
-        """A folder with our packages alone, as if installed: vLLM's Python need not have them, and must not see what
-        else is here."""
-        folder = tempfile.TemporaryDirectory(prefix="collab-vllm-")
-        for name in ("collab_plugin", "collab_vllm", "collab_conformance"):
-            found = find_spec(name)
-            if found is not None and found.origin is not None:
-                Path(folder.name, name).symlink_to(Path(found.origin).parent)
-        metadata = Path(folder.name, f"collab_plugin-{__version__}.dist-info")
-        metadata.mkdir()
-        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: collab-plugin\nVersion: {__version__}\n")
-        (metadata / "entry_points.txt").write_text(f"[collab_plugin]\n{ENGINE} = collab_vllm.plugin\n")
-        return folder
-
-    @cached_property
     def _facts(self) -> dict[str, Any] | str:
         """What vLLM's Python says, or why there is none."""
-        python = _python()
-        if python == sys.executable and not _here():
-            return "vLLM is not installed: pip install 'collab-plugin[vllm]', or give its Python in COLLAB_VLLM"
+        try:
+            python = vllm_python()
+        except CollabError as error:
+            return str(error)
         try:
             done = subprocess.run([python, "-c", _ASK], capture_output=True, text=True, timeout=60, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -138,20 +122,6 @@ class VllmTarget(Target):
         except ImportError as error:
             raise NotOfferedError(f"PyTorch cannot be loaded: {error}") from None
         yield VllmBench(self._kind)
-
-
-def _python() -> str:
-    """The one of COLLAB_VLLM, this one when it has vLLM, or that of an environment that `make native` made."""
-    if named := os.environ.get("COLLAB_VLLM"):
-        return named
-    ready = [folder / "bin" / "python" for folder in native_builds("vllm") if (folder / "complete").exists()]
-    return str(ready[0]) if ready and not _here() else sys.executable
-
-
-def _here() -> bool:
-    """True when this Python has vLLM; a folder of that name on the path is no package."""
-    found = find_spec("vllm")
-    return found is not None and found.origin is not None
 
 
 def _processor() -> Device:
