@@ -177,7 +177,7 @@ def test_an_expected_failure_that_passes_fails(run) -> None:
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_the_child_ends_with_its_parent(run, tmp_path: Path, end: signal.Signals) -> None:
-    """The runner in a process of its own, interrupted or ended while its child hangs."""
+    """`verify` in a process of its own, interrupted or ended while its child hangs."""
     script = tmp_path / "script.py"
     script.write_text(
         # A shell's background jobs ignore SIGINT, and so would this.
