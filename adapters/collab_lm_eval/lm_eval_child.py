@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from collab_lm_eval.job import TasksJob
 from collab_lm_eval.load_tasks import load
 from collab_lm_eval.scores_of import scores_of
+from collab_lm_eval.tasks_job import TasksJob
 from collab_plugin.engines.child_main import Parent, run_child
 from collab_plugin.evaluation.scores import TaskRun
 from collab_plugin.formats.json_document import to_plain

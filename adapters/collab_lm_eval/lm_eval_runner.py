@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-from collab_lm_eval.job import TasksJob
+from collab_lm_eval.tasks_job import TasksJob
 from collab_plugin.engines.child_process import Child, ChildProgram, start
 from collab_plugin.engines.results import Served
 from collab_plugin.errors import CollabError

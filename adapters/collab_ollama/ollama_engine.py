@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from collab_ollama.where import find_ollama
+from collab_ollama.ollama_program import find_ollama
 from collab_plugin.engines.engine import Ability, Decoding, Engine
 from collab_plugin.engines.results import Generation
 from collab_plugin.errors import CollabError

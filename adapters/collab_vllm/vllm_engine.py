@@ -21,11 +21,11 @@ from collab_plugin.progress import Advance
 from collab_plugin.stats.stats import LayerRouting, Stats
 from collab_vllm.jobs.job_types import CalibrateJob, Cut, EvaluateJob, GenerateJob, ReferenceJob, Text
 from collab_vllm.jobs.vllm_child import run_job
-from collab_vllm.where import vllm_python
+from collab_vllm.vllm_python import vllm_python
 
 
 class VllmEngine(Engine):
-    """vLLM, here or in an environment of its own (where.py); importing this loads nothing of it.
+    """vLLM, here or in an environment of its own (vllm_python.py); importing this loads nothing of it.
 
     It reads folders of safetensors as they are. One model at a time is in memory: to compare two, the original's
     logits are written to a temporary file first.

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from collab_ollama.where import find_ollama
-from collab_vllm.where import vllm_python
+from collab_ollama.ollama_program import find_ollama
+from collab_vllm.vllm_python import vllm_python
 
 from collab_plugin.engines.program_settings import Setting, configured, settings_file
 from collab_plugin.errors import CollabError
@@ -66,7 +66,7 @@ def test_a_file_that_cannot_be_understood(text: str, says: str, settings: Path) 
 def test_where_vllm_s_python_is(settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CollabError, match=r"vLLM is not installed here.*COLLAB_VLLM, or vllm_python under "):
         vllm_python()
-    monkeypatch.setattr("collab_vllm.where.vllm_is_here", lambda: True)
+    monkeypatch.setattr("collab_vllm.vllm_python.vllm_is_here", lambda: True)
     assert vllm_python() == sys.executable
     python = program(tmp_path / "python")
     settings.write_text(f"[programs]\nvllm_python = '{python}'\n")

@@ -36,7 +36,7 @@ def run_job(job: dict[str, Any], on_line: OnLine) -> dict[str, NDArray[Any]]:
         (folder / "job.json").write_text(json.dumps(job))
         with (folder / "log").open("wb") as log:
             child = subprocess.Popen(
-                [sys.executable, "-m", "collab_llamacpp.calibrate.child_main", str(folder)],
+                [sys.executable, "-m", "collab_llamacpp.calibrate.llamacpp_child_main", str(folder)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,

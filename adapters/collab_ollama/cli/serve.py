@@ -51,12 +51,12 @@ def command(
     Example: collab-plugin ollama serve --placement placement.json --load deepseek-v3-103g
     """
     from collab_ollama.model.model_name import parse_name
+    from collab_ollama.ollama_program import find_ollama
     from collab_ollama.server.client import Client
     from collab_ollama.server.host import server_url
     from collab_ollama.server.load_model import load
     from collab_ollama.server.placement_environment import environment_of
     from collab_ollama.server.server_process import serving
-    from collab_ollama.where import find_ollama
     from collab_plugin.cli.progress import shown
     from collab_plugin.errors import CollabError
     from collab_plugin.placement.placement_file import read_placement

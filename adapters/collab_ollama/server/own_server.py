@@ -12,9 +12,9 @@ from collab_ollama.model.default_settings import PLAIN_TEMPLATE, default_paramet
 from collab_ollama.model.gguf_for_ollama import open_artifact
 from collab_ollama.model.model_name import parse_name
 from collab_ollama.model.modelfile import Modelfile
+from collab_ollama.ollama_program import find_ollama
 from collab_ollama.server.client import Client
 from collab_ollama.server.server_process import Server, free_url, serving
-from collab_ollama.where import find_ollama
 
 
 @contextmanager

@@ -24,7 +24,7 @@ def calibrate(job: CalibrateJob, progress: Advance) -> dict[str, NDArray[Any]]:
     llm = start_vllm(job.model, ctx=ctx + 1, stats=True, max_num_seqs=BATCH)  # vLLM makes one token at least
     from vllm import SamplingParams
 
-    from collab_vllm.live_stats.merge import merged
+    from collab_vllm.live_stats.routed_stats import merged
 
     llm.collective_rpc("collab_reset")
     # One token is asked for, and that comes out of the prompt's own pass.

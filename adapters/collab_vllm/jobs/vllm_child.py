@@ -7,7 +7,7 @@ import os
 from collab_plugin.engines.child_process import Arrays, ChildProgram, OnLine, run
 from collab_vllm.jobs.job_types import Job
 from collab_vllm.our_packages import python_path
-from collab_vllm.where import vllm_python
+from collab_vllm.vllm_python import vllm_python
 
 
 def run_job(job: Job, task: str, on_line: OnLine) -> Arrays:

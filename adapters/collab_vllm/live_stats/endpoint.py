@@ -15,8 +15,8 @@ from vllm.engine.protocol import EngineClient
 
 from collab_plugin.stats.stats import Stats
 from collab_plugin.stats.stats_file import write_stats
-from collab_vllm.live_stats.merge import merged, original_numbers, stats_of
 from collab_vllm.live_stats.original_model import Original, original_of
+from collab_vllm.live_stats.routed_stats import merged, original_numbers, stats_of
 from collab_vllm.selection.loader_options import LOAD_FORMAT
 
 PATH = "/collab/stats"

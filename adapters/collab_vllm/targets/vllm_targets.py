@@ -1,4 +1,4 @@
-"""Which devices vLLM has here, or in the environment that where.py finds."""
+"""Which devices vLLM has here, or in the environment that vllm_python.py finds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from collab_plugin.engines.target import (
 )
 from collab_plugin.errors import CollabError
 from collab_vllm.our_packages import python_path
-from collab_vllm.where import vllm_python
+from collab_vllm.vllm_python import vllm_python
 
 ENGINE = "vllm"
 _ASK = """

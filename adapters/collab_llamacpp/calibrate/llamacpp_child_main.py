@@ -1,4 +1,4 @@
-"""The child process: `python -m collab_llamacpp.calibrate.child_main FOLDER` carries out FOLDER/job.json.
+"""The child process: `python -m collab_llamacpp.calibrate.llamacpp_child_main FOLDER` carries out FOLDER/job.json.
 
 Progress and text go to stdout as JSON lines, results to FOLDER/result.npz, a user's mistake to
 FOLDER/error.txt (exit code 2), llama.cpp's log to stderr.
