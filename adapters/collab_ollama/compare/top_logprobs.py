@@ -24,7 +24,7 @@ Distribution = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class TopLogprobsComparison:
     """Over ``positions`` prefixes: the share where both models put the same token first; ``mean_kld_at_least``,
     KL(original || model) in nats over the tokens that both list and one class of all others, which is
     never more than the true divergence; the mean absolute difference of the log-probabilities of tokens
@@ -80,14 +80,14 @@ def ask(
     return found
 
 
-def compare(original: Sequence[Distribution | None], model: Sequence[Distribution | None]) -> Comparison:
+def compare(original: Sequence[Distribution | None], model: Sequence[Distribution | None]) -> TopLogprobsComparison:
     """Measure ``model`` against ``original``, prefix by prefix; CollabError when nothing can be compared."""
     pairs = [(p, q) for p, q in zip(original, model, strict=True) if p and q]
     if not pairs:
         raise CollabError("the server gave no log-probabilities for these prefixes; it may be older than 0.30.0")
     shared = [set(p) & set(q) for p, q in pairs]
     gaps = [abs(p[t] - q[t]) for (p, q), tokens in zip(pairs, shared, strict=True) for t in tokens]
-    return Comparison(
+    return TopLogprobsComparison(
         positions=len(pairs),
         skipped=len(original) - len(pairs),
         same_top1=sum(max(p, key=p.__getitem__) == max(q, key=q.__getitem__) for p, q in pairs) / len(pairs),
