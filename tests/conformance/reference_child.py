@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from collab_conformance.reference.run_reference import Reference
+from collab_conformance.reference.run_reference import ReferenceModel
 from numpy.typing import NDArray
 
 
@@ -39,7 +39,7 @@ def transformers_arrays(folder: str, tokens: list[int]) -> dict[str, NDArray[np.
 
 def main(job_path: str, out: str) -> None:
     job = json.loads(Path(job_path).read_text())
-    found = Reference(Path(job["gguf"]), job["scales"]).run(job["tokens"])
+    found = ReferenceModel(Path(job["gguf"]), job["scales"]).run(job["tokens"])
     arrays = {"logits": found.logits, "layers": np.array(list(found.routing))}
     for number, layer in enumerate(found.routing.values()):
         arrays |= {f"{number}.{name}": getattr(layer, name) for name in ("ids", "weights", "margins")}

@@ -25,7 +25,7 @@ from collab_conformance.pack.pack_document import (
 )
 from collab_conformance.pack.pack_file import write_pack
 from collab_conformance.pack.scale_directions import record_scales
-from collab_conformance.reference.run_reference import Reference, RoutingLayer
+from collab_conformance.reference.run_reference import ReferenceModel, RoutingLayer
 from collab_plugin.engines.target import LogProbabilities
 from collab_plugin.errors import CollabError
 from collab_plugin.progress import Advance, untold
@@ -52,7 +52,7 @@ def make_pack(
     architecture), ids out of the vocabulary, logits that are not finite.
     """
     if record is None:
-        reference = Reference(artifact)
+        reference = ReferenceModel(artifact)
         recorder = recorder or Recorder("reference", "float64 reference", "cpu", reference.versions())
 
         def run(tokens: Sequence[int]) -> tuple[Logits, Sequence[RoutingLayer]]:

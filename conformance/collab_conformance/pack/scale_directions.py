@@ -46,18 +46,18 @@ def record_scales(artifact: Path, prompts: Sequence[Sequence[int]], report: Adva
 
     ``report`` in tokens. CollabError where the reference cannot compute the artifact.
     """
-    from collab_conformance.reference.run_reference import Reference
+    from collab_conformance.reference.run_reference import ReferenceModel
 
     index = max(range(len(prompts)), key=lambda i: len(prompts[i]))
     tokens = list(prompts[index])[:MOST_POSITIONS]
-    reference = Reference(artifact)
+    reference = ReferenceModel(artifact)
     columns = np.linspace(0, reference.vocabulary - 1, min(COLUMNS, reference.vocabulary)).astype(np.int32)
     right = reference.run(tokens).logits[:, columns]
     power = float(np.square(centred(right)).sum())
     directions = {}
     names = list(filter(_WEIGHTS.fullmatch, open_gguf(artifact).tensors))
     for number, name in enumerate(names, 1):
-        scaled = Reference(artifact, scales={name: 1.0 + STEP}).run(tokens).logits[:, columns]
+        scaled = ReferenceModel(artifact, scales={name: 1.0 + STEP}).run(tokens).logits[:, columns]
         direction = (scaled - right) / STEP
         if float(np.square(centred(direction)).sum()) >= LEAST_POWER * power:
             directions[name] = direction.astype(np.float16)

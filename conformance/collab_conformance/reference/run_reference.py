@@ -49,7 +49,7 @@ def _computable(path: Path, file: ModelFile, instead: str = "") -> Hyperparamete
     return found
 
 
-class Reference:
+class ReferenceModel:
     """A GGUF of a family that the reference knows, single or split; in float64 and without haste.
 
     CollabError without torch, for another architecture (`read_hyperparameters`), and for files that hold
