@@ -24,7 +24,7 @@ ROWS = 256
 """Positions whose logits are on the device at a time."""
 
 
-class Scorer:
+class WindowScorer:
     """A model that gives the logits of any position of a window.
 
     vLLM gives log-probabilities one Python object a token and position; this takes what the model itself computes: the
@@ -63,7 +63,7 @@ def reference(job: ReferenceJob, progress: Advance) -> None:
     """Write the logits of ``job.model`` as ``job.out``."""
     ctx = job.cut.ctx
     windows = windows_of(tokenizer_of(job.model), job.cut)
-    scorer = Scorer(job.model, ctx)
+    scorer = WindowScorer(job.model, ctx)
     with writing_reference(Path(job.out), windows, scorer.n_vocab) as store:
         for index, window in enumerate(windows):
             store[index] = scorer.logits(window, scored_rows(ctx))
@@ -77,7 +77,7 @@ def evaluate(job: EvaluateJob, progress: Advance) -> dict[str, NDArray[Any]]:
     original = Reference(Path(job.reference))
     if not original.same_windows(windows):
         raise CollabError(f"{job.model} and its original tokenize the text differently: not the same model")
-    scorer = Scorer(job.model, ctx)
+    scorer = WindowScorer(job.model, ctx)
     if scorer.n_vocab != original.n_vocab:
         raise CollabError(f"{job.model} has {scorer.n_vocab} tokens and its original {original.n_vocab}")
     found = Comparison()
