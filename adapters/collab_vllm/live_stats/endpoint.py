@@ -15,7 +15,7 @@ from vllm.engine.protocol import EngineClient
 
 from collab_plugin.stats.stats import Stats
 from collab_plugin.stats.stats_file import write_stats
-from collab_vllm.live_stats.original_model import Original, original_of
+from collab_vllm.live_stats.original_model import OriginalModel, original_of
 from collab_vllm.live_stats.routed_stats import merged, original_numbers, stats_of
 from collab_vllm.selection.loader_options import LOAD_FORMAT
 
@@ -28,7 +28,7 @@ class StatsEndpoint:
     name = "collab"
     required_tasks = ("generate",)
     _client: EngineClient | None
-    _original: Original | None
+    _original: OriginalModel | None
 
     def attach_router(self, app: FastAPI) -> None:
         app.get(PATH)(self.as_json)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Original:
+class OriginalModel:
     """``model_id`` and experts a layer of the checkpoint; ``kept`` as in a plan, empty when nothing is pruned."""
 
     model_id: str
@@ -23,11 +23,11 @@ class Original:
     kept: Mapping[int, tuple[int, ...]]
 
 
-def original_of(vllm_config: VllmConfig) -> Original:
+def original_of(vllm_config: VllmConfig) -> OriginalModel:
     """Read the routers of the checkpoint; a few megabytes."""
     prepared = prepare(vllm_config)
     layers = vllm_config.model_config.hf_text_config.num_hidden_layers
     routers = router_weights(Weights(weight_files(vllm_config.load_config, vllm_config.model_config)), prepared.family)
     inside = {name: values for name, values in routers.items() if int(name.split(".")[1]) < layers}
     kept = prepared.selection.kept if prepared.selection else {}
-    return Original(model_id(inside.items()), len(next(iter(inside.values()))), kept)
+    return OriginalModel(model_id(inside.items()), len(next(iter(inside.values()))), kept)
