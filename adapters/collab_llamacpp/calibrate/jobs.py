@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collab_llamacpp.calibrate.collector import Collector
-from collab_llamacpp.calibrate.original_logits import Original, Running
+from collab_llamacpp.calibrate.original_logits import Original, RunningOriginal
 from collab_llamacpp.native.model import Session
 from collab_llamacpp.native.sampling import piece, sampler
 from collab_plugin.engines.compare_logits import Comparison, scored_rows
@@ -85,7 +85,7 @@ def _original(job: dict[str, Any], stack: ExitStack) -> Original:
     if path.suffix == REFERENCE:
         return Reference(path)
     session = stack.enter_context(Session(path, ctx=job["ctx"], threads=job["threads"]))
-    return Running(session, session.windows([Path(t) for t in job["texts"]], job["ctx"], job["chunks"]))
+    return RunningOriginal(session, session.windows([Path(t) for t in job["texts"]], job["ctx"], job["chunks"]))
 
 
 def reference(job: dict[str, Any], progress: Progress) -> Arrays:

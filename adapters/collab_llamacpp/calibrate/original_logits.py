@@ -23,7 +23,7 @@ class Original(Protocol):
         """Logits f32[n, V] of the scored positions of window ``index``."""
 
 
-class Running:
+class RunningOriginal:
     """A loaded model, run window by window."""
 
     def __init__(self, session: Session, windows: Sequence[I64]) -> None:
