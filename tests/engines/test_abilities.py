@@ -80,6 +80,15 @@ def test_what_an_engine_cannot_do_is_told_before_any_work(cache: Path, qwen3moe:
     assert not cache.exists()
 
 
+def test_vllm_measures_no_candidates(cache: Path, tmp_path: Path) -> None:
+    """They are GGUF files, which it does not read: told before the first is made."""
+    asked = ("plan", FOLDER, "--budget", "4bpw", "--confirm", 1, "--text", TEXT, "-o", tmp_path / "plan.json")
+    result = CliRunner().invoke(main, [*map(str, asked), "--engine", "vllm"])
+    assert result.exit_code == 2
+    assert "engine 'vllm' runs folders of safetensors, and what is measured is in the format gguf" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
 COMMANDS = (
     (("run", FOLDER, "-p", "a"), "generate text"),
     (("calibrate", FOLDER, "--text", TEXT, "-o", "stats.gguf"), "calibrate"),

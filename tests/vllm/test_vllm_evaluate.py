@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -92,8 +93,8 @@ def test_the_same_text_is_generated(tmp_path: Path) -> None:
     assert ours.prompt_tokens_per_second > 0
 
 
-def test_mistakes_are_told_before_vllm_starts(tmp_path: Path) -> None:
-    """Each in the time of an import, in one line."""
+def test_mistakes_are_one_line(tmp_path: Path) -> None:
+    """Before vLLM starts, but for what it alone knows."""
     model = MODELS / "tiny-qwen3moe"
     engine = VllmEngine()
     with pytest.raises(CollabError, match="tokens of text are less than one window of 500"):
@@ -102,6 +103,12 @@ def test_mistakes_are_told_before_vllm_starts(tmp_path: Path) -> None:
         engine.reference(model, Windows((short,), 500), out=tmp_path / "o.npy", threads=1, progress=untold)
     with pytest.raises(CollabError, match="new ones exceed the context of 2048"):
         engine.generate(model, "a", Decoding(3000, ctx=4096), threads=1, write=lambda text: None)
+    odd = tmp_path / "odd"
+    shutil.copytree(MODELS / "tiny-deepseek-v3", odd)
+    config = json.loads((odd / "config.json").read_text())
+    (odd / "config.json").write_text(json.dumps(config | {"hidden_act": "gelu"}))
+    with pytest.raises(CollabError, match=f"vLLM cannot run {odd}: Unsupported activation: gelu"):
+        engine.generate(odd, "a", Decoding(4), threads=1, write=lambda text: None)
     np.save(tmp_path / "other.npy", np.zeros((4, 63, 8), np.float32))
     np.save(tmp_path / "other.windows.npy", np.zeros((4, 128), np.int64))
     with pytest.raises(CollabError, match="tokenize the text differently"):
