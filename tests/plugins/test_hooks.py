@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,8 +21,8 @@ from collab_plugin import hookimpl
 from collab_plugin.checkpoint.checkpoint import Checkpoint, CheckpointFormat
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.cli.main import main
-from collab_plugin.engines.engine import Engine
-from collab_plugin.engines.results import Served
+from collab_plugin.engines.engine import Decoding, Engine
+from collab_plugin.engines.results import Generation, Served
 from collab_plugin.engines.supported_types import Loader, allowed_types, refuse_types
 from collab_plugin.engines.target import Target, TargetInfo, TargetProvider
 from collab_plugin.errors import CollabError
@@ -33,7 +34,7 @@ from collab_plugin.planning.allocators.allocator import Allocator, Choice, Item
 from collab_plugin.planning.criteria.criterion import CriterionOptions, ImportanceCriterion
 from collab_plugin.plugins import hookspecs
 from collab_plugin.plugins.command import PluginCommand
-from collab_plugin.plugins.manager import Registry, build_registry, plugin_manager
+from collab_plugin.plugins.manager import Registry, build_registry, plugin_manager, registry
 from collab_plugin.progress import Advance
 from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.stats.stats import LayerRouting
@@ -159,22 +160,41 @@ def test_hook_collab_register_kernels() -> None:
     assert np.abs(kernels.dequantize(data, "Q8_0", WIDTH) - values).max() < 0.01
 
 
-class RenamedEngine:
-    """llama.cpp under another name."""
+class Parrot(Engine):
+    """Continues a prompt with itself."""
 
+    name = "parrot"
+    abilities = frozenset({"generate"})
+    reads = ("safetensors", "gguf")
+
+    def version(self) -> str:
+        return "parrot 1"
+
+    def generate(
+        self, model: Path, prompt: str, decoding: Decoding, *, threads: int, write: Callable[[str], None]
+    ) -> Generation:
+        text = prompt[: decoding.max_tokens]
+        write(text)
+        return Generation(text, len(prompt), len(text), 1.0, 1.0)
+
+
+class Aviary:
     @hookimpl
     def collab_register_engines(self, register: Callable[[Engine], None]) -> None:
-        class Renamed(LlamaCppEngine):
-            name = "renamed"
-
-        register(Renamed())
+        register(Parrot())
 
 
-@pytest.mark.native
-def test_hook_collab_register_engines() -> None:
-    engines = registered(RenamedEngine()).engines
-    assert {"renamed", "llamacpp"} <= set(engines)
-    assert engines["renamed"].version().startswith("llama-cpp-python ")
+def test_hook_collab_register_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = registered(Aviary()).engines
+    assert {"parrot", "llamacpp", "ollama", "vllm"} == set(engines)
+    monkeypatch.setattr(registry(), "engines", engines)
+    folder = Path(__file__).parents[1] / "models" / "tiny-qwen3moe"
+    done = CliRunner().invoke(main, ["run", str(folder), "-p", "hello", "-n", "4", "--engine", "parrot", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["text"] == "hell"
+    refused = CliRunner().invoke(main, ["evaluate", str(folder), "--tasks", "mmlu", "--engine", "parrot"])
+    assert refused.exit_code == 2
+    assert "engine 'parrot' cannot serve models to tasks: it can generate text" in refused.stderr
 
 
 class OldLoader:
@@ -190,7 +210,7 @@ def test_hook_collab_register_loaders() -> None:
     assert list(loaders) == ["ollama", "old"]
     old = loaders["old"]
     assert allowed_types(old, ("Q2_K", "Q4_K", "Q8_0"), given=False) == ("Q4_K", "Q8_0")
-    with pytest.raises(CollabError, match="--for old: it does not load Q2_K"):
+    with pytest.raises(CollabError, match="`loader` old does not load Q2_K"):
         allowed_types(old, ("Q2_K", "Q4_K"), given=True)
     with pytest.raises(CollabError, match=r"b has type IQ1_S, which old does not load \(2 tensors\)"):
         refuse_types(old, {"a": "Q8_0", "b": "IQ1_S", "c": "IQ1_S"}, "the plan")
