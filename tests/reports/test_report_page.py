@@ -219,7 +219,7 @@ def test_same_page_from_the_same_plan(made: Made) -> None:
 
 def test_page_of_the_plan_alone_says_what_is_missing(made: Made) -> None:
     said = " ".join(Reader(page(gather(made.plan, Extras(), registry().criteria), {})).text)
-    for words in ("--stats (the plan used stats.gguf)", "Compute buffer: give the model with --model", "--evaluation"):
+    for words in ("the statistics (the plan used stats.gguf)", "Compute buffer: give the model", "give the evaluation"):
         assert words in said, words
 
 

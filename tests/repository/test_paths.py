@@ -7,17 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from our_packages import PACKAGES, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-# Where a package of ours lies, by its name.
-PACKAGES = {
-    "collab_plugin": ROOT,
-    "collab_llamacpp": ROOT / "adapters",
-    "collab_lm_eval": ROOT / "adapters",
-    "collab_ollama": ROOT / "adapters",
-    "collab_vllm": ROOT / "adapters",
-    "collab_conformance": ROOT / "conformance",
-}
 TOPS = "|".join((*PACKAGES, "adapters", "conformance", "benchmarks", "docs", "tests", r"\.ci", "facts", "shared"))
 PATH = re.compile(rf"(?<![\w/.\-])((?:{TOPS})/[\w./\-]*\w)")
 PYTHON_FILE = re.compile(r"(?<![\w/.\-*])([a-z_0-9]+\.py)\b")

@@ -10,16 +10,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from our_packages import PACKAGES, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = {
-    "collab_plugin": ROOT,
-    "collab_llamacpp": ROOT / "adapters",
-    "collab_lm_eval": ROOT / "adapters",
-    "collab_ollama": ROOT / "adapters",
-    "collab_vllm": ROOT / "adapters",
-    "collab_conformance": ROOT / "conformance",
-}
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 
 
