@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,14 +10,14 @@ from collab_plugin.compression.gguf_file import compress
 from collab_plugin.engines.ability import check_able, check_reads
 from collab_plugin.engines.engine import Ability, Engine
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.user_folders import cache_path
 from collab_plugin.plans.copy_plan import copy_plan
 from collab_plugin.progress import OnProgress, silent, track
 
 
 def cache_folder() -> Path:
-    """Return $XDG_CACHE_HOME/collab-plugin/gguf (or ~/.cache/...), made when missing."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "collab-plugin" / "gguf"
+    """Return the folder gguf in the user's cache folder, made when missing."""
+    folder = cache_path() / "gguf"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

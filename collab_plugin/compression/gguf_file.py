@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
-import os
-import resource
-import shutil
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -20,10 +14,12 @@ from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.checkpoint.gguf import shard_paths
 from collab_plugin.checkpoint.identity import fingerprint
 from collab_plugin.compression.journal import Journal
+from collab_plugin.compression.peak_memory import peak_memory
 from collab_plugin.compression.tiles import Tile, tile_bytes, tiles_of
+from collab_plugin.compression.whole_output import SizedFile, allocate, check_space, sized_file, whole_output
 from collab_plugin.errors import CollabError
-from collab_plugin.formats.atomic_write import sync_folder
 from collab_plugin.formats.gguf_layout import Layout
+from collab_plugin.formats.output_path import check_output
 from collab_plugin.plans.artifact import artifact_layout, check_one_count
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.plan_file import plan_fingerprint
@@ -81,19 +77,13 @@ def compress(
     start = time.monotonic()
     prepare(plan, checkpoint, kernels)
     job = f"{plan_fingerprint(plan)} {hashlib.sha256(layout.header).hexdigest()}"
-    with _output(out, layout, job) as (handle, journal):
+    with _output(out, layout, job) as (file, journal):
         resumed = len(journal.done)
         report(sum(tiles[i].values for i in journal.done), sum(t.values for t in tiles))
-        run = _Run(checkpoint, plan, stats, kernels, tiles, handle, journal, report)
+        run = _Run(checkpoint, plan, stats, kernels, tiles, file, journal, report)
         run.all(threads)
     seconds = time.monotonic() - start
     return Compressed(str(out), layout.total, seconds, len(tiles), resumed, peak_memory(), plan.bits_per_weight)
-
-
-def peak_memory() -> int:
-    """Largest resident memory of this process so far, in bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def prepare(plan: Plan, checkpoint: Checkpoint, kernels: Kernels | None) -> None:
@@ -104,12 +94,9 @@ def prepare(plan: Plan, checkpoint: Checkpoint, kernels: Kernels | None) -> None
 
 
 def refuse_source(checkpoint: Checkpoint, out: Path) -> None:
-    """CollabError when ``out`` is the source, lies in it, or is a folder."""
+    """CollabError when ``out`` is the source, lies in it, or cannot be written."""
     source = checkpoint.path
-    if out.is_dir():
-        raise CollabError(f"{out} is a folder; name the file to write")
-    if not out.parent.is_dir():
-        raise CollabError(f"{out.parent} does not exist; make the folder first")
+    check_output(out)
     files = shard_paths(source) if source.is_file() else []
     if out.exists() and any(out.samefile(file) for file in files):
         raise CollabError(f"{out} is the source itself; the source is never written to")
@@ -118,54 +105,28 @@ def refuse_source(checkpoint: Checkpoint, out: Path) -> None:
 
 
 @contextmanager
-def _output(out: Path, layout: Layout, job: str) -> Iterator[tuple[int, Journal]]:
+def _output(out: Path, layout: Layout, job: str) -> Iterator[tuple[SizedFile, Journal]]:
     """A preallocated ``out``.partial with its journal; renamed to ``out`` when the body succeeds."""
-    part = out.with_name(out.name + ".partial")
-    try:
-        handle = os.open(part, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise CollabError(f"cannot write {part}: {error.strerror}") from None
-    journal = None
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise CollabError(f"another run is writing {part}; wait for it or stop it") from None
-        # The other run may have finished between open and lock: then this handle is its output.
-        if not part.exists() or not os.path.samestat(os.fstat(handle), part.stat()):
-            raise CollabError(f"another run has just written {out}; run again to replace it")
-        journal = Journal.open(out.with_name(out.name + ".journal"), job, part, layout.total)
+    path = out.with_name(out.name + ".journal")
+    with whole_output(out, done_with=path) as part, Journal.open(path, job, part, layout.total) as journal:
         if not journal.done:
-            _allocate(handle, part, layout)
-        yield handle, journal
-        os.fsync(handle)
-        part.replace(out)
-        sync_folder(out.parent)
-        journal.remove()
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise CollabError(
-            f"no space for {out} ({layout.total:,} bytes): free some and run the same command again"
-        ) from None
-    finally:
-        if journal is not None:
-            journal.close()
-        os.close(handle)
+            _check_space(part, path, layout.total)
+        with sized_file(part, out) as file:
+            if not journal.done:
+                allocate(file, out, layout.total, layout.header)
+            yield file, journal
 
 
-def _allocate(handle: int, part: Path, layout: Layout) -> None:
-    have = os.fstat(handle).st_blocks * 512
-    free = shutil.disk_usage(part.parent).free
-    if layout.total - have > free:
-        part.unlink()
-        part.with_name(part.name.removesuffix(".partial") + ".journal").unlink(missing_ok=True)
-        raise CollabError(f"no space in {part.parent}: {layout.total:,} bytes are needed and {free:,} are free")
-    os.ftruncate(handle, 0)
-    os.ftruncate(handle, layout.total)
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(handle, 0, layout.total)
-    os.pwrite(handle, layout.header, 0)
+def _check_space(part: Path, journal: Path, total: int) -> None:
+    """What is there already of an output that is begun anew counts as free; nothing is left when it is not enough."""
+    found = part.stat() if part.exists() else None
+    have = 0 if found is None else getattr(found, "st_blocks", 0) * 512  # not its size: it may have holes
+    try:
+        check_space(part.parent, total - have)
+    except CollabError:
+        part.unlink(missing_ok=True)
+        journal.unlink(missing_ok=True)
+        raise
 
 
 class _Run:
@@ -176,12 +137,12 @@ class _Run:
         stats: Stats | None,
         kernels: Kernels | None,
         tiles: list[Tile],
-        handle: int,
+        file: SizedFile,
         journal: Journal,
         report: Advance,
     ) -> None:
         self.checkpoint, self.plan, self.stats, self.kernels = checkpoint, plan, stats, kernels
-        self.tiles, self.handle, self.journal, self.report = tiles, handle, journal, report
+        self.tiles, self.file, self.journal, self.report = tiles, file, journal, report
         self.written: list[int] = []
         self.values = sum(tiles[i].values for i in journal.done)
         self.synced = time.monotonic()
@@ -189,10 +150,7 @@ class _Run:
     def one(self, index: int) -> int:
         tile = self.tiles[index]
         data = tile_bytes(self.checkpoint, self.plan, tile, self.stats, self.kernels).reshape(-1)
-        view, at = memoryview(data.data), tile.offset
-        while view:
-            count = os.pwrite(self.handle, view, at)
-            view, at = view[count:], at + count
+        self.file.write(tile.offset, memoryview(data.data))
         return index
 
     def all(self, threads: int) -> None:
@@ -224,7 +182,7 @@ class _Run:
 
     def sync(self) -> None:
         if self.written:
-            os.fsync(self.handle)
+            self.file.sync()
             self.journal.add(self.written)
             self.written = []
         self.synced = time.monotonic()

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,12 +18,14 @@ from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.checkpoint.identity import fingerprint
 from collab_plugin.checkpoint.safetensors import INDEX, SafetensorsCheckpoint
 from collab_plugin.checkpoint.tokenizer import load_json
-from collab_plugin.compression.gguf_file import peak_memory
 from collab_plugin.compression.hf_config import pruned_config
 from collab_plugin.compression.hf_precision import precisions, quantization_config
 from collab_plugin.compression.hf_tensors import Work, outputs, works
+from collab_plugin.compression.peak_memory import peak_memory
+from collab_plugin.compression.whole_output import SizedFile, allocate, check_space, sized_file, whole_output
 from collab_plugin.errors import CollabError
-from collab_plugin.formats.atomic_write import sync_folder
+from collab_plugin.formats.atomic_write import write_synced
+from collab_plugin.formats.output_path import check_output_folder, writing
 from collab_plugin.formats.safetensors_layout import SafetensorsTensor, Shard, shards_of
 from collab_plugin.plans.artifact import check_names, check_one_count
 from collab_plugin.plans.plan import Plan
@@ -104,17 +103,14 @@ def compress_folder(
         write_plan(part / PLAN_FILE, plan)
         if len(shards) > 1:
             _write_json(part / INDEX, _index(tensors, shards))
-        with _open(part, shards, total) as handles:
-            _run(list(works(todo)), shards, handles, threads, report)
+        with _open(part, out, shards, total) as files:
+            _run(list(works(todo)), shards, files, threads, report)
     weights = plan.source.parameters
     return CompressedFolder(str(out), total, total * 8 / weights, len(shards), time.monotonic() - start, peak_memory())
 
 
 def _refuse(checkpoint: SafetensorsCheckpoint, out: Path) -> None:
-    if out.exists() or out.is_symlink():
-        raise CollabError(f"{out} exists; name a folder that does not")
-    if not out.parent.is_dir():
-        raise CollabError(f"{out.parent} does not exist; make the folder first")
+    check_output_folder(out)
     if checkpoint.path.resolve() in (out.parent.resolve(), *out.parent.resolve().parents):
         raise CollabError(f"{out} lies in the source folder; the source is never written to")
 
@@ -122,35 +118,17 @@ def _refuse(checkpoint: SafetensorsCheckpoint, out: Path) -> None:
 @contextmanager
 def _finished(out: Path) -> Iterator[Path]:
     """A folder beside ``out`` that gets its name when the body succeeds, and is removed when it fails."""
-    part = out.with_name(out.name + ".partial")
-    lock = out.with_name(out.name + ".lock")
-    try:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise CollabError(f"cannot write {out}: {error.strerror}") from None
-    try:
+    with whole_output(out) as part:
+        if out.exists():
+            raise CollabError(f"another run has just written {out}")
+        shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise CollabError(f"another run is writing {out}; wait for it or stop it") from None
-        try:
-            if out.exists():
-                raise CollabError(f"another run has just written {out}")
-            shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
-            part.mkdir()
+            with writing(out):
+                part.mkdir()
             yield part
-            sync_folder(part)
-            part.rename(out)
-            sync_folder(out.parent)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
-            raise CollabError(f"no space for {out}: free some and run the same command again") from None
-        finally:
+        except BaseException:
             shutil.rmtree(part, ignore_errors=True)
-            lock.unlink(missing_ok=True)
-    finally:
-        os.close(handle)
+            raise
 
 
 def _copy_companions(source: Path, part: Path) -> None:
@@ -158,17 +136,16 @@ def _copy_companions(source: Path, part: Path) -> None:
     for path in sorted(source.iterdir()):
         wanted = path.suffix in _COPIED or path.stem.lower().startswith(_LICENCES)
         if wanted and path.is_file() and path.name not in ("config.json", INDEX, PLAN_FILE):
-            with (part / path.name).open("wb") as file:
-                file.write(path.read_bytes())
-                file.flush()
-                os.fsync(file.fileno())
+            _write(part / path.name, path.read_bytes())
 
 
 def _write_json(path: Path, value: object) -> None:
-    with path.open("w") as file:
-        file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    _write(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    with writing(path, len(data)):
+        write_synced(path, data)
 
 
 def _index(tensors: list[SafetensorsTensor], shards: list[Shard]) -> dict[str, object]:
@@ -177,44 +154,28 @@ def _index(tensors: list[SafetensorsTensor], shards: list[Shard]) -> dict[str, o
 
 
 @contextmanager
-def _open(part: Path, shards: list[Shard], total: int) -> Iterator[list[int]]:
+def _open(part: Path, out: Path, shards: list[Shard], total: int) -> Iterator[list[SizedFile]]:
     """The shards' files at their full size with their headers; synced when the body succeeds."""
-    free = shutil.disk_usage(part).free
-    if total > free:
-        raise CollabError(f"no space in {part.parent}: {total:,} bytes are needed and {free:,} are free")
-    handles: list[int] = []
-    try:
-        for shard in shards:
-            handle = os.open(part / shard.file, os.O_RDWR | os.O_CREAT, 0o644)
-            handles.append(handle)
-            os.ftruncate(handle, shard.total)
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(handle, 0, shard.total)
-            os.pwrite(handle, shard.header, 0)
-        yield handles
-        for handle in handles:
-            os.fsync(handle)
-    finally:
-        for handle in handles:
-            os.close(handle)
+    check_space(out.parent, total)
+    with ExitStack() as stack:
+        files = [stack.enter_context(sized_file(part / shard.file, out)) for shard in shards]
+        for file, shard in zip(files, shards, strict=True):
+            allocate(file, out, shard.total, shard.header)
+        yield files
 
 
-def _run(todo: list[Work], shards: list[Shard], handles: list[int], threads: int, report: Advance) -> None:
+def _run(todo: list[Work], shards: list[Shard], files: list[SizedFile], threads: int, report: Advance) -> None:
     """Carry out ``todo`` in ``threads``; the first error ends it."""
     places = {
-        name: (handle, offset)
-        for shard, handle in zip(shards, handles, strict=True)
+        name: (file, offset)
+        for shard, file in zip(shards, files, strict=True)
         for name, offset in shard.offsets.items()
     }
 
     def one(work: Work) -> int:
         for name, offset, values in work.pieces():
-            handle, at = places[name]
-            at += offset
-            view = memoryview(np.ascontiguousarray(values).data).cast("B")
-            while view:
-                count = os.pwrite(handle, view, at)
-                view, at = view[count:], at + count
+            file, start = places[name]
+            file.write(start + offset, memoryview(np.ascontiguousarray(values).data).cast("B"))
         return work.values
 
     done, total, waiting = 0, sum(work.values for work in todo), iter(todo)

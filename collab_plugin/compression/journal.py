@@ -5,32 +5,34 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from collab_plugin.formats.output_path import writing
 
 
 class Journal:
     """A text file: one JSON line naming the job, then one line of tile numbers a sync."""
 
-    def __init__(self, path: Path, job: str, file: IO[str], done: set[int]) -> None:
-        self.path, self.done = path, done
-        self._job, self._file = job, file
+    def __init__(self, path: Path, file: IO[str], done: set[int]) -> None:
+        self.path, self.done, self._file = path, done, file
 
     @classmethod
-    def open(cls, path: Path, job: str, part: Path, total: int) -> Journal:
+    @contextmanager
+    def open(cls, path: Path, job: str, part: Path, total: int) -> Iterator[Journal]:
         """Resume the journal at ``path`` when it is of the same job and its data file whole, else start anew.
 
         A line that was cut off by a crash, or any other damage, ends the list of finished tiles there.
         """
         done = cls._finished(path, job) if part.exists() and part.stat().st_size == total else None
-        if done is None:
+        with writing(path):
             file = path.open("w")
-            file.write(json.dumps({"job": job}) + "\n")
-        else:
-            file = path.open("w")
-            file.write(json.dumps({"job": job}) + "\n" + _line(sorted(done)))
-        file.flush()
-        return cls(path, job, file, done or set())
+        with file:
+            journal = cls(path, file, done or set())
+            journal._write(json.dumps({"job": job}) + "\n" + _line(sorted(journal.done)))
+            yield journal
 
     @staticmethod
     def _finished(path: Path, job: str) -> set[int] | None:
@@ -50,17 +52,15 @@ class Journal:
 
     def add(self, tiles: list[int]) -> None:
         """Record tiles whose data is synced already."""
-        self._file.write(_line(tiles))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._write(_line(tiles))
+        with writing(self.path):
+            os.fsync(self._file.fileno())
         self.done.update(tiles)
 
-    def close(self) -> None:
-        self._file.close()
-
-    def remove(self) -> None:
-        self.close()
-        self.path.unlink(missing_ok=True)
+    def _write(self, text: str) -> None:
+        with writing(self.path):
+            self._file.write(text)
+            self._file.flush()
 
 
 def _line(tiles: list[int]) -> str:

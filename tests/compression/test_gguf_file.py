@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import os
 import resource
@@ -14,6 +13,7 @@ import sys
 import tracemalloc
 from pathlib import Path
 
+import filelock
 import pytest
 from collab_llamacpp.native.ggml_kernels import GgmlKernels
 from gguf import GGUFReader
@@ -119,7 +119,8 @@ def test_interrupted_run_resumes_to_the_same_bytes(how: signal.Signals, qwen3moe
     command = [sys.executable, "-c", KILLED, str(qwen3moe), str(tmp_path / "plan.json"), str(out), str(int(how))]
     dead = subprocess.run(command, capture_output=True, timeout=60)
     assert dead.returncode != 0
-    assert _leftovers(tmp_path) == ["out.gguf.journal", "out.gguf.partial"]
+    lock = ["out.gguf.lock"] if how == signal.SIGKILL else []
+    assert _leftovers(tmp_path) == ["out.gguf.journal", *lock, "out.gguf.partial"]
     result = compress(checkpoint, plan, None, out, kernels=kernels, threads=2, report=_quiet)
     assert 0 < result.resumed_tiles < result.tiles
     assert _sha(out) == _sha(whole)
@@ -201,11 +202,8 @@ def _split(source: Path, folder: Path) -> list[Path]:
 
 def test_second_run_on_one_output_is_refused(qwen3moe: Path, tmp_path: Path) -> None:
     checkpoint = open_gguf(qwen3moe)
-    part = tmp_path / "out.gguf.partial"
-    with part.open("wb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(CollabError, match="another run"):
-            _run(checkpoint, copy_plan(checkpoint), tmp_path / "out.gguf")
+    with filelock.FileLock(tmp_path / "out.gguf.lock"), pytest.raises(CollabError, match="another run is writing"):
+        _run(checkpoint, copy_plan(checkpoint), tmp_path / "out.gguf")
     assert not (tmp_path / "out.gguf").exists()
 
 
