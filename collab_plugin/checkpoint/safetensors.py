@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from gguf import GGMLQuantizationType, get_tensor_name_map
+from gguf import GGMLQuantizationType
 
+from collab_plugin.checkpoint.apply_rules import RuleMatcher
 from collab_plugin.checkpoint.checkpoint import F32, Bytes, Checkpoint, CheckpointFormat, TensorInfo
 from collab_plugin.checkpoint.decode import check_finite
-from collab_plugin.checkpoint.families.deepseek import DEEPSEEK_V3
-from collab_plugin.checkpoint.families.family import Config, Family, text
-from collab_plugin.checkpoint.families.qwen3moe import QWEN3_MOE
-from collab_plugin.checkpoint.tensor_sources import KeyValueHeads, Matrix, Single, Stack, TensorSource, round_to_bf16
+from collab_plugin.checkpoint.families.builtin_families import FAMILIES
+from collab_plugin.checkpoint.families.config import Config
+from collab_plugin.checkpoint.families.family import Conversion, Family, family_of
+from collab_plugin.checkpoint.families.gguf_keys import flag, text
+from collab_plugin.checkpoint.folder_tensors import stored_tensors
+from collab_plugin.checkpoint.tensor_sources import SCALE_BLOCK, Matrix, TensorSource, round_to_bf16
 from collab_plugin.checkpoint.tokenizer import load_json, tokenizer_keys
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.ggml_types import tensor_bytes
 from collab_plugin.formats.gguf_values import MetaValue
-from collab_plugin.formats.safetensors_header import Stored, read_header
-from collab_plugin.formats.tensor_names import Role, layer_of, role_of
+from collab_plugin.formats.tensor_names import layer_of, role_of
 
-FAMILIES = (QWEN3_MOE, DEEPSEEK_V3)
-INDEX = "model.safetensors.index.json"
-_EXPERT = re.compile(r"^(model\.layers\.\d+\.mlp\.experts)\.(\d+)\.(gate_proj|up_proj|down_proj)\.weight$")
-_LAYER = re.compile(r"^model\.layers\.(\d+)\.")
-_IGNORED = ("rotary_emb.inv_freq",)
+_ELSE = "Hugging Face folders of {known} are read here, others as the GGUF that llama.cpp's convert_hf_to_gguf.py makes"
 
 
 class SafetensorsCheckpoint(Checkpoint):
@@ -65,167 +63,103 @@ class SafetensorsCheckpoint(Checkpoint):
         return round_to_bf16(values).view(np.uint8)
 
 
-def family_of(folder: Path, config: dict[str, object]) -> Family:
-    """Return the family of config.json; CollabError naming those that are known."""
-    classes = config.get("architectures")
-    for family in FAMILIES:
-        if isinstance(classes, list) and set(classes) & set(family.classes):
-            return family
-    known = ", ".join(name for family in FAMILIES for name in family.classes)
-    raise CollabError(
-        f"{folder} is a {str(classes)[:80]}; Hugging Face folders of {known} are read here, "
-        "others as the GGUF that llama.cpp's convert_hf_to_gguf.py makes"
-    )
+def open_safetensors(folder: Path, families: Sequence[Family] = FAMILIES) -> SafetensorsCheckpoint:
+    """Open a Hugging Face folder: config.json, tokenizer.json and safetensors, sharded or not.
 
-
-def open_safetensors(folder: Path) -> SafetensorsCheckpoint:
-    """Open a Hugging Face folder: config.json, tokenizer.json and safetensors, sharded or not."""
+    ``families``: those to choose from, the built-in ones unless told otherwise.
+    """
     raw = load_json(folder / "config.json")
-    family = family_of(folder, raw)
-    _check_readable(folder, raw)
-    raw.setdefault(family.expert_key, raw.get(family.expert_keys(raw)[0]))
-    config = Config(raw, f"{folder}/config.json")
+    readable = [family for family in families if family.conversion]
+    family = family_of(raw.get("architectures"), readable, str(folder), _ELSE)
+    conversion = family.conversion
+    assert conversion is not None
+    block = _scale_block(folder, raw)
+    for key in family.counts_in(raw)[:1]:
+        raw.setdefault(family.expert_count, raw.get(key))
+    config = Config(raw, f"{folder}/config.json", conversion.defaults)
     _check_counts(config, family)
-    arch = _arch_name(family)
+    _check_fixed(config, family, conversion)
     metadata = {
-        "general.architecture": text(arch),
+        "general.architecture": text(family.architecture),
         "general.type": text("model"),
-        "general.name": text(_name(folder)),
+        "general.name": text(folder.resolve().name),
     }
-    metadata |= {f"{arch}.{key}": value for key, value in family.keys(config).items()}
+    keys = _keys(config, family, conversion)
+    metadata |= {f"{family.architecture}.{key}": value for key, value in keys.items()}
     metadata |= tokenizer_keys(folder, config.integer("vocab_size"))
-    stored = _stored(folder)
-    layers = config.integer("num_hidden_layers")
-    notes = []
-    extra = {int(m[1]) for name in stored if (m := _LAYER.match(name)) and int(m[1]) >= layers}
-    if extra:
-        notes.append(f"MTP layer {', '.join(map(str, sorted(extra)))} dropped: llama.cpp's {arch} runs without it")
-        stored = {n: s for n, s in stored.items() if not ((m := _LAYER.match(n)) and int(m[1]) >= layers)}
-    sources = dict(sorted(_sources(stored, family, config, layers), key=lambda item: _order(item[0])))
-    _check_complete(folder, sources, layers, config, family)
+    stored, notes = stored_tensors(folder)
+    matcher = RuleMatcher(conversion, config, stored, block)
+    if predicting := matcher.prediction_layers():
+        layers = ", ".join(map(str, predicting))
+        notes.append(f"MTP layer {layers} dropped: llama.cpp's {family.architecture} runs without it")
+    sources = matcher.sources()
+    known = conversion.ignored | {*family.expert_counts, conversion.prediction.count if conversion.prediction else ""}
+    if unread := [key for key in config.unread() if key not in known]:
+        notes.append(f"config.json has keys that are not known here and were not read: {', '.join(unread)}")
     return SafetensorsCheckpoint(folder, metadata, sources, tuple(notes), family)
 
 
-def _check_readable(folder: Path, config: dict[str, object]) -> None:
-    """FP8 with block scales is read; what other tools pack is not."""
+def _scale_block(folder: Path, config: Mapping[str, Any]) -> tuple[int, int]:
+    """Rows and columns of an FP8 scale. CollabError for what other tools pack."""
     quantization = config.get("quantization_config")
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-    if method not in (None, "fp8"):
+    if quantization is None:
+        return SCALE_BLOCK
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else str(quantization)
+    if method != "fp8":
         raise CollabError(f"{folder} is quantized as {str(method)[:40]}, which is not read here; give the original")
+    if (fmt := quantization.get("fmt", "e4m3")) != "e4m3":
+        raise CollabError(f"{folder} is quantized as FP8 {str(fmt)[:40]}, only e4m3 is read here; give the original")
+    size = quantization.get("weight_block_size", list(SCALE_BLOCK))
+    if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(type(n) is int and 0 < n < 2**31 for n in size):
+        raise CollabError(
+            f"{folder} has weight_block_size {str(size)[:40]}: FP8 with a scale for each block of rows and columns is "
+            "read here; give the original"
+        )
+    return size[0], size[1]
 
 
 def _check_counts(config: Config, family: Family) -> None:
     """Counts that size loops and lists; far beyond any model they are damage."""
-    for key, most in (("num_hidden_layers", 4096), (family.expert_key, 65535), ("vocab_size", 2**24)):
+    for key, most in (("num_hidden_layers", 4096), (family.expert_count, 65535), ("vocab_size", 2**24)):
         if config.integer(key) > most:
             raise CollabError(f"{config.where} has {key} = {config.integer(key)}, more than {most}: is it damaged?")
 
 
-def _arch_name(family: Family) -> str:
-    from gguf import MODEL_ARCH_NAMES
-
-    return str(MODEL_ARCH_NAMES[family.arch])
-
-
-def _name(folder: Path) -> str:
-    return folder.resolve().name
-
-
-def _stored(folder: Path) -> dict[str, Stored]:
-    """All tensors of the folder's files, whatever file they are in."""
-    if (folder / INDEX).is_file():
-        table = load_json(folder / INDEX).get("weight_map")
-        if not isinstance(table, dict) or not table:
-            raise CollabError(f"{folder}/{INDEX} has no weight_map")
-        names = sorted({str(name) for name in table.values()})
-        for name in names:
-            if Path(name).name != name or name in ("", ".", ".."):
-                raise CollabError(f"{folder}/{INDEX} names {name!r}, a file outside the folder")
-    else:
-        table, names = None, sorted(p.name for p in folder.glob("*.safetensors"))
-    found: dict[str, Stored] = {}
-    for name in names:
-        if not (folder / name).is_file():
-            raise CollabError(f"shard missing: {name} of {folder}; download it again")
-        for tensor, stored in read_header(folder / name).items():
-            if tensor in found:
-                raise CollabError(f"tensor {tensor!r} is in two files of {folder}")
-            found[tensor] = stored
-    missing = sorted(set(table or ()) - set(found))
-    if missing:
-        raise CollabError(f"{folder}: the index promises {missing[0]!r}, no file holds it; download it again")
-    return found
+def _check_fixed(config: Config, family: Family, conversion: Conversion) -> None:
+    """Keys that change what is computed, where llama.cpp computes one thing only."""
+    for key, values in conversion.fixed.items():
+        if (value := config.get(key)) not in values:
+            only = " or ".join(map(repr, values))
+            raise CollabError(
+                f"{config.where} has {key} = {str(value)[:40]!r}; llama.cpp's {family.architecture} computes {only}"
+            )
 
 
-def _sources(
-    stored: dict[str, Stored], family: Family, config: Config, layers: int
-) -> Iterator[tuple[str, TensorSource]]:
-    name_map = get_tensor_name_map(family.arch, layers)
-    experts: dict[str, dict[int, Matrix]] = {}
-    tied = bool(config.get("tie_word_embeddings", False))
-    for name, tensor in stored.items():
-        if name.endswith(("_scale_inv", *_IGNORED)) or (tied and name == "lm_head.weight"):
-            continue
-        matrix = Matrix(tensor, stored.get(f"{name}_scale_inv"))
-        if found := _EXPERT.match(name):
-            experts.setdefault(f"{found[1]}.{found[3]}.weight", {})[int(found[2])] = matrix
-        elif family.mla and name.endswith("kv_b_proj.weight"):
-            for part in ("k", "v"):
-                gguf_name = _gguf_name(name_map, name.replace("kv_b_proj", f"{part}_b_proj"))
-                yield (
-                    gguf_name,
-                    KeyValueHeads(
-                        matrix,
-                        part,
-                        config.integer("num_attention_heads"),
-                        config.integer("qk_nope_head_dim"),
-                        config.integer("v_head_dim"),
-                    ),
-                )
-        else:
-            gguf_name = _gguf_name(name_map, name.replace("e_score_correction_bias", "e_score_correction.bias"))
-            role = role_of(gguf_name)
-            wide = len(tensor.shape) <= 1 or role in (Role.NORM, Role.ROUTER, Role.ROUTER_BIAS)
-            yield gguf_name, Single(matrix, wide)
-    count = config.integer(family.expert_key)
-    for name, matrices in experts.items():
-        absent = sorted(set(range(count)) ^ set(matrices))
-        if absent:
-            raise CollabError(f"{name}: expert {absent[0]} is missing or too many ({count} are configured)")
-        yield _gguf_name(name_map, name), Stack([matrices[i] for i in range(count)])
-
-
-def _gguf_name(name_map: object, name: str) -> str:
-    found = name_map.get_name(name, try_suffixes=(".weight", ".bias"))  # type: ignore[attr-defined]  # gguf is untyped
-    if found is None:
-        raise CollabError(f"tensor {name!r} has no name in GGUF for this family; is it of another version?")
-    return str(found)
-
-
-def _order(name: str) -> tuple[int, int, str]:
-    layer = layer_of(name)
-    return (0 if name.startswith("token_embd") else 2 if layer is None else 1, layer or 0, name)
-
-
-def _check_complete(
-    folder: Path, sources: dict[str, TensorSource], layers: int, config: Config, family: Family
-) -> None:
-    """A checkpoint with tensors missing is refused here, not by an abort in an engine."""
-    dense = config.integer("first_k_dense_replace", 0)
-    needed = ["token_embd.weight", "output_norm.weight"]
-    if not config.get("tie_word_embeddings", False):
-        needed.append("output.weight")
-    for layer in range(layers):
-        needed += [f"blk.{layer}.{part}" for part in family.parts(config, layer < dense)]
-    absent = [name for name in needed if name not in sources]
-    if absent:
-        raise CollabError(f"{folder} has no {absent[0]} ({len(absent)} tensors are missing); download it again")
+def _keys(config: Config, family: Family, conversion: Conversion) -> dict[str, MetaValue]:
+    keys = {key.gguf: value for key in conversion.keys if (value := key.value(config)) is not None}
+    keys |= conversion.more_keys(config)
+    if conversion.renormalises is not None:
+        said, done = config.flag(conversion.renormalises), family.routing.renormalises
+        if done is None:
+            keys["expert_weights_norm"] = flag(said)
+        elif done != said:
+            does, always = ("does not renormalise", "always does") if done else ("renormalises", "never does")
+            raise CollabError(
+                f"{config.where} {does} router weights ({conversion.renormalises} is {said}), llama.cpp's "
+                f"{family.architecture} {always}"
+            )
+    return keys
 
 
 def _matches(path: Path) -> bool:
     return path.is_dir() and (path / "config.json").is_file()
 
 
-SAFETENSORS_FORMAT = CheckpointFormat(
-    "safetensors", "Hugging Face folders with config.json and safetensors", _matches, open_safetensors
-)
+def safetensors_format(families: Callable[[], Sequence[Family]]) -> CheckpointFormat:
+    """The format for folders of ``families``, asked for when a folder is opened."""
+    return CheckpointFormat(
+        "safetensors",
+        "Hugging Face folders with config.json and safetensors",
+        _matches,
+        lambda folder: open_safetensors(folder, families()),
+    )

@@ -14,7 +14,7 @@ from collab_plugin.checkpoint.decode import bf16_to_f32
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.safetensors_header import Stored
 
-SCALE_BLOCK = 128  # DeepSeek-V3: one float32 scale a 128 × 128 block (config quantization_config)
+SCALE_BLOCK = (128, 128)  # rows and columns of a scale where config.json's weight_block_size is left out
 _PLAIN = {"F32": Type.F32, "F16": Type.F16, "BF16": Type.BF16, "F8_E4M3": Type.BF16, "F64": Type.F32}
 
 
@@ -39,11 +39,11 @@ def round_to_bf16(values: F32) -> NDArray[np.uint16]:
 
 @dataclass(frozen=True)
 class Matrix:
-    """One stored tensor, with its FP8 block scales when it has them."""
+    """One stored tensor, with its FP8 scales when it has them: one for each block of ``block`` rows and columns."""
 
     stored: Stored
     scale: Stored | None = None
-    block: int = SCALE_BLOCK
+    block: tuple[int, int] = SCALE_BLOCK
 
     def __post_init__(self) -> None:
         s = self.stored
@@ -52,9 +52,12 @@ class Matrix:
         if (s.dtype == "F8_E4M3") != (self.scale is not None):
             raise CollabError(f"{s.name}: FP8 weights need weight_scale_inv, and only they have it")
         if self.scale is not None:
-            want = tuple(-(-n // self.block) for n in s.shape)
+            want = tuple(-(-n // size) for n, size in zip(s.shape, self.block, strict=False))
             if len(s.shape) != 2 or self.scale.shape != want or self.scale.dtype not in ("F32", "BF16"):
-                raise CollabError(f"{self.scale.name} has shape {self.scale.shape}, {want} is needed")
+                raise CollabError(
+                    f"{self.scale.name} has shape {self.scale.shape}, {want} is needed, F32 or BF16 and not "
+                    f"{self.scale.dtype}: a scale for each block of {self.block[0]} by {self.block[1]}"
+                )
 
     @property
     def type(self) -> Type:
@@ -78,8 +81,9 @@ class Matrix:
         assert self.scale is not None
         raw = np.ascontiguousarray(self.scale.data)
         grid = raw.view("<f4") if self.scale.dtype == "F32" else bf16_to_f32(raw.view("<u2"))
-        index = np.arange(self.stored.shape[0])[rows if rows is not None else slice(None)] // self.block
-        return np.asarray(grid.reshape(self.scale.shape)[index].repeat(self.block, axis=1)[:, :columns], np.float32)
+        index = np.arange(self.stored.shape[0])[rows if rows is not None else slice(None)] // self.block[0]
+        wide = grid.reshape(self.scale.shape)[index].repeat(self.block[1], axis=1)
+        return np.asarray(wide[:, :columns], np.float32)
 
 
 class TensorSource(ABC):
@@ -157,3 +161,70 @@ class KeyValueHeads(TensorSource):
         else:
             head = self.matrix.values(slice(start + self.nope, start + self.height))
         return head if rows is None else head[rows]
+
+
+class Vector(Single):
+    """A matrix of one row as a vector, widened to float32."""
+
+    def __init__(self, matrix: Matrix) -> None:
+        super().__init__(matrix, True)
+        self.shape = matrix.stored.shape[1:]
+
+    def values(self, expert: int | None, rows: slice | None) -> F32:
+        row: F32 = self.matrix.values()[0]
+        return row
+
+
+class RotaryPairs(TensorSource):
+    """Rows [heads × length, columns] reordered within each head from halves to neighbouring pairs.
+
+    Row p of the first half and row p of the second become rows 2p and 2p + 1, so that an engine that rotates
+    neighbours computes what one that rotates halves would (conversion/llama.py, permute).
+    """
+
+    def __init__(self, matrix: Matrix, heads: int) -> None:
+        rows = matrix.stored.shape[0]
+        if heads < 1 or rows % (2 * heads):
+            raise CollabError(f"{matrix.stored.name} has {rows} rows, which {heads} heads do not divide into pairs")
+        self.matrix, self.matrices, self.shape, self.type = matrix, [matrix], matrix.stored.shape, matrix.type
+        self.length = rows // heads
+
+    def values(self, expert: int | None, rows: slice | None) -> F32:
+        wanted = np.arange(self.shape[0])[rows if rows is not None else slice(None)]
+        first = int(wanted.min(initial=0)) // self.length * self.length
+        last = (int(wanted.max(initial=0)) // self.length + 1) * self.length
+        within = wanted % self.length
+        source = wanted - within + within % 2 * (self.length // 2) + within // 2
+        return np.asarray(self.matrix.values(slice(first, last))[source - first])
+
+
+class FusedExperts(TensorSource):
+    """Part ``part`` of ``parts`` projections of all experts, stored in one tensor; reading one touches no other.
+
+    The tensor is [experts, parts × out, in], or [experts, in, parts × out] when ``transposed``. Parts lie behind each
+    other, or in turn where ``interleaved``.
+    """
+
+    def __init__(self, matrix: Matrix, part: int, parts: int, interleaved: bool, transposed: bool) -> None:
+        self.matrix, self.matrices, self.type = matrix, [matrix], matrix.type
+        self.part, self.parts, self.interleaved, self.transposed = part, parts, interleaved, transposed
+        experts, out, width = matrix.stored.shape if not transposed else self._turned(matrix.stored.shape)
+        if out % parts:
+            raise CollabError(f"{matrix.stored.name} has {out} rows an expert, which {parts} parts do not divide")
+        self.shape = (experts, out // parts, width)
+
+    @staticmethod
+    def _turned(shape: tuple[int, ...]) -> tuple[int, int, int]:
+        experts, width, out = shape
+        return experts, out, width
+
+    def values(self, expert: int | None, rows: slice | None) -> F32:
+        if expert is None:
+            return np.stack([self.values(i, rows) for i in range(self.shape[0])])
+        values = self.matrix.values(slice(expert, expert + 1))[0]
+        if self.transposed:
+            values = values.T
+        height = self.shape[1]
+        start = self.part if self.interleaved else self.part * height
+        own = values[start :: self.parts] if self.interleaved else values[start : start + height]
+        return np.ascontiguousarray(own if rows is None else own[rows])

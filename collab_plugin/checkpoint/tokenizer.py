@@ -9,7 +9,7 @@ from typing import Any
 
 from gguf import GGUFValueType, SpecialVocab, TokenType
 
-from collab_plugin.checkpoint.families.family import flag, text, u32
+from collab_plugin.checkpoint.families.gguf_keys import flag, text, u32
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.gguf_values import MetaValue
 

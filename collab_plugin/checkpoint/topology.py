@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo
+from collab_plugin.checkpoint.families.routers import Router, router_of
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.tensor_names import Role
 
@@ -86,8 +87,8 @@ def topology_of(checkpoint: Checkpoint) -> Topology:
         shared_experts=meta.integer("expert_shared_count", 0) or _has_shared(checkpoint),
         groups=groups,
         groups_used=groups_used,
-        gating=_gating(checkpoint, meta),
-        renormalises=_renormalises(checkpoint.architecture, meta),
+        gating=_gating(router_of(checkpoint.architecture), meta),
+        renormalises=_renormalises(router_of(checkpoint.architecture), meta),
         weights_scale=meta.number("expert_weights_scale", 1.0) or 1.0,
         context_length=meta.integer("context_length", 0),
         role_bytes=_sum_by_role(checkpoint, lambda t: t.nbytes),
@@ -126,39 +127,14 @@ def _has_shared(checkpoint: Checkpoint) -> int:
     return int(any(t.role == Role.SHARED_EXPERT for t in checkpoint.tensors.values()))
 
 
-# What src/models/*.cpp hard-code (llama.cpp 0c1e57098): router weights divided by their sum over the chosen
-# experts, or not, whatever the metadata says; the others obey expert_weights_norm.
-_ALWAYS_RENORMALISES = frozenset(
-    (
-        *("arctic", "dbrx", "ernie4_5-moe", "gemma4", "gpt-oss", "granite_swa", "granitehybrid", "granitemoe"),
-        *("grok", "grovemoe", "hunyuan-moe", "kimi-linear", "lfm2moe", "llama", "maple", "mellum", "mimo2"),
-        *("minimax-01", "minimax-m2", "mistral3", "phimoe", "qwen35moe", "qwen3moe", "qwen3next", "qwen3vlmoe"),
-        *("qwen4exp", "rnd1", "smallthinker"),
-    )
-)
-_NEVER_RENORMALISES = frozenset(("deepseek", "jamba", "llada-moe", "llama4", "olmoe", "qwen2moe"))
-# Sigmoid where expert_gating_func is absent.
-_SIGMOID = frozenset(
-    (
-        *("afmoe", "cohere2moe", "glm-dsa", "glm4moe", "glm5-next", "hy_v3", "laguna", "llama4", "mimo2"),
-        *("nemotron_h_moe", "step35"),
-    )
-)
+def _renormalises(router: Router, meta: _Keys) -> bool:
+    return bool(meta.get("expert_weights_norm", False)) if router.renormalises is None else router.renormalises
 
 
-def _renormalises(architecture: str, meta: _Keys) -> bool:
-    if architecture in _ALWAYS_RENORMALISES:
-        return True
-    return architecture not in _NEVER_RENORMALISES and bool(meta.get("expert_weights_norm", False))
-
-
-def _gating(checkpoint: Checkpoint, meta: _Keys) -> str:
+def _gating(router: Router, meta: _Keys) -> str:
     code = meta.integer("expert_gating_func", 0)
-    if code == 0:
-        if checkpoint.architecture == "gpt-oss":
-            return "softmax-after-top-k"
-        return "sigmoid" if checkpoint.architecture in _SIGMOID else "softmax"
-    return {1: "softmax", 2: "sigmoid", 3: "softmax-after-top-k"}.get(code, f"unknown ({code})")
+    known = {0: router.gating, 1: "softmax", 2: "sigmoid", 3: "softmax-after-top-k"}
+    return known.get(code, f"unknown ({code})")
 
 
 def _sum_by_role(checkpoint: Checkpoint, size: Callable[[TensorInfo], int]) -> dict[Role, int]:

@@ -23,14 +23,14 @@ def pruned_config(
 
     ``quantization`` is its new quantization_config; None leaves the one it has.
     """
-    keys: dict[str, tuple[str, int | None]] = {"expert_count": (checkpoint.family.expert_key, None), **_KEYS}
+    keys: dict[str, tuple[str, int | None]] = {"expert_count": (checkpoint.family.expert_count, None), **_KEYS}
     changed = dict(config)
     for key, value in plan.metadata.items():
         name, removed = keys.get(key.removeprefix(f"{checkpoint.architecture}."), ("", None))
         value = removed if value is None else value
         if not name or value is None:
             raise CollabError(f"the plan changes {key}, which config.json has no key for")
-        names = checkpoint.family.expert_keys(config) if name == checkpoint.family.expert_key else (name,)
+        names = checkpoint.family.counts_in(config) if name == checkpoint.family.expert_count else (name,)
         changed.update(dict.fromkeys(names, value))
     if changed.get("num_nextn_predict_layers"):
         changed["num_nextn_predict_layers"] = 0  # their experts were not calibrated, and one count is for all layers

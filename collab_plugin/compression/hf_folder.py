@@ -15,8 +15,9 @@ from typing import Literal
 import numpy as np
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
+from collab_plugin.checkpoint.folder_tensors import INDEX
 from collab_plugin.checkpoint.identity import fingerprint
-from collab_plugin.checkpoint.safetensors import INDEX, SafetensorsCheckpoint
+from collab_plugin.checkpoint.safetensors import SafetensorsCheckpoint
 from collab_plugin.checkpoint.tokenizer import load_json
 from collab_plugin.compression.hf_config import pruned_config
 from collab_plugin.compression.hf_precision import precisions, quantization_config

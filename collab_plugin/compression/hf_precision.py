@@ -41,7 +41,7 @@ def precisions(checkpoint: SafetensorsCheckpoint, plan: Plan) -> dict[str, Preci
     """Precision of each block with matrices that may be quantized; None leaves it as it is stored."""
     members: dict[str, list[TensorInfo]] = {}
     for name, info in checkpoint.tensors.items():
-        if info.role in QUANTIZED_ROLES and len(info.shape) > 1:
+        if info.role in QUANTIZED_ROLES and len(checkpoint.stored(name)[0].stored.shape) == 2:
             members.setdefault(block_of(checkpoint.stored(name)[0].stored.name), []).append(info)
     return {block: _precision(checkpoint, plan, infos) for block, infos in members.items()}
 

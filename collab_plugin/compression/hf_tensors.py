@@ -84,7 +84,10 @@ class Work:
         """Read, check, and convert; CollabError for values that are not finite."""
         out = self.output
         stored = out.matrix.stored
-        where = slice(self.start, self.stop) if len(stored.shape) > 1 and out.rows is None else None
+        if out.rows is not None:
+            yield from self._chosen(out.rows)
+            return
+        where = slice(self.start, self.stop) if len(stored.shape) > 1 else None
         values = check_finite(out.matrix.values(where), stored.name, None)
         if out.precision is not None:
             yield from self._quantized(values, out.precision)
@@ -93,12 +96,20 @@ class Work:
             yield out.name, self._offset(stored.shape[-1] * 2), round_to_bf16(values)
             return
         raw = _rows(stored)
-        if out.rows is not None:
-            yield out.name, 0, raw[list(out.rows)]
-        else:
-            yield out.name, self._offset(raw.shape[1]), raw[self.start : self.stop]
+        yield out.name, self._offset(raw.shape[1]), raw[self.start : self.stop]
         if out.matrix.scale is not None and self.start == 0:
             yield _scale_of(out.name, out.matrix.scale).name, 0, _rows(out.matrix.scale)
+
+    def _chosen(self, rows: tuple[int, ...]) -> Iterator[Piece]:
+        """Rows of a router or fused experts as they are stored."""
+        stored = self.output.matrix.stored
+        raw = _rows(stored)
+        for place, row in enumerate(rows[self.start : self.stop], self.start):
+            if len(stored.shape) > 1:
+                check_finite(self.output.matrix.values(slice(row, row + 1)), stored.name, None)
+            else:
+                check_finite(self.output.matrix.values()[row], stored.name, None)
+            yield self.output.name, place * raw.shape[1], raw[row : row + 1]
 
     def _quantized(self, values: NDArray[np.float32], precision: Precision) -> Iterator[Piece]:
         out = self.output
@@ -130,8 +141,8 @@ def outputs(
 
 def _of_tensor(checkpoint: SafetensorsCheckpoint, plan: Plan, info: TensorInfo) -> Iterator[Output]:
     kept, matrices = kept_of(info, plan), checkpoint.stored(info.name)
-    if info.role != Role.EXPERT:
-        quantizable = info.role in QUANTIZED_ROLES and len(info.shape) > 1
+    if info.role != Role.EXPERT or _fused(matrices[0]):
+        quantizable = info.role in QUANTIZED_ROLES and len(info.shape) > 1 and not _fused(matrices[0])
         yield Output(matrices[0].stored.name, matrices[0], rows=kept, quantizable=quantizable)
         return
     for new, old in enumerate(range(len(matrices)) if kept is None else kept):
@@ -139,15 +150,19 @@ def _of_tensor(checkpoint: SafetensorsCheckpoint, plan: Plan, info: TensorInfo) 
         yield Output(name, matrices[old], quantizable=True)
 
 
+def _fused(matrix: Matrix) -> bool:
+    """All experts in one stored tensor."""
+    return len(matrix.stored.shape) == 3
+
+
 def works(outputs: list[Output]) -> Iterator[Work]:
     """The work in pieces of bounded memory."""
     for output in outputs:
         shape = output.shape
-        rows = shape[0] if len(shape) > 1 and output.rows is None else 1
+        rows = shape[0] if len(shape) > 1 else 1
         step = max(1, TILE_BYTES // (4 * prod(shape[1:], start=1))) if rows > 1 else 1
         for start in range(0, rows, step):
-            whole = len(shape) < 2 or output.rows is not None
-            yield Work(output, start, shape[0] if whole and shape else min(rows, start + step))
+            yield Work(output, start, shape[0] if len(shape) == 1 else min(rows, start + step))
 
 
 def _scale_of(name: str, scale: Stored) -> SafetensorsTensor:

@@ -1,4 +1,4 @@
-"""The built-in formats, criteria, allocators and placement policy, registered through the same hooks as anyone's."""
+"""What is built in: formats, families, criteria, allocators, placement policy, through the same hooks as anyone's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collab_plugin.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from collab_plugin.checkpoint.checkpoint import CheckpointFormat
+    from collab_plugin.checkpoint.families.family import Family
     from collab_plugin.placement.policy import PlacementPolicy
     from collab_plugin.planning.allocators.allocator import Allocator
     from collab_plugin.planning.criteria.criterion import ImportanceCriterion
@@ -18,10 +19,19 @@ if TYPE_CHECKING:
 @hookimpl
 def collab_register_checkpoint_formats(register: Callable[[CheckpointFormat], None]) -> None:
     from collab_plugin.checkpoint.gguf import GGUF_FORMAT
-    from collab_plugin.checkpoint.safetensors import SAFETENSORS_FORMAT
+    from collab_plugin.checkpoint.safetensors import safetensors_format
+    from collab_plugin.plugins.manager import known_families
 
     register(GGUF_FORMAT)
-    register(SAFETENSORS_FORMAT)
+    register(safetensors_format(known_families))
+
+
+@hookimpl
+def collab_register_families(register: Callable[[Family], None]) -> None:
+    from collab_plugin.checkpoint.families.builtin_families import FAMILIES
+
+    for family in FAMILIES:
+        register(family)
 
 
 @hookimpl

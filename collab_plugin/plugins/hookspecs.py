@@ -15,6 +15,7 @@ import pluggy
 
 if TYPE_CHECKING:  # at run time this page costs nothing: `collab-plugin --help` asks it for commands
     from collab_plugin.checkpoint.checkpoint import CheckpointFormat
+    from collab_plugin.checkpoint.families.family import Family
     from collab_plugin.engines.engine import Engine
     from collab_plugin.engines.supported_types import Loader
     from collab_plugin.engines.target import TargetProvider
@@ -33,6 +34,11 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 @hookspec
 def collab_register_checkpoint_formats(register: Callable[[CheckpointFormat], None]) -> None:
     """Add ways to open a model; asked in order of registration, plugins before built-ins."""
+
+
+@hookspec
+def collab_register_families(register: Callable[[Family], None]) -> None:
+    """Add families of models: how their Hugging Face folders become GGUF, and what vLLM and ``verify`` need of them."""
 
 
 @hookspec

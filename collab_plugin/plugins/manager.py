@@ -20,6 +20,7 @@ from collab_plugin.plugins.check_hooks import PREFIX, CheckedPlugins
 
 if TYPE_CHECKING:  # help asks this module for commands alone; numpy and the rest would slow it
     from collab_plugin.checkpoint.checkpoint import CheckpointFormat
+    from collab_plugin.checkpoint.families.family import Family
     from collab_plugin.engines.engine import Engine
     from collab_plugin.engines.supported_types import Loader
     from collab_plugin.engines.target import TargetProvider
@@ -40,6 +41,7 @@ T = TypeVar("T", bound=Any)
 BUILTINS = "builtins"
 CONTRACTS = {
     "checkpoint_formats": "CheckpointFormat",
+    "families": "Family",
     "criteria": "ImportanceCriterion",
     "allocators": "Allocator",
     "placement_policies": "PlacementPolicy",
@@ -59,6 +61,7 @@ class Registry:
     """Everything that was registered, by kind and name: plugins in order of registration, then built-ins."""
 
     checkpoint_formats: dict[str, CheckpointFormat] = field(default_factory=dict)
+    families: dict[str, Family] = field(default_factory=dict)
     criteria: dict[str, ImportanceCriterion] = field(default_factory=dict)
     allocators: dict[str, Allocator] = field(default_factory=dict)
     placement_policies: dict[str, PlacementPolicy] = field(default_factory=dict)
@@ -153,6 +156,12 @@ def registry() -> Registry:
 def plugin_commands() -> dict[str, PluginCommand]:
     """Return the commands that plugins add, without making the rest of the registry."""
     return build_registry(plugin_manager(), ("commands",)).commands
+
+
+@cache
+def known_families() -> tuple[Family, ...]:
+    """Return the families of models, plugins' first, without making the rest of the registry."""
+    return tuple(build_registry(plugin_manager(), ("families",)).families.values())
 
 
 def pick(table: dict[str, T], name: str, what: str) -> T:

@@ -324,6 +324,14 @@ def test_one_expert_too_many(tmp_path: Path) -> None:
 def test_experts_of_two_shapes(tmp_path: Path) -> None:
     config, tensors = deepseek()
     tensors[EXPERT] = bf16(np.zeros((8, HIDDEN), np.float32))
+    message = refused(write_folder(tmp_path / "m", config, tensors))
+    assert f"{EXPERT} has the shape [8, 192], by" in message
+    assert "it is [160, 192]" in message
+
+
+def test_experts_of_two_types(tmp_path: Path) -> None:
+    config, tensors = deepseek()
+    tensors[EXPERT] = f32(np.zeros(tensors[EXPERT].shape, np.float32))
     assert "differ in shape or dtype" in refused(write_folder(tmp_path / "m", config, tensors))
 
 

@@ -120,6 +120,7 @@ def test_shards_read_as_one_file(tmp_path: Path) -> None:
 def test_mtp_layer_is_dropped(tmp_path: Path) -> None:
     config, tensors = deepseek(num_nextn_predict_layers=1, num_hidden_layers=2)
     extra = {n.replace("layers.1.", "layers.2."): t for n, t in tensors.items() if ".layers.1." in n}
+    extra["model.layers.2.eh_proj.weight"] = tensors["model.layers.1.self_attn.o_proj.weight"]
     source = write_folder(tmp_path / "source", config, tensors | extra, shards=2)
     checkpoint = open_safetensors(source)
     folder = _write(checkpoint, pruned(checkpoint, copy_plan(checkpoint), (0, 3)), tmp_path / "pruned")

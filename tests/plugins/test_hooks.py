@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -15,11 +16,14 @@ import pytest
 from click.testing import CliRunner
 from collab_llamacpp.llamacpp_engine import LlamaCppEngine
 from collab_llamacpp.native.ggml_kernels import GgmlKernels
+from small_models.hf_folder import qwen, write_folder
 from small_models.tiny_moe import WIDTH
 
-from collab_plugin import hookimpl
+from collab_plugin import Config, Family, TensorRule, hookimpl
 from collab_plugin.checkpoint.checkpoint import Checkpoint, CheckpointFormat
+from collab_plugin.checkpoint.families.qwen3moe import QWEN3_MOE
 from collab_plugin.checkpoint.gguf import open_gguf
+from collab_plugin.checkpoint.safetensors import open_safetensors
 from collab_plugin.cli.main import main
 from collab_plugin.engines.engine import Decoding, Engine
 from collab_plugin.engines.results import Generation, Served
@@ -74,6 +78,37 @@ def test_hook_collab_register_checkpoint_formats(qwen3moe: Path, tmp_path: Path)
     first = next(candidate for candidate in formats.values() if candidate.matches(backup))
     assert first.name == "backup"
     assert list(first.open(backup).tensors) == list(open_gguf(qwen3moe).tensors)
+
+
+class Renamed:
+    """Qwen3-MoE under a class of our own, whose experts are called otherwise."""
+
+    @hookimpl
+    def collab_register_families(self, register: Callable[[Family], None]) -> None:
+        conversion = QWEN3_MOE.conversion
+        assert conversion is not None
+
+        def tensors(config: Config) -> tuple[TensorRule, ...]:
+            rules = conversion.tensors(config)
+            return tuple(replace(rule, stored=rule.stored.replace("mlp.experts", "moe.specialists")) for rule in rules)
+
+        own = replace(conversion, tensors=tensors)
+        register(replace(QWEN3_MOE, name="our-moe", classes=("OurMoeForCausalLM",), conversion=own))
+
+
+def test_hook_collab_register_families(tmp_path: Path) -> None:
+    families = registered(Renamed()).families
+    assert list(families)[:2] == ["our-moe", "qwen3-moe"], "plugins before built-ins"
+    config, tensors = qwen()
+    plain = open_safetensors(write_folder(tmp_path / "plain", config, tensors))
+    renamed = {name.replace("mlp.experts", "moe.specialists"): tensor for name, tensor in tensors.items()}
+    folder = write_folder(tmp_path / "ours", config | {"architectures": ["OurMoeForCausalLM"]}, renamed)
+    ours = open_safetensors(folder, tuple(families.values()))
+    assert list(ours.tensors) == list(plain.tensors)
+    for name in plain.tensors:
+        np.testing.assert_array_equal(ours.read(name), plain.read(name))
+    with pytest.raises(CollabError, match="is a OurMoeForCausalLM; Hugging Face folders of Qwen3MoeForCausalLM, "):
+        open_safetensors(folder)
 
 
 class Rarest:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conformance.torch_python import torch_python
+from small_models.converted import EXPERTS, KEPT, llama_cpp_logits, make_checkpoints, nmse
 from small_models.tiny_moe import some_stats
 
 from collab_plugin.checkpoint.gguf import open_gguf
@@ -56,6 +58,7 @@ def test_plugins_lists_the_wheel(installed: Path) -> None:
     assert {"kind": "criteria", "name": "least-used", "plugin": "example"} in listed
     assert {"kind": "placement-policies", "name": "spread", "plugin": "example"} in listed
     assert {"kind": "checkpoint-formats", "name": "zipped-gguf", "plugin": "example"} in listed
+    assert {"kind": "families", "name": "dots1", "plugin": "example"} in listed
 
 
 def test_without_the_wheel_its_criterion_is_unknown(qwen3moe: Path, tmp_path: Path) -> None:
@@ -105,3 +108,36 @@ def test_plan_with_the_wheel_s_criterion(
     assert plan["pruning"]["criterion"] == criterion
     expected = list(range(half)) if kept == "lowest" else list(range(half, experts))
     assert set(map(tuple, plan["pruning"]["kept"].values())) == {tuple(expected)}
+
+
+DOTS1 = {
+    "config": "Dots1Config",
+    "dense": 1,
+    "keys": {
+        "n_routed_experts": EXPERTS, "n_shared_experts": 1, "moe_intermediate_size": 32, "head_dim": 32,
+        "num_key_value_heads": 4, "first_k_dense_replace": 1, "norm_topk_prob": True, "routed_scaling_factor": 1.5,
+    },
+}  # fmt: skip
+CONVERT = """
+import sys
+from pathlib import Path
+from small_models.converted import KEPT, as_gguf
+from collab_plugin import open_checkpoint
+checkpoint = open_checkpoint(Path(sys.argv[1]))
+for name, kept in (("original", None), ("pruned", KEPT)):
+    as_gguf(checkpoint, Path(sys.argv[2]) / f"{name}.gguf", kept)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.native
+def test_a_family_of_the_wheel_becomes_a_gguf_with_the_logits_of_transformers(installed: Path, tmp_path: Path) -> None:
+    made = make_checkpoints(torch_python("transformers"), tmp_path, {"dots1": DOTS1}) / "dots1"
+    without = collab(tmp_path, "inspect", made / "model")
+    assert "is a Dots1ForCausalLM; Hugging Face folders of " in without.stderr
+    paths = os.pathsep.join((str(installed), str(Path(__file__).parents[1])))
+    command = [sys.executable, "-c", CONVERT, str(made / "model"), str(tmp_path)]
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, check=True, timeout=120)
+    for name in ("original", "pruned"):
+        assert nmse(np.load(made / f"{name}.npy"), llama_cpp_logits(tmp_path / f"{name}.gguf")) < 1e-6
+    assert len(KEPT) < EXPERTS

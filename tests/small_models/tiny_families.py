@@ -83,9 +83,14 @@ FAMILIES = {
 
 
 def make(name: str, seed: int = 0) -> PreTrainedModel:
-    """A model with random weights, router biases included, which transformers leaves at zero."""
-    tiny = FAMILIES[name]
-    config = getattr(transformers, tiny.config)(**{**_SMALL, **tiny.keys})
+    """A model of the family ``name``."""
+    return make_tiny(FAMILIES[name], seed)
+
+
+def make_tiny(tiny: Tiny, seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """A model with random weights, router biases included, which transformers leaves at zero; ``changes`` to its
+    configuration."""
+    config = getattr(transformers, tiny.config)(**{**_SMALL, **tiny.keys, **changes})
     config._attn_implementation = "eager"
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
@@ -103,6 +108,11 @@ def make(name: str, seed: int = 0) -> PreTrainedModel:
 
 
 def save(model: PreTrainedModel, name: str, folder: Path, *, fused: bool = False) -> Path:
+    """Write a checkpoint of the family ``name``."""
+    return save_tiny(model, FAMILIES[name], folder, fused=fused)
+
+
+def save_tiny(model: PreTrainedModel, tiny: Tiny, folder: Path, *, fused: bool = False) -> Path:
     """Write a checkpoint, per expert as transformers saves it, or fused as it holds it in memory."""
     model.save_pretrained(folder)
     if fused:
@@ -112,7 +122,7 @@ def save(model: PreTrainedModel, name: str, folder: Path, *, fused: bool = False
             {n: t.contiguous() for n, t in model.state_dict().items()}, folder / "model.safetensors", {"format": "pt"}
         )
     path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | FAMILIES[name].extra))
+    path.write_text(json.dumps(json.loads(path.read_text()) | tiny.extra))
     return folder
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 from collab_vllm.selection.expert_selection import Part, Selection, part_of
-from collab_vllm.selection.vllm_families import FAMILIES, family_of
+from collab_vllm.selection.vllm_families import family_for_vllm
 
+from collab_plugin.checkpoint.families.builtin_families import FAMILIES
 from collab_plugin.errors import CollabError
 
 SELECTION = Selection({1: (5, 0, 2), 2: (1, 2, 3)}, 3, 2, None, None)
 
 
 def part(name: str, architecture: str) -> Part | None:
-    return part_of(name, family_of([architecture], "model"), SELECTION)
+    return part_of(name, family_for_vllm([architecture], "model"), SELECTION)
 
 
 @pytest.mark.parametrize(
@@ -66,5 +67,5 @@ def test_everything_else_is_read_whole(name: str) -> None:
 
 
 def test_unknown_families_are_refused() -> None:
-    with pytest.raises(CollabError, match=r"JambaForCausalLM.*cannot prune; it prunes Qwen2MoeForCausalLM"):
-        family_of(["JambaForCausalLM"], "model")
+    with pytest.raises(CollabError, match=r"JambaForCausalLM.*cannot prune it; it prunes .*Qwen2MoeForCausalLM"):
+        family_for_vllm(["JambaForCausalLM"], "model")

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
+from collab_plugin.checkpoint.families.family import Family
 from collab_plugin.errors import CollabError
 from collab_plugin.plans.plan import Plan
 from collab_vllm.load.safetensors_files import Weights
 from collab_vllm.selection.expert_selection import Part, expert_of, layer_of, within_block
-from collab_vllm.selection.vllm_families import Family
 
 _GGUF_SUFFIXES = ("weight", "bias")
 

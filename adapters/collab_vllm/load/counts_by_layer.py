@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from collab_plugin.checkpoint.families.family import Family
 from collab_plugin.errors import CollabError
 from collab_vllm.load.vllm_config import set_count
 from collab_vllm.selection.expert_selection import Selection
-from collab_vllm.selection.vllm_families import Family
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig

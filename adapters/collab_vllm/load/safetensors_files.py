@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from collab_plugin.checkpoint.safetensors import INDEX
+from collab_plugin.checkpoint.folder_tensors import INDEX
 from collab_plugin.checkpoint.tokenizer import load_json
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.safetensors_header import Place, read_places

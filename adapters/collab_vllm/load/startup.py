@@ -7,6 +7,7 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from collab_plugin.checkpoint.families.family import Family
 from collab_plugin.errors import CollabError
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.plan_file import plan_fingerprint, read_plan
@@ -26,7 +27,7 @@ from collab_vllm.load.vllm_config import (
 )
 from collab_vllm.selection.expert_selection import Selection, selection_of
 from collab_vllm.selection.loader_options import LOAD_FORMAT, LoaderOptions, parse_options
-from collab_vllm.selection.vllm_families import Family, family_of
+from collab_vllm.selection.vllm_families import family_for_vllm
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -74,7 +75,8 @@ def prepare(vllm_config: VllmConfig) -> Prepared:
     plan = _read(options)
     model_config = vllm_config.model_config
     hf = model_config.hf_text_config
-    family = family_of(model_config.architectures, model_config.model)
+    family = family_for_vllm(model_config.architectures, model_config.model)
+    experts = getattr(hf, family.expert_count, 0)
     selection = None if plan is None else selection_of(plan, hf.num_hidden_layers)
     prepared = Prepared(options, family, plan, selection)
     mark = dataclasses.asdict(options) | {
@@ -92,11 +94,11 @@ def prepare(vllm_config: VllmConfig) -> Prepared:
         check_parallel(vllm_config, selection)
         check_by_layer(vllm_config, family, selection)
         weights = Weights(weight_files(vllm_config.load_config, model_config))
-        check_model(plan, weights, family, hf.num_hidden_layers, getattr(hf, family.count, 0), strict=options.strict)
+        check_model(plan, weights, family, hf.num_hidden_layers, experts, strict=options.strict)
         set_experts(model_config, family, selection)
     check_artifact(options, plan)
     counts = selection.counts if selection else {}
-    check_hot(options, plan, vllm_config, counts or {0: getattr(hf, family.count, 0)})
+    check_hot(options, plan, vllm_config, counts or {0: experts})
     right_rotation(vllm_config, family)
     if options.replaces_experts:
         check_engine(vllm_config)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from collab_plugin.checkpoint.families.family import Family
 from collab_plugin.errors import CollabError
 from collab_vllm.selection.expert_selection import Selection
-from collab_vllm.selection.vllm_families import Family
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
@@ -32,7 +32,7 @@ def set_experts(model_config: ModelConfig, family: Family, selection: Selection)
 def set_count(model_config: ModelConfig, family: Family, count: int) -> None:
     """Write the number of experts where model classes read it."""
     for config in _configs(model_config):
-        setattr(config, family.count, count)
+        setattr(config, family.expert_count, count)
 
 
 def _configs(model_config: ModelConfig) -> list[Any]:

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from collab_plugin.checkpoint.families.family import Family
 from collab_plugin.plans.plan import Plan
-from collab_vllm.selection.vllm_families import Family
 
 _LAYER = re.compile(r"^(?:.*\.)?layers\.(\d+)\.(.+)$")
 _EXPERT = re.compile(r"^experts\.(\d+)\.(.+)$")

@@ -1,119 +1,115 @@
-"""What one family of Hugging Face checkpoints needs to become GGUF."""
+"""A family of models: one object that reading Hugging Face folders, vLLM and the conformance reference share.
+
+How to add one: docs/add-a-family.md.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-import numpy as np
-from gguf import MODEL_ARCH, GGUFValueType
-
+from collab_plugin.checkpoint.families.config import Config
+from collab_plugin.checkpoint.families.gguf_keys import Key
+from collab_plugin.checkpoint.families.routers import Router, router_of
+from collab_plugin.checkpoint.families.tensors import Sizes, TensorRule
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.gguf_values import MetaValue
 
 
-class Config:
-    """config.json with checked access; a missing or ill-typed key is a CollabError."""
+@dataclass(frozen=True)
+class Prediction:
+    """Layers behind the decoder's that predict further tokens, stored under the next layer numbers.
 
-    def __init__(self, values: Mapping[str, Any], where: str) -> None:
-        self.values, self.where = values, where
+    ``count``: key of config.json that tells how many there may be. ``marks``: ends of names that such a layer has and
+    no other. They are left out of a GGUF with a note.
+    """
 
-    def integer(self, key: str, default: int | None = None) -> int:
-        value = self.values.get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**32:
-            raise CollabError(f"{self.where} has {key} = {str(value)[:40]!r}, not a whole number")
-        return value
+    count: str
+    marks: tuple[str, ...]
 
-    def number(self, key: str, default: float | None = None) -> float:
-        value = self.values.get(key, default)
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
-            raise CollabError(f"{self.where} has {key} = {str(value)[:40]!r}, not a number")
-        return float(value)
 
-    def get(self, key: str, default: Any = None) -> Any:
-        value = self.values.get(key)
-        return default if value is None else value
+@dataclass(frozen=True)
+class Conversion:
+    """How a Hugging Face folder becomes a GGUF.
+
+    ``config_class``: transformers' class, whose ``defaults`` stand for keys that config.json leaves out.
+    ``fixed``: keys that change the computation, with the only values that llama.cpp computes with. ``keys`` and
+    ``more_keys(config)``: keys of the GGUF, without prefix. ``sizes(config)``: what shapes are told in.
+    ``tensors(config)``: rules for every tensor; what no rule names is refused. ``dense(config, layer)``: whether a
+    block has no experts. ``renormalises``: the key that says whether router weights are divided by their sum over the
+    chosen experts; None where the family always does what its architecture does. ``ignored``: further keys without
+    effect on what is computed.
+    """
+
+    config_class: str
+    defaults: Mapping[str, Any]
+    sizes: Callable[[Config], Sizes]
+    tensors: Callable[[Config], tuple[TensorRule, ...]]
+    keys: tuple[Key, ...] = ()
+    more_keys: Callable[[Config], dict[str, MetaValue]] = lambda config: {}
+    fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    dense: Callable[[Config, int], bool] = lambda config, layer: False
+    renormalises: str | None = None
+    prediction: Prediction | None = None
+    ignored: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """What the conformance reference computes for a GGUF of the family. Norms, biases, shared experts and their gate
+    are used where the file has them.
+
+    ``attention``: "grouped-query", or "latent" (DeepSeek's MLA). ``interleaved_rope``: the GGUF's rotary embedding
+    turns neighbouring pairs of channels, not halves.
+    """
+
+    attention: Literal["grouped-query", "latent"] = "grouped-query"
+    interleaved_rope: bool = False
 
 
 @dataclass(frozen=True)
 class Family:
-    """``classes``: names in config.json's ``architectures``. ``keys(config)``: GGUF keys without prefix.
+    """``name``: unique. ``classes``: names in config.json's ``architectures``. ``architecture``: the GGUF's.
 
-    ``expert_key`` names the expert count; ``mla`` splits kv_b_proj into heads; ``parts(config, dense)``
-    lists the GGUF tensors that a block must have.
+    ``expert_counts``: keys of config.json that may hold the number of routed experts; the first is the usual one.
+    ``blocks``: modules of a decoder layer that hold experts and router. ``router``: tensors of such a module with a row
+    for each expert. ``interleaved_rope``: the checkpoint's rotary embedding turns neighbouring pairs, not halves.
+    ``conversion``: None where folders are not turned into GGUF; ``decoder``: None where there is no reference.
     """
 
+    name: str
     classes: tuple[str, ...]
-    arch: MODEL_ARCH
-    expert_key: str
-    keys: Callable[[Config], dict[str, MetaValue]]
-    parts: Callable[[Config, bool], list[str]]
-    mla: bool = False
+    architecture: str
+    expert_counts: tuple[str, ...]
+    blocks: tuple[str, ...] = ("mlp",)
+    router: tuple[str, ...] = ("gate.weight",)
+    interleaved_rope: bool = False
+    conversion: Conversion | None = None
+    decoder: Decoder | None = None
 
-    def expert_keys(self, config: Mapping[str, Any]) -> tuple[str, ...]:
+    @property
+    def expert_count(self) -> str:
+        """The usual key of the expert count, also an attribute of transformers' configuration objects."""
+        return self.expert_counts[0]
+
+    @property
+    def routing(self) -> Router:
+        """How llama.cpp routes in this architecture."""
+        return router_of(self.architecture)
+
+    def counts_in(self, config: Mapping[str, Any]) -> tuple[str, ...]:
         """Keys of config.json that hold the expert count: transformers 5 saves Qwen3-MoE's under another name."""
-        found = tuple(key for key in (self.expert_key, "num_local_experts") if key in config)
-        return found or (self.expert_key,)
+        return tuple(key for key in self.expert_counts if key in config) or self.expert_counts[:1]
 
 
-NORMS = ("attn_norm.weight", "ffn_norm.weight")
-EXPERTS = ("ffn_gate_inp.weight", "ffn_gate_exps.weight", "ffn_up_exps.weight", "ffn_down_exps.weight")
-DENSE = ("ffn_gate.weight", "ffn_up.weight", "ffn_down.weight")
-
-
-def u32(value: int) -> MetaValue:
-    return MetaValue(value, GGUFValueType.UINT32)
-
-
-def f32(value: float) -> MetaValue:
-    # As a GGUF gives it back, so that a folder and its GGUF have equal metadata.
-    return MetaValue(float(np.float32(value)), GGUFValueType.FLOAT32)
-
-
-def text(value: str) -> MetaValue:
-    return MetaValue(value, GGUFValueType.STRING)
-
-
-def flag(value: bool) -> MetaValue:
-    return MetaValue(value, GGUFValueType.BOOL)
-
-
-def common_keys(c: Config) -> dict[str, MetaValue]:
-    """Keys of every decoder, as llama.cpp's converter writes them (conversion/base.py:1434-1560)."""
-    keys = {
-        "block_count": u32(c.integer("num_hidden_layers")),
-        "context_length": u32(c.integer("max_position_embeddings")),
-        "embedding_length": u32(c.integer("hidden_size")),
-        "feed_forward_length": u32(c.integer("intermediate_size")),
-        "attention.head_count": u32(c.integer("num_attention_heads")),
-        "attention.layer_norm_rms_epsilon": f32(c.number("rms_norm_eps", 1e-6)),
-        "vocab_size": u32(c.integer("vocab_size")),
-        "expert_used_count": u32(c.integer("num_experts_per_tok")),
-        "expert_feed_forward_length": u32(c.integer("moe_intermediate_size")),
-    }
-    return keys | rope_keys(c)
-
-
-def rope_keys(c: Config) -> dict[str, MetaValue]:
-    """Rotary base and scaling; CollabError for a scaling that is not none, linear or yarn."""
-    rope = c.get("rope_parameters") or c.get("rope_scaling") or {}
-    if not isinstance(rope, dict):
-        raise CollabError(f"{c.where} has a rope_scaling that is no object")
-    r = Config(rope, f"{c.where} rope_scaling")
-    keys = {"rope.freq_base": f32(r.number("rope_theta", c.number("rope_theta", 10000.0)))}
-    kind = r.get("rope_type", r.get("type", "default"))
-    if kind == "default":
-        return keys
-    if kind not in ("linear", "yarn"):
-        raise CollabError(f"{c.where} scales rope by {kind!r}; none, linear and yarn are supported")
-    keys |= {"rope.scaling.type": text(kind), "rope.scaling.factor": f32(r.number("factor"))}
-    if kind == "yarn":
-        original = r.integer("original_max_position_embeddings", c.get("original_max_position_embeddings"))
-        keys["rope.scaling.original_context_length"] = u32(original)
-        for name, key in (("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")):
-            if r.get(name) is not None:
-                keys[f"rope.scaling.{key}"] = f32(r.number(name))
-        if r.get("mscale_all_dim") is not None:  # legacy factor of 0.1: conversion/deepseek.py:384
-            keys["rope.scaling.yarn_log_multiplier"] = f32(0.1 * r.number("mscale_all_dim"))
-    return keys
+def family_of(classes: object, families: Sequence[Family], model: str, else_say: str) -> Family:
+    """The family of a config's ``architectures``; CollabError naming those that are known, and what ``else_say``
+    says."""
+    names = classes if isinstance(classes, (list, tuple)) else []
+    for family in families:
+        if set(map(str, names)) & set(family.classes):
+            return family
+    known = ", ".join(name for family in families for name in family.classes)
+    shown = ", ".join(map(str, names)) or str(classes)
+    raise CollabError(f"{model} is a {shown[:80]}; {else_say.format(known=known)}")

@@ -17,15 +17,28 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Ten
 
 
 def grouped_query(w: ReferenceWeights, h: Hyperparameters, layer: int, x: torch.Tensor, angles: Angles) -> torch.Tensor:
-    """Qwen3's attention: heads normalised before rotation, keys and values shared. x and result [tokens, width]."""
+    """Attention with shared keys and values. Where the file has biases they are added, and where it has norms of
+    queries and keys they are taken before rotation: of each head (Qwen3), or of all heads together (OLMoE).
+    x and result [tokens, width]."""
     block, (tokens, width) = f"blk.{layer}", x.shape
 
+    def projected(part: str, size: int) -> torch.Tensor:
+        made = x @ w(f"{block}.attn_{part}.weight", (size, width)).T
+        bias = f"{block}.attn_{part}.bias"
+        return made + w(bias, (size,)) if bias in w.file.tensors else made
+
     def heads(part: str, count: int, length: int) -> torch.Tensor:
-        return (x @ w(f"{block}.attn_{part}.weight", (count * length, width)).T).view(tokens, count, length)
+        return projected(part, count * length).view(tokens, count, length)
 
     def turned(part: str, count: int) -> torch.Tensor:
-        norm = w(f"{block}.attn_{part}_norm.weight", (h.key_length,))
-        return rotate(rms_norm(heads(part, count, h.key_length), norm, h.epsilon), angles, h.rope.interleaved)
+        size, name = count * h.key_length, f"{block}.attn_{part}_norm.weight"
+        made = projected(part, size)
+        if name in w.file.tensors and len(w(name, (-1,))) == size:
+            made = rms_norm(made, w(name, (size,)), h.epsilon)
+        made = made.view(tokens, count, h.key_length)
+        if name in w.file.tensors and len(w(name, (-1,))) != size:
+            made = rms_norm(made, w(name, (h.key_length,)), h.epsilon)
+        return rotate(made, angles, h.rope.interleaved)
 
     queries, keys = turned("q", h.heads), turned("k", h.kv_heads)
     values = heads("v", h.kv_heads, h.value_length)

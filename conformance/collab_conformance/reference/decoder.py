@@ -40,7 +40,7 @@ class Decoder:
         chosen: dict[int, Choice] = {}
         for layer in range(h.layers):
             normed = rms_norm(x, w(f"blk.{layer}.attn_norm.weight", (width,)), h.epsilon)
-            x = x + (latent if h.latent else grouped_query)(w, h, layer, normed, angles)
+            x = x + (latent if h.attention == "latent" else grouped_query)(w, h, layer, normed, angles)
             normed = rms_norm(x, w(f"blk.{layer}.ffn_norm.weight", (width,)), h.epsilon)
             if layer < h.dense_layers:
                 x = x + dense(w, layer, normed)
@@ -58,16 +58,18 @@ class Decoder:
     def _names(self) -> Iterable[str]:
         yield from ("token_embd.weight", "output_norm.weight", "output.weight")
         attention: tuple[str, ...] = ("q", "k", "v", "q_norm", "k_norm")
-        if self.h.latent:
+        if self.h.attention == "latent":
             attention = ("q", "q_a", "q_a_norm", "q_b", "kv_a_mqa", "kv_a_norm", "k_b", "v_b")
         for layer in range(self.h.layers):
             parts = ["attn_norm", "attn_output", "ffn_norm", *(f"attn_{part}" for part in attention)]
             suffixes = ("",) if layer < self.h.dense_layers else ("_exps", "_shexp")
             parts += [f"ffn_{part}{suffix}" for suffix in suffixes for part in ("gate", "up", "down")]
             if layer >= self.h.dense_layers:
-                parts.append("ffn_gate_inp")
+                parts += ["ffn_gate_inp", "ffn_gate_inp_shexp"]
                 yield f"blk.{layer}.exp_probs_b.bias"
             yield from (f"blk.{layer}.{part}.weight" for part in parts)
+            if self.h.attention == "grouped-query":
+                yield from (f"blk.{layer}.attn_{part}.bias" for part in ("q", "k", "v"))
         # Blocks past the trunk are MTP's.
         yield from (name for name in self.weights.file.tensors if _block(name) >= self.h.layers)
 

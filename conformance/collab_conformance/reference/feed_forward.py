@@ -26,7 +26,11 @@ def experts(w: ReferenceWeights, h: Hyperparameters, layer: int, x: torch.Tensor
         token, slot = (choice.ids == expert).nonzero(as_tuple=True)
         out[token] += choice.weights[token, slot, None] * _swiglu(w, block, "_exps", x[token], expert)
     if f"{block}.ffn_gate_shexp.weight" in w.file.tensors:
-        out = out + dense(w, layer, x, "_shexp")
+        shared = dense(w, layer, x, "_shexp")
+        gate = f"{block}.ffn_gate_inp_shexp.weight"
+        if gate in w.file.tensors:
+            shared = shared * (x @ w(gate, (width,)))[:, None].sigmoid()
+        out = out + shared
     return out, choice
 
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from collab_plugin.checkpoint.families.family import Decoder
+from collab_plugin.checkpoint.families.routers import Gating, router_of
+from collab_plugin.checkpoint.families.routers import Router as RouterFacts
 from collab_plugin.errors import CollabError
-
-ARCHITECTURES = ("qwen3moe", "deepseek2")
+from collab_plugin.plugins.manager import known_families
 
 # They size tensors, which say so themselves, or tell a reader something that is not computed with.
 _SAID_BY_TENSORS = {
@@ -19,6 +21,7 @@ _SAID_BY_TENSORS = {
     "feed_forward_length",
     "expert_feed_forward_length",
     "expert_shared_count",
+    "expert_shared_feed_forward_length",
     "attention.q_lora_rank",
     "rope.scaling.finetuned",
 }
@@ -65,7 +68,7 @@ class Hyperparameters:
     """``key_length`` and ``value_length`` of a head, as attention computes them (MLA: not absorbed);
     ``latent``: width of MLA's latent, None without MLA; ``scale`` multiplies attention's scores."""
 
-    architecture: str
+    attention: Literal["grouped-query", "latent"]
     layers: int
     dense_layers: int
     heads: int
@@ -114,13 +117,15 @@ class _Keys:
 def read_hyperparameters(path: Path, architecture: str, values: Mapping[str, Any]) -> Hyperparameters:
     """Read the keys of ``architecture`` (prefix removed). CollabError for another architecture and for a key
     that is missing, ill-typed, impossible or unknown."""
-    if architecture not in ARCHITECTURES:
+    family = next((f for f in known_families() if f.architecture == architecture and f.decoder), None)
+    if family is None or family.decoder is None:
         raise CollabError(
             f"no reference for architecture {architecture}: record a pack with `verify pack` on a machine you "
             "trust, and use it with `against`"
         )
     keys = _Keys(path, values)
-    found = _qwen3moe(keys) if architecture == "qwen3moe" else _deepseek2(keys)
+    read = _latent if family.decoder.attention == "latent" else _grouped_query
+    found = read(keys, family.decoder, router_of(architecture))
     unknown = sorted(set(values) - keys.seen)
     if unknown:
         raise CollabError(f"{path} has the key {architecture}.{unknown[0]}, which the reference does not compute with")
@@ -128,12 +133,12 @@ def read_hyperparameters(path: Path, architecture: str, values: Mapping[str, Any
     return found
 
 
-def _qwen3moe(keys: _Keys) -> Hyperparameters:
+def _grouped_query(keys: _Keys, decoder: Decoder, routes: RouterFacts) -> Hyperparameters:
     heads = keys.integer("attention.head_count")
-    length = keys.integer("attention.key_length")
+    length = keys.integer("attention.key_length", keys.integer("embedding_length", 0) // max(heads, 1))
     yarn = _yarn(keys, 0.0)
     return Hyperparameters(
-        architecture="qwen3moe",
+        attention="grouped-query",
         layers=keys.integer("block_count"),
         dense_layers=0,
         heads=heads,
@@ -143,12 +148,12 @@ def _qwen3moe(keys: _Keys) -> Hyperparameters:
         latent=None,
         scale=1 / math.sqrt(max(length, 1)),
         epsilon=keys.number("attention.layer_norm_rms_epsilon"),
-        rope=_rope(keys, length, False, yarn),
-        router=_router(keys, "softmax", True),
+        rope=_rope(keys, length, decoder.interleaved_rope, yarn),
+        router=_router(keys, routes),
     )
 
 
-def _deepseek2(keys: _Keys) -> Hyperparameters:
+def _latent(keys: _Keys, decoder: Decoder, routes: RouterFacts) -> Hyperparameters:
     for key in ("attention.key_length", "attention.value_length", "attention.head_count_kv"):
         keys.integer(key, 0)  # of the absorbed form, which computes the same
     length = keys.integer("attention.key_length_mla")
@@ -157,7 +162,7 @@ def _deepseek2(keys: _Keys) -> Hyperparameters:
     yarn = _yarn(keys, log_multiplier)
     magnitude = 1 + 0.1 * log_multiplier * math.log(yarn.factor) if yarn else 1.0
     return Hyperparameters(
-        architecture="deepseek2",
+        attention="latent",
         # MTP blocks come last, and no logit depends on them.
         layers=keys.integer("block_count") - keys.integer("nextn_predict_layers", 0),
         dense_layers=keys.integer("leading_dense_block_count", 0),
@@ -168,21 +173,23 @@ def _deepseek2(keys: _Keys) -> Hyperparameters:
         latent=keys.integer("attention.kv_lora_rank"),
         scale=magnitude**2 / math.sqrt(max(length, 1)),
         epsilon=keys.number("attention.layer_norm_rms_epsilon"),
-        rope=_rope(keys, keys.integer("rope.dimension_count"), True, yarn),
-        router=_router(keys, "softmax", False),
+        rope=_rope(keys, keys.integer("rope.dimension_count"), decoder.interleaved_rope, yarn),
+        router=_router(keys, routes),
     )
 
 
-def _router(keys: _Keys, gating: Literal["softmax", "sigmoid"], normalise: bool) -> Router:
-    names: dict[int, Literal["softmax", "sigmoid"]] = {0: gating, 1: "softmax", 2: "sigmoid"}
+def _router(keys: _Keys, routes: RouterFacts) -> Router:
+    names: dict[int, Gating] = {0: routes.gating, 1: "softmax", 2: "sigmoid"}
     number = keys.integer("expert_gating_func", 0)
-    if number not in names:
+    gating = names.get(number)
+    if gating is None or gating == "softmax-after-top-k":
         raise CollabError(f"{keys.path} has expert_gating_func {number}; softmax (1) and sigmoid (2) are known")
+    said = keys.flag("expert_weights_norm", False)
     return Router(
         experts=keys.integer("expert_count"),
         used=keys.integer("expert_used_count"),
-        gating=names[number],
-        normalise=keys.flag("expert_weights_norm", normalise),
+        gating=gating,
+        normalise=said if routes.renormalises is None else routes.renormalises,
         scale=keys.number("expert_weights_scale", 1.0) or 1.0,  # engines take 0 for "not set"
         groups=max(keys.integer("expert_group_count", 1), 1),
         groups_used=max(keys.integer("expert_group_used_count", 1), 1),

@@ -1,4 +1,4 @@
-"""Adds to collab-plugin a criterion, a placement policy and a checkpoint format."""
+"""Adds to collab-plugin a criterion, a placement policy, a checkpoint format and a family of models."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from collab_example.dots1 import DOTS1
 from collab_example.zipped import ZIPPED_GGUF
-from collab_plugin import hookimpl
+from collab_plugin import Family, hookimpl
 from collab_plugin.checkpoint.checkpoint import CheckpointFormat
 from collab_plugin.placement.policy import LayerUse, PlacementPolicy
 from collab_plugin.planning.criteria.criterion import CriterionOptions, ImportanceCriterion
@@ -37,3 +38,8 @@ def collab_register_placement_policies(register: Callable[[PlacementPolicy], Non
 @hookimpl
 def collab_register_checkpoint_formats(register: Callable[[CheckpointFormat], None]) -> None:
     register(ZIPPED_GGUF)
+
+
+@hookimpl
+def collab_register_families(register: Callable[[Family], None]) -> None:
+    register(DOTS1)

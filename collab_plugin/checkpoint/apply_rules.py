@@ -1,0 +1,128 @@
+"""A family's rules applied to the tensors of a folder: every tensor is used, or known not to matter, or refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+
+from collab_plugin.checkpoint.families.config import Config
+from collab_plugin.checkpoint.families.family import Conversion, Prediction
+from collab_plugin.checkpoint.families.tensors import TensorRule
+from collab_plugin.checkpoint.tensor_sources import Matrix, TensorSource
+from collab_plugin.errors import CollabError
+from collab_plugin.formats.safetensors_header import Stored
+from collab_plugin.formats.tensor_names import Role, layer_of, role_of
+
+_LAYER = re.compile(r"^(?:.*\.)?layers\.(\d+)\.")
+_EXPERT = re.compile(r"^(.*\.experts)\.(\d+)\.")
+_SCALE = "_scale_inv"
+_COMPUTED = ("rotary_emb.inv_freq",)  # stored by old versions of transformers, computed by all
+
+
+class RuleMatcher:
+    """``stored``: all tensors of a folder by name. ``block``: rows and columns of an FP8 scale."""
+
+    def __init__(
+        self, conversion: Conversion, config: Config, stored: Mapping[str, Stored], block: tuple[int, int]
+    ) -> None:
+        self.config, self.stored, self.block = config, stored, block
+        self.layers = config.integer("num_hidden_layers")
+        self._dense, self._prediction = conversion.dense, conversion.prediction
+        self._sizes = conversion.sizes(config)
+        rules = sorted(conversion.tensors(config), key=lambda rule: rule.gguf)  # stable: alternatives keep their order
+        self._rules = [list(group) for _, group in groupby(rules, key=lambda rule: rule.gguf)]
+        self._tied = bool(config.get("tie_word_embeddings"))
+        self._used: set[str] = set()
+
+    def sources(self) -> dict[str, TensorSource]:
+        """Tensors of the GGUF in its order; CollabError for one that is missing, has another shape, or is unknown."""
+        found = dict(self._all())
+        self._check_rest()
+        return dict(sorted(found.items(), key=lambda item: _order(item[0])))
+
+    def prediction_layers(self) -> list[int]:
+        """Layers behind the decoder's that only predict further tokens; CollabError when they are something else."""
+        behind: dict[int, list[str]] = {}
+        for name in self.stored:
+            found = _LAYER.match(name)
+            if found and int(found[1]) >= self.layers:
+                behind.setdefault(int(found[1]), []).append(name)
+        if behind:
+            self._check_prediction(behind, self._prediction)
+        return sorted(behind)
+
+    def _check_prediction(self, behind: Mapping[int, Sequence[str]], prediction: Prediction | None) -> None:
+        many = f"{self.config.where} has num_hidden_layers = {self.layers}, and layer {min(behind)} is stored"
+        if prediction is None:
+            raise CollabError(f"{many}: correct the number, for no layer may be left out")
+        counted = self.config.integer(prediction.count)
+        if len(behind) > counted:
+            raise CollabError(f"{many}: {len(behind)} layers more, {prediction.count} tells of {counted}; correct one")
+        for names in behind.values():
+            if not any(name.endswith(prediction.marks) for name in names):
+                raise CollabError(f"{many}: it predicts no further tokens ({prediction.marks[0]} is not there)")
+
+    def _all(self) -> Iterator[tuple[str, TensorSource]]:
+        for alternatives in self._rules:
+            where = alternatives[0].layers
+            if where == "outside":
+                if not (self._tied and alternatives[0].gguf == "output.weight"):
+                    yield from self._one(alternatives, 0)
+                continue
+            for layer in range(self.layers):
+                if where == "all" or (where == "dense") == self._dense(self.config, layer):
+                    yield from self._one(alternatives, layer)
+
+    def _one(self, alternatives: Sequence[TensorRule], layer: int) -> Iterator[tuple[str, TensorSource]]:
+        name = alternatives[0].gguf.replace("{layer}", str(layer))
+        rule = next((rule for rule in alternatives if self._starts(rule, layer)), None)
+        if rule is None:
+            if not alternatives[0].optional:
+                wanted = next(alternatives[0].names(layer, 1))
+                raise CollabError(f"{self.config.where}: the folder has no {wanted}; download it again")
+            return
+        role = role_of(name)
+        matrices = [self._matrix(stored, rule) for stored in rule.names(layer, self._sizes["experts"])]
+        wide = len(matrices[0].stored.shape) <= 1 or role in (Role.NORM, Role.ROUTER, Role.ROUTER_BIAS)
+        yield name, rule.take(matrices, wide, self._sizes)
+
+    def _starts(self, rule: TensorRule, layer: int) -> bool:
+        return next(rule.names(layer, 1)) in self.stored
+
+    def _matrix(self, name: str, rule: TensorRule) -> Matrix:
+        if name not in self.stored:
+            count = self._sizes["experts"]
+            raise CollabError(f"{name} is not stored: an expert is missing or too many ({count} are configured)")
+        stored = self.stored[name]
+        self._used.add(name)
+        matrix = Matrix(stored, self.stored.get(name + _SCALE), self.block)
+        wanted = rule.wanted(self._sizes)
+        if stored.shape != wanted:
+            raise CollabError(
+                f"{name} has the shape {list(stored.shape)}, by {self.config.where} it is {list(wanted)} ({rule.shape})"
+            )
+        return matrix
+
+    def _check_rest(self) -> None:
+        for name in sorted(set(self.stored) - self._used):
+            layer = _LAYER.match(name)
+            if name.endswith(_SCALE):
+                if name.removesuffix(_SCALE) in self.stored:
+                    continue
+            elif name.endswith(_COMPUTED) or (self._tied and name == "lm_head.weight"):
+                continue
+            if layer and int(layer[1]) >= self.layers:
+                continue  # prediction layers, which were checked
+            self._refuse(name)
+
+    def _refuse(self, name: str) -> None:
+        found, count = _EXPERT.match(name), self._sizes["experts"]
+        if found and int(found[2]) >= count:
+            raise CollabError(f"{found[1]}: expert {found[2]} is missing or too many ({count} are configured)")
+        raise CollabError(f"tensor {name!r} has no name in GGUF for this family; is it of another version?")
+
+
+def _order(name: str) -> tuple[int, int, str]:
+    layer = layer_of(name)
+    return (0 if name.startswith("token_embd") else 2 if layer is None else 1, layer or 0, name)

@@ -1,0 +1,12 @@
+"""The families that are built in."""
+
+from __future__ import annotations
+
+from collab_plugin.checkpoint.families.deepseek_v3 import DEEPSEEK_V3
+from collab_plugin.checkpoint.families.mixtral import MIXTRAL
+from collab_plugin.checkpoint.families.olmoe import OLMOE
+from collab_plugin.checkpoint.families.qwen2moe import QWEN2_MOE
+from collab_plugin.checkpoint.families.qwen3moe import QWEN3_MOE
+from collab_plugin.checkpoint.families.served_by_vllm import DEEPSEEK_V2, GLM4_MOE, GPT_OSS
+
+FAMILIES = (QWEN3_MOE, DEEPSEEK_V3, QWEN2_MOE, OLMOE, MIXTRAL, DEEPSEEK_V2, GLM4_MOE, GPT_OSS)

@@ -1,0 +1,108 @@
+"""GGUF keys of a decoder, made of config.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from gguf import GGUFValueType
+
+from collab_plugin.checkpoint.families.config import Config
+from collab_plugin.errors import CollabError
+from collab_plugin.formats.gguf_values import MetaValue
+
+
+def u32(value: int) -> MetaValue:
+    return MetaValue(value, GGUFValueType.UINT32)
+
+
+def f32(value: float) -> MetaValue:
+    # As a GGUF gives it back, so that a folder and its GGUF have equal metadata.
+    return MetaValue(float(np.float32(value)), GGUFValueType.FLOAT32)
+
+
+def text(value: str) -> MetaValue:
+    return MetaValue(value, GGUFValueType.STRING)
+
+
+def flag(value: bool) -> MetaValue:
+    return MetaValue(value, GGUFValueType.BOOL)
+
+
+@dataclass(frozen=True)
+class Key:
+    """``gguf``: a key without the architecture's prefix; ``config``: the key of config.json that gives its value, or
+    the value itself where it is the same for the whole family.
+
+    ``kind``: `int` writes a whole number of 32 bits, `float` a float32. ``optional``: not written where config.json
+    has null, or has left it out and transformers has no default.
+    """
+
+    gguf: str
+    config: str | int
+    kind: type[int] | type[float] = int
+    optional: bool = False
+
+    def value(self, config: Config) -> MetaValue | None:
+        if isinstance(self.config, int):
+            return u32(self.config)
+        if self.optional and config.get(self.config) is None:
+            return None
+        return u32(config.integer(self.config)) if self.kind is int else f32(config.number(self.config))
+
+
+DECODER_KEYS = (
+    Key("block_count", "num_hidden_layers"),
+    Key("context_length", "max_position_embeddings"),
+    Key("embedding_length", "hidden_size"),
+    Key("feed_forward_length", "intermediate_size"),
+    Key("attention.head_count", "num_attention_heads"),
+    Key("attention.layer_norm_rms_epsilon", "rms_norm_eps", float),
+    Key("vocab_size", "vocab_size"),
+    Key("expert_used_count", "num_experts_per_tok"),
+)
+"""What every decoder with experts has, as llama.cpp's converter writes it (conversion/base.py:1434-1560)."""
+
+_ROPE_KEYS = frozenset(
+    (
+        *("rope_theta", "rope_type", "type", "factor", "original_max_position_embeddings", "beta_fast", "beta_slow"),
+        *("mscale", "mscale_all_dim", "partial_rotary_factor"),
+    )
+)
+
+
+def rope_keys(c: Config) -> dict[str, MetaValue]:
+    """Rotary base and scaling; CollabError for a scaling that is not none, linear or yarn, or has unknown options."""
+    rope = c.get("rope_parameters") or c.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise CollabError(f"{c.where} has a rope_scaling that is no object")
+    if c.get("partial_rotary_factor") not in (None, 1, 1.0) or rope.get("partial_rotary_factor") not in (None, 1, 1.0):
+        raise CollabError(f"{c.where} rotates a part of each head (partial_rotary_factor), which is not read here")
+    r = Config(rope, f"{c.where} rope_scaling", {"rope_theta": c.get("rope_theta")})
+    keys = {"rope.freq_base": f32(r.number("rope_theta"))}
+    kind = r.get("rope_type") or r.get("type") or "default"
+    if kind == "default":
+        return keys
+    if kind not in ("linear", "yarn"):
+        raise CollabError(f"{c.where} scales rope by {str(kind)[:40]!r}; none, linear and yarn are supported")
+    if unknown := sorted(set(rope) - _ROPE_KEYS):
+        raise CollabError(f"{c.where} scales rope with {unknown[0]!r}, which is not read here")
+    keys |= {"rope.scaling.type": text(kind), "rope.scaling.factor": f32(r.number("factor"))}
+    return keys | _yarn_keys(c, r) if kind == "yarn" else keys
+
+
+def _yarn_keys(c: Config, r: Config) -> dict[str, MetaValue]:
+    # transformers takes the model's own context where the original one is left out.
+    contexts = (r.get("original_max_position_embeddings"), c.get("original_max_position_embeddings"))
+    original = next((n for n in contexts if n is not None), c.get("max_position_embeddings"))
+    whole = Config({"original_max_position_embeddings": original}, r.where)
+    keys = {"rope.scaling.original_context_length": u32(whole.integer("original_max_position_embeddings"))}
+    for name in ("beta_fast", "beta_slow"):
+        if r.get(name) is not None:
+            keys[f"rope.scaling.yarn_{name}"] = f32(r.number(name))
+    mscale, all_dim = r.get("mscale"), r.get("mscale_all_dim")
+    if mscale is not None and mscale != all_dim:
+        raise CollabError(f"{c.where} has mscale {mscale} and mscale_all_dim {all_dim}: they must be equal")
+    if all_dim is not None:  # legacy factor of 0.1: conversion/deepseek.py:384
+        keys["rope.scaling.yarn_log_multiplier"] = f32(0.1 * r.number("mscale_all_dim"))
+    return keys

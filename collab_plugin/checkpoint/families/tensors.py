@@ -1,0 +1,173 @@
+"""Which stored tensors become which tensors of a GGUF, said as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+from collab_plugin.checkpoint.tensor_sources import (
+    FusedExperts,
+    KeyValueHeads,
+    Matrix,
+    RotaryPairs,
+    Single,
+    Stack,
+    TensorSource,
+    Vector,
+)
+
+Sizes = Mapping[str, int]
+"""Named sizes of a model, such as "hidden" or "heads", which shapes are told in."""
+Take = Callable[[list[Matrix], bool, Sizes], TensorSource]
+"""Stored matrices (one, or one for each expert), whether a GGUF holds them as F32, and sizes, to the GGUF tensor."""
+Layers = Literal["outside", "all", "dense", "experts"]
+
+
+def whole(matrices: list[Matrix], wide: bool, sizes: Sizes) -> TensorSource:
+    """As it is stored."""
+    return Single(matrices[0], wide)
+
+
+def stacked(matrices: list[Matrix], wide: bool, sizes: Sizes) -> TensorSource:
+    """A tensor of each expert, one behind the other."""
+    return Stack(matrices)
+
+
+def vector(matrices: list[Matrix], wide: bool, sizes: Sizes) -> TensorSource:
+    """A matrix of one row as a vector."""
+    return Vector(matrices[0])
+
+
+def rotary_pairs(heads: str) -> Take:
+    """Rows of each head reordered: what rotates halves of a head becomes what rotates neighbouring pairs."""
+    return lambda matrices, wide, sizes: RotaryPairs(matrices[0], sizes[heads])
+
+
+def key_heads(matrices: list[Matrix], wide: bool, sizes: Sizes) -> TensorSource:
+    """The key part of MLA's kv_b_proj, by head, transposed."""
+    return KeyValueHeads(matrices[0], "k", sizes["heads"], sizes["nope"], sizes["value"])
+
+
+def value_heads(matrices: list[Matrix], wide: bool, sizes: Sizes) -> TensorSource:
+    """The value part of MLA's kv_b_proj, by head."""
+    return KeyValueHeads(matrices[0], "v", sizes["heads"], sizes["nope"], sizes["value"])
+
+
+def fused_experts(part: int = 0, parts: int = 1, *, interleaved: bool = False, transposed: bool = False) -> Take:
+    """All experts stored in one tensor [experts, out, in], or [experts, in, out] when ``transposed``.
+
+    Of ``parts`` projections that lie behind each other in a matrix's rows (or, ``interleaved``, in turn row by row)
+    the GGUF tensor is number ``part``.
+    """
+    return lambda matrices, wide, sizes: FusedExperts(matrices[0], part, parts, interleaved, transposed)
+
+
+@dataclass(frozen=True)
+class TensorRule:
+    """One tensor of a GGUF and where a checkpoint stores it.
+
+    ``stored``: name in the checkpoint, ``gguf``: name in the GGUF; both with {layer} within blocks, and ``stored``
+    with {expert} where each expert has a tensor of its own. ``shape``: as stored, dimensions apart by spaces, each a
+    product of sizes: "heads*head hidden". ``layers``: the blocks that have it. Several rules may give one tensor of a
+    GGUF: the first that the checkpoint has the tensors of is taken, and one of them must be there unless
+    ``optional``.
+    """
+
+    stored: str
+    gguf: str
+    shape: str
+    take: Take = whole
+    layers: Layers = "all"
+    optional: bool = False
+
+    @property
+    def by_expert(self) -> bool:
+        return "{expert}" in self.stored
+
+    def names(self, layer: int, experts: int) -> Iterator[str]:
+        """Stored names, one or one for each expert."""
+        if not self.by_expert:
+            yield self.stored.replace("{layer}", str(layer))
+            return
+        name = self.stored.replace("{layer}", str(layer))
+        for expert in range(experts):
+            yield name.replace("{expert}", str(expert))
+
+    def wanted(self, sizes: Sizes) -> tuple[int, ...]:
+        """The stored shape in numbers."""
+        return tuple(prod(_size(part, sizes) for part in dimension.split("*")) for dimension in self.shape.split())
+
+
+def _size(part: str, sizes: Sizes) -> int:
+    return int(part) if part.isdecimal() else sizes[part]
+
+
+def block_tensor(
+    stored: str,
+    gguf: str,
+    shape: str,
+    take: Take | None = None,
+    layers: Layers = "all",
+    optional: bool = False,
+    prefix: str = "model.layers.{layer}.",
+) -> TensorRule:
+    """A rule for a tensor of each block: names without the block's prefix."""
+    default = stacked if "{expert}" in stored else whole
+    return TensorRule(f"{prefix}{stored}", f"blk.{{layer}}.{gguf}", shape, take or default, layers, optional)
+
+
+OUTSIDE_BLOCKS = (
+    TensorRule("model.embed_tokens.weight", "token_embd.weight", "vocabulary hidden", layers="outside"),
+    TensorRule("model.norm.weight", "output_norm.weight", "hidden", layers="outside"),
+    TensorRule("lm_head.weight", "output.weight", "vocabulary hidden", layers="outside"),
+)
+"""Embedding, last norm and head, as most decoders of transformers name them."""
+
+BLOCK_NORMS = (
+    block_tensor("input_layernorm.weight", "attn_norm.weight", "hidden"),
+    block_tensor("post_attention_layernorm.weight", "ffn_norm.weight", "hidden"),
+)
+
+GROUPED_QUERY = (
+    block_tensor("self_attn.q_proj.weight", "attn_q.weight", "heads*head hidden"),
+    block_tensor("self_attn.k_proj.weight", "attn_k.weight", "kv_heads*head hidden"),
+    block_tensor("self_attn.v_proj.weight", "attn_v.weight", "kv_heads*head hidden"),
+    block_tensor("self_attn.o_proj.weight", "attn_output.weight", "hidden heads*head"),
+)
+"""Attention with queries that share keys and values; "head" is the length of one head."""
+
+
+def router_weights(name: str = "mlp.gate.weight") -> TensorRule:
+    return block_tensor(name, "ffn_gate_inp.weight", "experts hidden", layers="experts")
+
+
+def gated_experts(
+    path: str = "mlp.experts",
+    names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+    width: str = "expert_width",
+) -> tuple[TensorRule, ...]:
+    """Gate, up and down matrices: a tensor of each expert, or fused as transformers 5 holds them in memory."""
+    gate, up, down = (f"ffn_{part}_exps.weight" for part in ("gate", "up", "down"))
+    stored = [f"{path}.{{expert}}.{name}.weight" for name in names]
+    both, rows = f"{path}.gate_up_proj", f"experts 2*{width} hidden"
+    return (
+        block_tensor(stored[0], gate, f"{width} hidden", layers="experts"),
+        block_tensor(both, gate, rows, fused_experts(0, 2), layers="experts"),
+        block_tensor(stored[1], up, f"{width} hidden", layers="experts"),
+        block_tensor(both, up, rows, fused_experts(1, 2), layers="experts"),
+        block_tensor(stored[2], down, f"hidden {width}", layers="experts"),
+        block_tensor(f"{path}.down_proj", down, f"experts hidden {width}", fused_experts(), layers="experts"),
+    )
+
+
+def dense_feed_forward(
+    path: str = "mlp", suffix: str = "", width: str = "width", layers: Layers = "dense"
+) -> tuple[TensorRule, ...]:
+    """Gate, up and down of a block without experts; ``suffix`` "_shexp" for shared experts."""
+    return (
+        block_tensor(f"{path}.gate_proj.weight", f"ffn_gate{suffix}.weight", f"{width} hidden", layers=layers),
+        block_tensor(f"{path}.up_proj.weight", f"ffn_up{suffix}.weight", f"{width} hidden", layers=layers),
+        block_tensor(f"{path}.down_proj.weight", f"ffn_down{suffix}.weight", f"hidden {width}", layers=layers),
+    )

@@ -1,0 +1,53 @@
+"""Every tensor that the safetensors files of a folder hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from collab_plugin.checkpoint.tokenizer import load_json
+from collab_plugin.errors import CollabError
+from collab_plugin.formats.safetensors_header import Stored, read_header
+
+INDEX = "model.safetensors.index.json"
+_BESIDE = "._"  # what macOS writes beside a file on a foreign file system
+
+
+def stored_tensors(folder: Path) -> tuple[dict[str, Stored], list[str]]:
+    """All tensors by name, whatever file they are in, and a note for files that were passed over.
+
+    CollabError for a file that is missing or outside the folder, a tensor that is stored twice, and one that the
+    index promises and no file holds.
+    """
+    table, names = _index(folder)
+    notes = []
+    if passed := [name for name in names if name.startswith(_BESIDE)]:
+        names = [name for name in names if name not in passed]
+        notes.append(f"{len(passed)} files such as {passed[0]} passed over: macOS's own, not part of the model")
+    found: dict[str, Stored] = {}
+    for name in names:
+        if not (folder / name).is_file():
+            raise CollabError(f"shard missing: {name} of {folder}; download it again")
+        for tensor, stored in read_header(folder / name).items():
+            if tensor in found:
+                raise CollabError(
+                    f"tensor {tensor!r} is in two files of {folder}; remove the one that is not the model's"
+                )
+            found[tensor] = stored
+    missing = sorted(table - set(found))
+    if missing:
+        raise CollabError(f"{folder}: the index promises {missing[0]!r}, no file holds it; download it again")
+    return found, notes
+
+
+def _index(folder: Path) -> tuple[set[str], list[str]]:
+    """Tensors that the index promises and the files that it names; without an index all files of the folder."""
+    if not (folder / INDEX).is_file():
+        return set(), sorted(p.name for p in folder.glob("*.safetensors"))
+    table = load_json(folder / INDEX).get("weight_map")
+    if not isinstance(table, dict) or not table:
+        raise CollabError(f"{folder}/{INDEX} has no weight_map; download it again")
+    names = sorted({str(name) for name in table.values()})
+    for name in names:
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise CollabError(f"{folder}/{INDEX} names {name!r}, a file outside the folder")
+    return set(table), names

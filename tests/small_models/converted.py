@@ -1,0 +1,92 @@
+"""Tiny checkpoints that transformers made, their logits there, and those of their GGUF in llama.cpp."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collab_plugin.checkpoint.checkpoint import Checkpoint
+from collab_plugin.compression.gguf_file import compress
+from collab_plugin.plans.artifact import artifact_layout
+from collab_plugin.plans.copy_plan import copy_plan
+from small_models.hand_made_plans import pruned
+from small_models.hf_folder import MODELS
+
+EXPERTS, KEPT, USED, VOCABULARY = 8, (3, 1, 2, 7, 4, 6), 3, 3072
+TOKENS = [*range(3, 60), *[7, 200, 31, 90, 12] * 3]
+JOB = Path(__file__).parents[1] / "checkpoint" / "families_job.py"
+_LLAMA_CPP = """
+import json, sys
+import numpy as np
+import llama_cpp
+f32 = llama_cpp.GGML_TYPE_F32
+llama = llama_cpp.Llama(sys.argv[1], n_ctx=128, n_batch=128, logits_all=True, type_k=f32, type_v=f32, verbose=False,
+                        n_threads=1)
+tokens = json.load(sys.stdin)
+llama.eval(tokens)
+np.save(sys.argv[2], np.array(llama.scores[: len(tokens)]))
+"""
+
+
+def make_checkpoints(python: str, folder: Path, cases: Mapping[str, Mapping[str, Any]]) -> Path:
+    """``folder``/CASE/model, original.npy and pruned.npy of every case, by transformers in ``python``."""
+    job = {
+        "folder": str(folder), "cases": dict(cases), "tokens": TOKENS, "kept": KEPT, "used": USED,
+        "vocabulary": VOCABULARY,
+    }  # fmt: skip
+    path = folder / "job.json"
+    path.write_text(json.dumps(job))
+    done = subprocess.run(
+        [python, str(JOB), str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": str(JOB.parents[1]), "PATH": ""},
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    for case in cases:
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(MODELS / "tiny-qwen3moe" / name, folder / case / "model" / name)
+    return folder
+
+
+def as_gguf(checkpoint: Checkpoint, out: Path, kept: Sequence[int] | None) -> Path:
+    """The GGUF at the stored types, of all experts or of those ``kept``, of which a token uses `USED`."""
+    plan = copy_plan(checkpoint)
+    if kept is not None:
+        plan = pruned(checkpoint, plan, kept)
+        metadata = dict(plan.metadata) | {f"{checkpoint.architecture}.expert_used_count": USED}
+        plan = dataclasses.replace(plan, metadata=metadata)
+        plan = dataclasses.replace(plan, bytes=artifact_layout(checkpoint, plan).total)
+    compress(checkpoint, plan, None, out, kernels=None, threads=1, report=lambda done, total=None: None)
+    return out
+
+
+def llama_cpp_logits(gguf: Path) -> NDArray[np.float32]:
+    """float32[tokens, vocabulary] of `TOKENS`, with keys and values cached as float32."""
+    out = gguf.with_suffix(".npy")
+    subprocess.run(
+        [sys.executable, "-c", _LLAMA_CPP, str(gguf), str(out)],
+        input=json.dumps(TOKENS),
+        text=True,
+        check=True,
+        timeout=120,
+        capture_output=True,
+    )
+    found: NDArray[np.float32] = np.load(out)
+    return found
+
+
+def nmse(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    """Squared error over the variance of ``expected``."""
+    wanted = expected.astype(np.float64)
+    return float(np.square(found - wanted).sum() / np.square(wanted - wanted.mean()).sum())
