@@ -31,7 +31,7 @@ def plan_of(plan: Plan | AnyPath) -> tuple[Plan, Path | None]:
     """The plan and the folder of its file, where its stats may lie."""
     if not isinstance(plan, (str, os.PathLike)):
         return plan, None
-    return read_plan(Path(plan)), Path(plan).parent
+    return read_plan(plan), Path(plan).parent
 
 
 def source_of(stats: Stats | AnyPath) -> StatsSource:

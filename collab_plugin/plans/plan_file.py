@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +68,11 @@ def plan_schema() -> dict[str, Any]:
     return PLAN_FILE.schema()
 
 
-def write_plan(path: Path, plan: Plan) -> None:
+def write_plan(path: str | os.PathLike[str], plan: Plan) -> None:
     """Write the plan as JSON, whole or not at all."""
-    PLAN_FILE.write(path, plan)
+    PLAN_FILE.write(Path(path), plan)
 
 
-def read_plan(path: Path) -> Plan:
+def read_plan(path: str | os.PathLike[str]) -> Plan:
     """Read and check a plan; CollabError naming the file and the JSON path of what is wrong."""
-    return PLAN_FILE.read(path)
+    return PLAN_FILE.read(Path(path))

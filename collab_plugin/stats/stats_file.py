@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -72,9 +73,9 @@ def as_stored(stats: Stats) -> Stats:
     return replace(stats, routing=routing)
 
 
-def write_stats(path: Path, stats: Stats) -> None:
+def write_stats(path: str | os.PathLike[str], stats: Stats) -> None:
     """Write ``stats``; complete or not at all."""
-    write_bytes(path, _file_bytes(stats))
+    write_bytes(Path(path), _file_bytes(stats))
 
 
 def write_probes(path: Path, stats: Stats, sha256: str, probes: Probes) -> None:
@@ -163,11 +164,12 @@ def read_plans_stats(path: Path, sha256: str, remedy: str) -> Stats:
     return stats
 
 
-def read_stats(path: Path) -> Stats:
+def read_stats(path: str | os.PathLike[str]) -> Stats:
     """Read our stats, or an imatrix GGUF of anyone: then routing has counts only.
 
     Raises CollabError for a file that is damaged, a model, or in llama.cpp's old format.
     """
+    path = Path(path)
     header, data = _open(path)
     meta = header.metadata
     if _value(meta, "general.type", str, "") != "imatrix":
