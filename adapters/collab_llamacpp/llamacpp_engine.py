@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from collab_llamacpp.calibrate.child import run_job
+from collab_llamacpp.calibrate.job_types import CalibrateJob, Cut, EvaluateJob, GenerateJob, ReferenceJob
+from collab_llamacpp.calibrate.llamacpp_child import run_job
 from collab_llamacpp.native.libraries import installed_folder
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.checkpoint.topology import topology_of
@@ -40,15 +41,9 @@ class LlamaCppEngine(Engine):
     def calibrate(self, model: Path, windows: Windows, *, threads: int, progress: Advance) -> Stats:
         checkpoint = open_gguf(model)
         topology = topology_of(checkpoint)
-        job = {
-            "do": "calibrate",
-            "model": str(checkpoint.path),
-            **_windows(windows),
-            "threads": threads,
-            "experts": topology.expert_count,
-            "architecture": topology.architecture,
-        }
-        arrays = run_job(job, _progress(progress))
+        model_path = str(checkpoint.path)
+        job = CalibrateJob(model_path, threads, _cut(windows), topology.expert_count, topology.architecture)
+        arrays = run_job(job, f"calibrate {model_path}", _progress(progress))
         routing = {
             layer: LayerRouting(
                 int(arrays[f"layer_tokens.{layer}"]),
@@ -73,46 +68,30 @@ class LlamaCppEngine(Engine):
     def reference(self, original: Path, windows: Windows, *, out: Path, threads: int, progress: Advance) -> None:
         if out.suffix != REFERENCE:
             raise ValueError(f"a reference is a {REFERENCE} file, not {out}")
-        job = {
-            "do": "reference",
-            "original": str(open_gguf(original).path),
-            "out": str(out),
-            **_windows(windows),
-            "threads": threads,
-        }
-        run_job(job, _progress(progress))
+        path = str(open_gguf(original).path)
+        run_job(ReferenceJob(path, threads, _cut(windows), str(out)), f"run {path}", _progress(progress))
 
     def evaluate(self, model: Path, original: Path, windows: Windows, *, threads: int, progress: Advance) -> Evaluation:
         checkpoint = open_gguf(model)
         reference = original if original.suffix == REFERENCE else open_gguf(original).path
         ngrams = checkpoint.metadata.get("collab.calibration.ngrams")
-        job = {
-            "do": "evaluate",
-            "model": str(checkpoint.path),
-            "original": str(reference),
-            **_windows(windows),
-            "threads": threads,
-            "ngrams": ngrams.value if ngrams else "",
-        }
-        return evaluation_of(run_job(job, _progress(progress)), windows.ctx)
+        job = EvaluateJob(
+            str(checkpoint.path), threads, _cut(windows), str(reference), str(ngrams.value) if ngrams else ""
+        )
+        return evaluation_of(run_job(job, f"evaluate {checkpoint.path}", _progress(progress)), windows.ctx)
 
     def generate(
         self, model: Path, prompt: str, decoding: Decoding, *, threads: int, write: Callable[[str], None]
     ) -> Generation:
-        job = {
-            "do": "generate",
-            "model": str(open_gguf(model).path),
-            "prompt": prompt,
-            **dataclasses.asdict(decoding),
-            "threads": threads,
-        }
+        path = str(open_gguf(model).path)
+        job = GenerateJob(path, threads, prompt, **dataclasses.asdict(decoding))
         pieces: list[str] = []
 
         def on_line(line: dict[str, Any]) -> None:
             pieces.append(line["text"])
             write(line["text"])
 
-        prompt_tokens, made, prompt_seconds, seconds = run_job(job, on_line)["figures"]
+        prompt_tokens, made, prompt_seconds, seconds = run_job(job, f"run {path}", on_line)["figures"]
         return Generation(
             text="".join(pieces),
             prompt_tokens=int(prompt_tokens),
@@ -132,8 +111,8 @@ class LlamaCppEngine(Engine):
         return serve(checkpoint.path, ctx=ctx, threads=threads, start_limit=start_limit)
 
 
-def _windows(windows: Windows) -> dict[str, Any]:
-    return {"texts": [str(text) for text in windows.texts], "ctx": windows.ctx, "chunks": windows.chunks}
+def _cut(windows: Windows) -> Cut:
+    return Cut(tuple(str(text) for text in windows.texts), windows.ctx, windows.chunks)
 
 
 def _progress(progress: Advance) -> Callable[[dict[str, Any]], None]:

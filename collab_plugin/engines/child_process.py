@@ -81,7 +81,10 @@ class End:
         if self.mistake:
             return self.mistake
         said = f": {words}" if (words := complaint(self.log) or _last_line(self.log)) else ""
-        return f"ended by {_signal(self.code)}{said}" if self.code < 0 else f"ended with exit code {self.code}{said}"
+        if self.code > 0:
+            return f"ended with exit code {self.code}{said}"
+        name, behind = _signal(self.code)
+        return f"ended by {name}{behind}{said}"
 
     def result(self, task: str) -> Arrays:
         """The child's arrays. ``task`` completes "while it tried to".
@@ -102,7 +105,8 @@ class End:
         if self.code is None:
             return CollabError(f"{self.name} took more than {self.limit:.0f} s to {task}, and was ended{said}")
         if self.code < 0:
-            return CollabError(f"{self.name} was ended by {_signal(self.code)} while it tried to {task}{said}")
+            name, behind = _signal(self.code)
+            return CollabError(f"{self.name} was ended by {name} while it tried to {task}{behind}{said}")
         return RuntimeError(f"the child process of {self.name} failed (exit code {self.code}):\n{self.log[-4000:]}")
 
 
@@ -255,7 +259,7 @@ def complaint(log: str) -> str:
     for words, which in (
         (("GGML_ASSERT", "terminate called", "error loading"), 0),
         (("Error:", "error:"), -1),
-        (("error", "failed", "invalid", "abort"), 0),
+        (("error", "failed", "invalid"), 0),
     ):
         if found := [line for line in lines if any(word in line for word in words)]:
             return found[which][:300]
@@ -267,13 +271,13 @@ def _last_line(log: str) -> str:
     return lines[-1][:300] if lines else ""
 
 
-def _signal(code: int) -> str:
-    """The signal that a negative exit code stands for, and what usually is behind it."""
+def _signal(code: int) -> tuple[str, str]:
+    """The signal that a negative exit code stands for, and what usually is behind it: " (...)" or ""."""
     try:
         name = signal.Signals(-code).name
     except ValueError:  # real-time signals have no names
         name = f"signal {-code}"
-    return f"{name} ({SIGNALS[name]})" if name in SIGNALS else name
+    return name, f" ({SIGNALS[name]})" if name in SIGNALS else ""
 
 
 def _kill_tree(pid: int) -> None:

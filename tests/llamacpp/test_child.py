@@ -5,27 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from collab_llamacpp.calibrate.child import run_job
+from collab_llamacpp.calibrate.job_types import CalibrateJob, Cut
+from collab_llamacpp.calibrate.llamacpp_child import run_job
 from engine_calls import CTX
 
 from collab_plugin.errors import CollabError
 
 
-def _job(model: Path, text: Path) -> dict[str, Any]:
-    return {
-        "do": "calibrate",
-        "model": str(model),
-        "texts": [str(text)],
-        "ctx": CTX,
-        "chunks": None,
-        "threads": 1,
-        "experts": 4,
-        "architecture": "qwen3moe",
-    }
+def _job(model: Path, text: Path) -> CalibrateJob:
+    return CalibrateJob(str(model), 1, Cut((str(text),), CTX, None), 4, "qwen3moe")
 
 
 def _children() -> list[int]:
@@ -43,7 +36,7 @@ def test_a_killed_child(how: signal.Signals, qwen3moe: Path, prose: Path) -> Non
             os.kill(pid, how)
 
     with pytest.raises(CollabError, match=f"ended by {how.name} while it tried to calibrate") as error:
-        run_job(_job(qwen3moe, prose), kill)
+        run_job(_job(qwen3moe, prose), "calibrate it", kill)
     assert "\n" not in str(error.value)
     assert ("memory" in str(error.value)) == (how == signal.SIGKILL)
 
@@ -58,7 +51,7 @@ def test_no_child_outlives_an_interruption(qwen3moe: Path, prose: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_job(_job(qwen3moe, prose), interrupt)
+        run_job(_job(qwen3moe, prose), "calibrate it", interrupt)
     assert started
     time.sleep(0.05)
     assert not set(_children()) - before
@@ -66,7 +59,6 @@ def test_no_child_outlives_an_interruption(qwen3moe: Path, prose: Path) -> None:
 
 
 def test_a_bug_in_the_child_is_shown_whole(qwen3moe: Path, prose: Path) -> None:
-    job = _job(qwen3moe, prose)
-    del job["ctx"]
-    with pytest.raises(RuntimeError, match="KeyError: 'ctx'"):
-        run_job(job, lambda line: None)
+    job = replace(_job(qwen3moe, prose), kv_type="f99")
+    with pytest.raises(RuntimeError, match="KeyError: 'F99'"):
+        run_job(job, "calibrate it", lambda line: None)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from collab_llamacpp import llamacpp_engine as engine_module
-from collab_llamacpp.calibrate.child import run_job
+from collab_llamacpp.calibrate.llamacpp_child import run_job
 from real_vllm import MODELS, ROOT, TRAINED, Vllm
 from small_models.hand_made_plans import typed_plan
 
@@ -33,7 +34,7 @@ def both(request: pytest.FixtureRequest, vllm: Vllm, tmp_path_factory: pytest.Te
     plan = typed_plan(checkpoint, lambda info: "F32")
     compress(checkpoint, plan, None, folder / "f32.gguf", kernels=None, threads=2, report=lambda done, total=None: None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_module, "run_job", lambda job, tell: run_job(job | {"kv_type": "f32"}, tell))
+        patch.setattr(engine_module, "run_job", lambda job, *rest: run_job(replace(job, kv_type="f32"), *rest))
         for engine, path in (("vllm", model), ("llamacpp", folder / "f32.gguf")):
             done = _run("calibrate", path, *WINDOWS, "--engine", engine, "-o", folder / f"{engine}.gguf", "--json")
             assert done.exit_code == 0, done.output + done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import json
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collab_llamacpp.calibrate.collector import Collector
+from collab_llamacpp.calibrate.job_types import CalibrateJob, Cut, EvaluateJob, GenerateJob, ReferenceJob
 from collab_llamacpp.calibrate.original_logits import Original, RunningOriginal
 from collab_llamacpp.native.model import Session
 from collab_llamacpp.native.sampling import piece, sampler
@@ -22,24 +22,24 @@ from collab_plugin.engines.compare_logits import Comparison, scored_rows
 from collab_plugin.engines.engine import REFERENCE
 from collab_plugin.engines.reference_file import Reference, writing_reference
 from collab_plugin.errors import CollabError
+from collab_plugin.progress import Advance
 from collab_plugin.stats.text_overlap import decode_sketch, overlap, sketch
 
-Progress = Callable[[int, int], None]
 Arrays = dict[str, NDArray[Any]]
 
 
-def calibrate(job: dict[str, Any], progress: Progress) -> Arrays:
+def calibrate(job: CalibrateJob, progress: Advance) -> Arrays:
     """All windows through the model with every logit on: without, the last layer sees one token a batch."""
-    ctx = job["ctx"]
-    collector = Collector(job["experts"], job["architecture"] == "llama4")
+    ctx = job.cut.ctx
+    collector = Collector(job.experts, job.architecture == "llama4")
     with Session(
-        Path(job["model"]),
+        Path(job.model),
         ctx=ctx,
-        threads=job["threads"],
+        threads=job.threads,
         callback=collector.callback,
-        kv_type=job.get("kv_type", "f16"),
+        kv_type=job.kv_type,
     ) as session:
-        windows = session.windows([Path(t) for t in job["texts"]], ctx, job["chunks"])
+        windows = session.windows(*_cut(job.cut))
         for index, window in enumerate(windows):
             session.clear()
             session.decode(window, 0)
@@ -60,81 +60,77 @@ def calibrate(job: dict[str, Any], progress: Progress) -> Arrays:
     return arrays
 
 
-def evaluate(job: dict[str, Any], progress: Progress) -> Arrays:
+def _cut(cut: Cut) -> tuple[list[Path], int, int | None]:
+    return [Path(text) for text in cut.texts], cut.ctx, cut.chunks
+
+
+def evaluate(job: EvaluateJob, progress: Advance) -> Arrays:
     """Figures of both models on the same windows."""
-    ctx = job["ctx"]
+    ctx = job.cut.ctx
     following = slice(scored_rows(ctx).start + 1, None)
     found = Comparison()
     with ExitStack() as stack:
-        model = stack.enter_context(Session(Path(job["model"]), ctx=ctx, threads=job["threads"]))
-        windows = model.windows([Path(t) for t in job["texts"]], ctx, job["chunks"])
+        model = stack.enter_context(Session(Path(job.model), ctx=ctx, threads=job.threads))
+        windows = model.windows(*_cut(job.cut))
         original = _original(job, stack)
         if model.n_vocab != original.n_vocab or not original.same_windows(windows):
-            raise CollabError(f"{job['model']} and {job['original']} tokenize the text differently: not the same model")
+            raise CollabError(f"{job.model} and {job.original} tokenize the text differently: not the same model")
         for index, window in enumerate(windows):
             found.add(model.scored(window), original.logits(index), window[following])
             progress((index + 1) * ctx, len(windows) * ctx)
     arrays: Arrays = found.arrays()
-    if job.get("ngrams"):
-        arrays["overlap"] = np.array(overlap(decode_sketch(job["ngrams"]), np.concatenate(windows)))
+    if job.ngrams:
+        arrays["overlap"] = np.array(overlap(decode_sketch(job.ngrams), np.concatenate(windows)))
     return arrays
 
 
-def _original(job: dict[str, Any], stack: ExitStack) -> Original:
-    path = Path(job["original"])
+def _original(job: EvaluateJob, stack: ExitStack) -> Original:
+    path = Path(job.original)
     if path.suffix == REFERENCE:
         return Reference(path)
-    session = stack.enter_context(Session(path, ctx=job["ctx"], threads=job["threads"]))
-    return RunningOriginal(session, session.windows([Path(t) for t in job["texts"]], job["ctx"], job["chunks"]))
+    session = stack.enter_context(Session(path, ctx=job.cut.ctx, threads=job.threads))
+    return RunningOriginal(session, session.windows(*_cut(job.cut)))
 
 
-def reference(job: dict[str, Any], progress: Progress) -> Arrays:
-    """Write the original's logits as job["out"]."""
-    ctx = job["ctx"]
-    with Session(Path(job["original"]), ctx=ctx, threads=job["threads"]) as session:
-        windows = session.windows([Path(t) for t in job["texts"]], ctx, job["chunks"])
-        with writing_reference(Path(job["out"]), windows, session.n_vocab) as store:
+def reference(job: ReferenceJob, progress: Advance) -> Arrays:
+    """Write the original's logits as job.out."""
+    ctx = job.cut.ctx
+    with Session(Path(job.original), ctx=ctx, threads=job.threads) as session:
+        windows = session.windows(*_cut(job.cut))
+        with writing_reference(Path(job.out), windows, session.n_vocab) as store:
             for index, window in enumerate(windows):
                 store[index] = session.scored(window)
                 progress((index + 1) * ctx, len(windows) * ctx)
     return {}
 
 
-def generate(job: dict[str, Any], progress: Progress) -> Arrays:
-    """Write pieces of text to stdout as JSON lines; return counts and seconds."""
-    with Session(Path(job["model"]), ctx=job["ctx"], threads=job["threads"]) as session:
-        tokens = session.tokenize(job["prompt"], special=True)
+def generate(job: GenerateJob, write: Callable[[str], None]) -> Arrays:
+    """Hand each piece of text to ``write``; return counts and seconds."""
+    with Session(Path(job.model), ctx=job.ctx, threads=job.threads) as session:
+        tokens = session.tokenize(job.prompt, special=True)
         if not len(tokens):
             raise CollabError("the prompt is empty")
-        if len(tokens) + job["max_tokens"] > job["ctx"]:
+        if len(tokens) + job.max_tokens > job.ctx:
             raise CollabError(
-                f"{len(tokens)} prompt tokens and {job['max_tokens']} new ones exceed the context of "
-                f"{job['ctx']}; raise `ctx`"
+                f"{len(tokens)} prompt tokens and {job.max_tokens} new ones exceed the context of "
+                f"{job.ctx}; raise `ctx`"
             )
-        chain = sampler(job["temperature"], job["seed"])
+        chain = sampler(job.temperature, job.seed)
         start = time.perf_counter()
         session.decode(tokens, len(tokens) - 1)
         llama.llama_synchronize(session.ctx)
         prompt_seconds, start = time.perf_counter() - start, time.perf_counter()
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         made = 0
-        while made < job["max_tokens"]:
+        while made < job.max_tokens:
             token = llama.llama_sampler_sample(chain, session.ctx, -1)
             if llama.llama_vocab_is_eog(session.vocab, token):
                 break
             made += 1
-            print(json.dumps({"text": decoder.decode(piece(session, token))}), flush=True)
+            write(decoder.decode(piece(session, token)))
             session.decode([token], 0, len(tokens) + made - 1)
         llama.llama_synchronize(session.ctx)
         seconds = time.perf_counter() - start
         llama.llama_sampler_free(chain)
     figures = [len(tokens), made, prompt_seconds, seconds]
     return {"figures": np.array(figures, np.float64)}
-
-
-JOBS: dict[str, Callable[[dict[str, Any], Progress], Arrays]] = {
-    "calibrate": calibrate,
-    "reference": reference,
-    "evaluate": evaluate,
-    "generate": generate,
-}

@@ -1,28 +1,27 @@
-"""The served model: `python -m collab_llamacpp.serve.completions_server FOLDER` serves FOLDER/job.json on loopback.
+"""The served model: `python -m collab_llamacpp.serve.completions_server FOLDER` serves a ServeJob on loopback.
 
 A subset of the completions interface, exact where lm-evaluation-harness needs it: with ``echo`` and
 ``logprobs`` each prompt token's log-probability stands at that token's own index. (The server of
 llama-cpp-python 0.3.36 takes no token ids, and pairs a prompt's tokens with the logits that follow them
-when no BOS begins it.) One request at a time. Ends when its stdin closes, so it cannot outlive its parent.
+when no BOS begins it.) One request at a time.
 """
 
 from __future__ import annotations
 
 import hmac
-import json
 import math
-import os
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 import llama_cpp as llama
 from aiohttp import web
 
+from collab_llamacpp.calibrate.job_types import ServeJob
 from collab_llamacpp.native.model import Session
 from collab_llamacpp.native.sampling import piece
 from collab_llamacpp.serve.scorer import Scored, Scorer
+from collab_plugin.engines.child_main import Parent, run_child
 from collab_plugin.errors import CollabError
 
 _KNOWN = {"model", "prompt", "max_tokens", "temperature", "seed", "stop", "echo", "logprobs"}
@@ -179,31 +178,19 @@ def _guard(token: str) -> Any:
     return guard
 
 
-def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
-    os._exit(0)
-
-
-def _listen(app: web.Application) -> None:
-    """Serve on a free port, told as a JSON line on stdout."""
+def _serve(job: ServeJob, parent: Parent) -> None:
+    """Serve on a free port, told as a line ``{"port": ...}``, until the parent ends us."""
     import socket
 
-    listener = socket.create_server(("127.0.0.1", 0))
-    print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
-    web.run_app(app, sock=listener, print=None, access_log=None, handle_signals=False)
+    with Session(Path(job.model), ctx=job.ctx, threads=job.threads) as session:
+        app = application(Completions(session, job.ctx), job.token)
+        listener = socket.create_server(("127.0.0.1", 0))
+        parent.say(port=listener.getsockname()[1])
+        web.run_app(app, sock=listener, print=None, access_log=None, handle_signals=False)
 
 
 def main() -> int:
-    folder = Path(sys.argv[1])
-    job = json.loads((folder / "job.json").read_text())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        with Session(Path(job["model"]), ctx=job["ctx"], threads=job["threads"]) as session:
-            _listen(application(Completions(session, job["ctx"]), job["token"]))
-    except CollabError as error:
-        (folder / "error.txt").write_text(str(error))
-        return 2
-    return 0
+    return run_child({ServeJob: _serve})
 
 
 if __name__ == "__main__":

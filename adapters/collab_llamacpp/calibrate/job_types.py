@@ -1,0 +1,71 @@
+"""What the engine asks its child processes for. Nothing of llama.cpp is imported here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Texts, as paths, and how they are cut into windows of ``ctx`` tokens: at most ``chunks`` of each text."""
+
+    texts: tuple[str, ...]
+    ctx: int
+    chunks: int | None
+
+
+@dataclass(frozen=True)
+class CalibrateJob:
+    """``experts`` in each layer; ``kv_type``: how keys and values are kept, "f16" or "f32"."""
+
+    model: str
+    threads: int
+    cut: Cut
+    experts: int
+    architecture: str
+    kv_type: str = "f16"
+
+
+@dataclass(frozen=True)
+class ReferenceJob:
+    """``out``: the file to write, as reference_file.py says."""
+
+    original: str
+    threads: int
+    cut: Cut
+    out: str
+
+
+@dataclass(frozen=True)
+class EvaluateJob:
+    """``original``: a model, or what a ReferenceJob wrote; ``ngrams``: sketch of the calibration text, or ""."""
+
+    model: str
+    threads: int
+    cut: Cut
+    original: str
+    ngrams: str
+
+
+@dataclass(frozen=True)
+class GenerateJob:
+    model: str
+    threads: int
+    prompt: str
+    max_tokens: int
+    temperature: float
+    seed: int
+    ctx: int
+
+
+@dataclass(frozen=True)
+class ServeJob:
+    """``token``: what requests must show."""
+
+    model: str
+    threads: int
+    ctx: int
+    token: str
+
+
+Job = CalibrateJob | ReferenceJob | EvaluateJob | GenerateJob
