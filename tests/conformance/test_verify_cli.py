@@ -140,7 +140,7 @@ def test_list_without_ollama_says_so(tmp_path: Path) -> None:
     done = verify("--list", "--json", COLLAB_LOAD_PLUGINS="conformance,ollama", COLLAB_OLLAMA=str(tmp_path / "none"))
     (info,) = json.loads(done.stdout)
     assert (info["name"], info["device"]) == ("ollama", None)
-    assert "no Ollama program" in info["absent"]
+    assert "which is no program; give the path of Ollama's" in info["absent"]
 
 
 def test_merge_writes_one_page_of_many_machines(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ ELSEWHERE = {
     "script.py": "an argument that a test gives",
     "code.py": "an import that a test hides",
     "rotten_module.py": "a module that a test writes",
+    "needs_unix.py": "a module that a test writes",
     "conformance/make_suite": "a pattern in a test",
     "collab_plugin.Alocator": "a misspelt name in a test",
 }
@@ -53,7 +54,7 @@ def is_module(name: str) -> bool:
         if (folder / f"{part}.py").exists():
             return True
         if not (folder / part).is_dir():
-            return re.search(rf"\b{part}\b", (folder / "__init__.py").read_text()) is not None or part == "__file__"
+            return re.search(rf"\b{part}\b", (folder / "__init__.py").read_text()) is not None or part.startswith("__")
         folder /= part
     return True
 
