@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from collab_llamacpp.calibrate.job_types import CalibrateJob, Cut, EvaluateJob, GenerateJob, ReferenceJob
+from collab_llamacpp.calibrate.job_types import CalibrateJob, Cut, DisturbJob, EvaluateJob, GenerateJob, ReferenceJob
 from collab_llamacpp.calibrate.llamacpp_child import run_job
 from collab_llamacpp.native.libraries import installed_folder
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.checkpoint.topology import topology_of
 from collab_plugin.engines.compare_logits import evaluation_of
+from collab_plugin.engines.disturbance import Disturbance, Effect, ErrorShape
 from collab_plugin.engines.engine import REFERENCE, Ability, Decoding, Engine, Windows
 from collab_plugin.engines.results import Evaluation, Generation, Served
 from collab_plugin.progress import Advance
@@ -30,7 +32,9 @@ class LlamaCppEngine(Engine):
     """llama.cpp as installed by llama-cpp-python; importing this loads nothing native."""
 
     name = "llamacpp"
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"calibrate", "reference", "evaluate", "generate", "serve"})
+    abilities: ClassVar[frozenset[Ability]] = frozenset(
+        {"calibrate", "reference", "evaluate", "disturb", "generate", "serve"}
+    )
 
     def check_installed(self) -> None:
         installed_folder()
@@ -79,6 +83,35 @@ class LlamaCppEngine(Engine):
             str(checkpoint.path), threads, _cut(windows), str(reference), str(ngrams.value) if ngrams else ""
         )
         return evaluation_of(run_job(job, f"evaluate {checkpoint.path}", _progress(progress)), windows.ctx)
+
+    def disturb(
+        self,
+        model: Path,
+        disturbances: Sequence[Disturbance],
+        shapes: Mapping[str, ErrorShape],
+        windows: Windows,
+        *,
+        threads: int,
+        progress: Advance,
+    ) -> tuple[Effect, ...]:
+        checkpoint = open_gguf(model)
+        with tempfile.TemporaryDirectory(prefix="collab-") as folder:
+            file = Path(folder) / "shapes.npz"
+            arrays = {f"energy.{name}": shape.energy for name, shape in shapes.items()}
+            arrays |= {f"inputs.{name}": shape.inputs for name, shape in shapes.items()}
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # keyword arrays, as documented
+            job = DisturbJob(
+                str(checkpoint.path),
+                threads,
+                _cut(windows),
+                tuple(disturbances),
+                str(file),
+                checkpoint.tensors["token_embd.weight"].shape[0],
+                topology_of(checkpoint).gating == "softmax-after-top-k",
+            )
+            found = run_job(job, f"run {checkpoint.path}", _progress(progress))
+        figures = zip(found["mean_kld"], found["stderr"], found["tokens"], strict=True)
+        return tuple(Effect(float(mean), float(stderr), int(tokens)) for mean, stderr, tokens in figures)
 
     def generate(
         self, model: Path, prompt: str, decoding: Decoding, *, threads: int, write: Callable[[str], None]

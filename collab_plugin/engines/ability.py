@@ -11,6 +11,7 @@ WORDS: dict[Ability, str] = {
     "calibrate": "calibrate",
     "reference": "write references to compare with",
     "evaluate": "compare models on text",
+    "disturb": "disturb a running model",
     "generate": "generate text",
     "serve": "serve models to tasks",
 }

@@ -1,20 +1,21 @@
-"""What an engine can do for the core, and how it is asked: calibrate, reference, evaluate, generate, serve."""
+"""What an engine can do for the core, and how it is asked."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from collab_plugin.engines.disturbance import Disturbance, Effect, ErrorShape
 from collab_plugin.engines.results import Evaluation, Generation, Served
 from collab_plugin.errors import CollabError
 from collab_plugin.progress import Advance
 from collab_plugin.stats.stats import Stats
 
-Ability = Literal["calibrate", "reference", "evaluate", "generate", "serve"]
+Ability = Literal["calibrate", "reference", "evaluate", "disturb", "generate", "serve"]
 """Names of the methods of `Engine` that not every engine has."""
 
 REFERENCE = ".npy"
@@ -80,6 +81,24 @@ class Engine(ABC):
         ``original`` is a model, or what `reference` wrote of one on the same windows.
         """
         raise CollabError(f"engine {self.name!r} cannot compare models")
+
+    def disturb(
+        self,
+        model: Path,
+        disturbances: Sequence[Disturbance],
+        shapes: Mapping[str, ErrorShape],
+        windows: Windows,
+        *,
+        threads: int,
+        progress: Advance,
+    ) -> tuple[Effect, ...]:
+        """How far each disturbance moves the output of ``model`` on ``windows``, whose second halves are scored.
+
+        ``shapes`` by tensor name, of every tensor that ``disturbances`` names. The model is read, never written or
+        copied; a token of each window is run once for each disturbance, and some for the undisturbed model. The same
+        on every run. CollabError for a tensor whose product the model's graph does not show.
+        """
+        raise CollabError(f"engine {self.name!r} cannot disturb a running model")
 
     def generate(
         self, model: Path, prompt: str, decoding: Decoding, *, threads: int, write: Callable[[str], None]

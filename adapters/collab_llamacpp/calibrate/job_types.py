@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from collab_plugin.engines.disturbance import Disturbance
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -48,6 +50,20 @@ class EvaluateJob:
 
 
 @dataclass(frozen=True)
+class DisturbJob:
+    """``shapes``: an npz file with ``energy.NAME`` and ``inputs.NAME`` for each tensor (`ErrorShape`). ``vocabulary``:
+    tokens that the model knows. ``logits_as_weights``: the router's softmax comes after its choice of experts."""
+
+    model: str
+    threads: int
+    cut: Cut
+    disturbances: tuple[Disturbance, ...]
+    shapes: str
+    vocabulary: int
+    logits_as_weights: bool
+
+
+@dataclass(frozen=True)
 class GenerateJob:
     model: str
     threads: int
@@ -68,4 +84,4 @@ class ServeJob:
     token: str
 
 
-Job = CalibrateJob | ReferenceJob | EvaluateJob | GenerateJob
+Job = CalibrateJob | ReferenceJob | EvaluateJob | DisturbJob | GenerateJob

@@ -22,7 +22,7 @@ Tokens = Sequence[int] | NDArray[np.int64]
 BASE = ggml()
 _DTYPES = {0: np.float32, 1: np.float16, 26: np.int32}
 _OPS = {BASE.ggml_op_name(i).decode(): i for i in range(64)}
-MUL_MAT, MUL_MAT_ID = _OPS["MUL_MAT"], _OPS["MUL_MAT_ID"]
+MUL_MAT, MUL_MAT_ID, GET_ROWS = (_OPS[name] for name in ("MUL_MAT", "MUL_MAT_ID", "GET_ROWS"))
 
 
 def tensor_at(address: int) -> GgmlTensor:
@@ -38,6 +38,14 @@ def read_tensor(address: int) -> NDArray[Any]:
     dtype = np.dtype(_DTYPES[t.type])
     shape, strides = tuple(t.ne)[::-1], tuple(t.nb)[::-1]
     return np.lib.stride_tricks.as_strided(raw[: dtype.itemsize].view(dtype), shape, strides)
+
+
+def write_tensor(address: int, values: NDArray[Any]) -> None:
+    """Overwrite a contiguous tensor of the running graph with ``values`` of its type and numpy-order shape."""
+    data = np.ascontiguousarray(values)
+    if data.nbytes != BASE.ggml_nbytes(address):
+        raise ValueError(f"{data.nbytes} bytes for a tensor of {BASE.ggml_nbytes(address)}")
+    BASE.ggml_backend_tensor_set(address, data.ctypes.data, 0, data.nbytes)
 
 
 class ContextError(CollabError):
@@ -65,6 +73,7 @@ class Session:
     """One loaded model with a context; freed by `close` or the with statement.
 
     ``placement`` None: where llama.cpp puts it by itself. ``kv_type``: ggml type of the key and value cache.
+    ``sequences``: how many windows of ``ctx`` tokens `decode_together` takes.
     """
 
     def __init__(
@@ -77,6 +86,7 @@ class Session:
         model_only: bool = False,
         placement: Placement | None = None,
         kv_type: str = "f16",
+        sequences: int = 1,
     ) -> None:
         llama.llama_backend_init()
         params = llama.llama_model_default_params()
@@ -86,6 +96,7 @@ class Session:
         if not self.model:
             raise CollabError(f"llama.cpp cannot load {path}")
         self.path, self.size, self.threads, self.kv_type = path, ctx, threads, kv_type
+        self.sequences = sequences
         self.vocab = llama.llama_model_get_vocab(self.model)
         self.n_vocab = llama.llama_vocab_n_tokens(self.vocab)
         self.ctx = None
@@ -96,12 +107,14 @@ class Session:
         except ContextError:
             llama.llama_model_free(self.model)
             raise
-        self.batch = llama.llama_batch_init(ctx, 0, 1)
+        self.batch = llama.llama_batch_init(ctx * sequences, 0, 1)
 
     def _context(self, callback: Any) -> Any:
         options = llama.llama_context_default_params()
-        options.n_ctx = options.n_batch = self.size
-        options.n_ubatch = min(512, self.size)
+        options.n_ctx = options.n_batch = self.size * self.sequences
+        # Sequences that are run together are one micro-batch: a callback then sees them in one tensor.
+        options.n_ubatch = min(512, self.size) if self.sequences == 1 else options.n_batch
+        options.n_seq_max = self.sequences
         options.n_threads = options.n_threads_batch = self.threads
         options.type_k = options.type_v = GGMLQuantizationType[self.kv_type.upper()].value
         if self.kv_type.upper() == "F32":
@@ -158,6 +171,24 @@ class Session:
         code = llama.llama_decode(self.ctx, self.batch)
         if code != 0:
             raise CollabError(f"llama.cpp could not decode a batch of {len(tokens)} tokens (code {code})")
+
+    def decode_together(self, windows: Sequence[Sequence[int]]) -> None:
+        """Run windows of equal length, one for each of ``sequences``, in one batch; all logits are kept."""
+        assert self.ctx is not None
+        self.clear()
+        at = 0
+        for sequence, window in enumerate(windows):
+            for position, token in enumerate(window):
+                self.batch.token[at] = int(token)
+                self.batch.pos[at] = position
+                self.batch.n_seq_id[at] = 1
+                self.batch.seq_id[at][0] = sequence
+                self.batch.logits[at] = True
+                at += 1
+        self.batch.n_tokens = at
+        code = llama.llama_decode(self.ctx, self.batch)
+        if code != 0:
+            raise CollabError(f"llama.cpp could not decode a batch of {at} tokens (code {code})")
 
     def logits(self, rows: int) -> NDArray[np.float32]:
         """The last batch's kept logits f32[rows, vocabulary]; valid until the next decode."""
