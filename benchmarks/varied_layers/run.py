@@ -17,38 +17,33 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
+import collab_plugin as cp
 from benchmarks.quality.bench import TEXTS, trained_models
 from benchmarks.vllm.load import HERE, ROOT, vllm_python, write_csv
 from benchmarks.vllm.plot import BLACK, BLUE
 
-LAYERS = ("same", "varied")
-
-
-def collab(*arguments: str | Path) -> None:
-    command = [sys.executable, "-m", "collab_plugin", *map(str, arguments)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+LAYERS: tuple[Literal["same", "varied"], ...] = ("same", "varied")
 
 
 def plans(model: Path, folder: Path, keeps: Sequence[str], criteria: Sequence[str]) -> list[dict[str, Any]]:
     """Calibrate once, then a plan for each combination."""
-    texts = [part for text in sorted(TEXTS.glob("*.calibration.txt")) for part in ("--text", text)]
-    stats = folder / "stats.gguf"
-    collab("calibrate", model, *texts, "--chunks", "24", "-o", stats)
-    used = json.loads((model / "config.json").read_text())["num_experts_per_tok"]
+    stats = cp.calibrate(model, texts=sorted(TEXTS.glob("*.calibration.txt")), chunks=24)
+    checkpoint = cp.open_checkpoint(model)
+    used = cp.inspect(checkpoint).experts_used
     made = []
-    for criterion in criteria:
-        for keep in keeps:
-            for layers in LAYERS:
-                out = folder / f"{criterion}-{keep.rstrip('%')}-{layers}.json"
-                collab("plan", model, "--stats", stats, "--keep", keep, "--keep-types", "--layers", layers,
-                       "--criterion", criterion, "--experts-used", used, "-o", out)  # fmt: skip
-                made.append({"criterion": criterion, "keep": keep, "layers": layers, "plan": str(out)})
+    for criterion, keep, layers in product(criteria, keeps, LAYERS):
+        out = folder / f"{criterion}-{keep.rstrip('%')}-{layers}.json"
+        plan = cp.plan(checkpoint, stats=stats, keep=keep, keep_types=True, layers=layers, criterion=criterion,
+                       experts_used=used)  # fmt: skip
+        cp.write_plan(out, plan)
+        made.append({"criterion": criterion, "keep": keep, "layers": layers, "plan": str(out)})
     return made
 
 

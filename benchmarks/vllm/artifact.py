@@ -25,6 +25,7 @@ from collab_llamacpp.native.ggml_kernels import GgmlKernels
 from rich.console import Console
 from rich.table import Table
 
+import collab_plugin as cp
 from benchmarks.vllm.load import HERE, child, measured, prepared, vllm_python, write_csv
 from benchmarks.vllm.plot import BLACK, BLUE
 from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo
@@ -34,8 +35,7 @@ from collab_plugin.formats.tensor_names import Role
 from collab_plugin.plans.artifact import artifact_layout
 from collab_plugin.plans.copy_plan import copy_plan
 from collab_plugin.plans.plan import Plan, TensorPlan
-from collab_plugin.plans.plan_file import write_plan
-from collab_plugin.plugins.open_checkpoint import open_checkpoint
+from collab_plugin.progress import untold
 from collab_plugin.stats.stats import ImatrixEntry, Stats
 
 WHOLE = "unquantized"
@@ -64,13 +64,13 @@ def even_importance(tensors: Mapping[str, TensorInfo]) -> Stats:
 
 def artifact(model: Path, kind: str, folder: Path) -> dict[str, str]:
     """Options of the load format: a plan and what `compress` makes of it."""
-    checkpoint = open_checkpoint(model)
+    checkpoint = cp.open_checkpoint(model)
     plan, out = folder / f"{kind}.json", folder / f"{kind}.gguf"
     made = one_type(checkpoint, kind)
-    write_plan(plan, made)
+    cp.write_plan(plan, made)
     if not out.exists():
         stats = even_importance(checkpoint.tensors)
-        compress(checkpoint, made, stats, out, kernels=GgmlKernels(), threads=2, report=lambda done, total=None: None)
+        compress(checkpoint, made, stats, out, kernels=GgmlKernels(), threads=2, report=untold)
     return {"plan": str(plan), "artifact": str(out)}
 
 

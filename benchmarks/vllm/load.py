@@ -28,11 +28,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+import collab_plugin as cp
 from benchmarks.vllm.plot import plot
 from collab_plugin.plans.artifact import artifact_layout
 from collab_plugin.plans.copy_plan import copy_plan
-from collab_plugin.plans.plan_file import write_plan
-from collab_plugin.plugins.open_checkpoint import open_checkpoint
 
 HERE = Path(__file__).parents[1]
 ROOT = HERE.parent
@@ -65,7 +64,7 @@ class Row:
 
 def plans(model: Path, folder: Path) -> dict[float, Path]:
     """A plan a share: every 1/share-th expert stays, types as stored, as many experts a token as before."""
-    checkpoint = open_checkpoint(model)
+    checkpoint = cp.open_checkpoint(model)
     whole = copy_plan(checkpoint)
     layers = sorted({t.layer for t in checkpoint.tensors.values() if t.by_expert and t.layer is not None})
     found = {}
@@ -81,15 +80,13 @@ def plans(model: Path, folder: Path) -> dict[float, Path]:
         )
         plan = dataclasses.replace(plan, bytes=artifact_layout(checkpoint, plan).total)
         found[keep] = folder / f"plan-{count}.json"
-        write_plan(found[keep], plan)
+        cp.write_plan(found[keep], plan)
     return found
 
 
 def pruned_checkpoint(model: Path, plan: Path) -> Path:
     out = plan.with_suffix("")
-    options: list[str | Path] = ["--plan", plan, "--format", "safetensors", "-o", out]
-    command = [sys.executable, "-m", "collab_plugin", "compress", model, *options]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    cp.compress(model, plan, out, format="safetensors")
     return out
 
 

@@ -15,6 +15,7 @@ from collab_plugin.plans.artifact import check_one_count
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plugins.manager import first_kernels
 from collab_plugin.progress import OnProgress, silent, track
+from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.stats.stats import Stats
 
 
@@ -27,6 +28,7 @@ def compress(
     stats: Stats | AnyPath | None = None,
     format: Literal["gguf"] = "gguf",
     precision: None = None,
+    kernels: Kernels | None = None,
     threads: int | None = None,
     progress: OnProgress = silent,
 ) -> Compressed: ...
@@ -55,6 +57,7 @@ def compress(
     stats: Stats | AnyPath | None = None,
     format: str,
     precision: FolderPrecision | None = None,
+    kernels: Kernels | None = None,
     threads: int | None = None,
     progress: OnProgress = silent,
 ) -> Compressed | CompressedFolder: ...
@@ -68,6 +71,7 @@ def compress(
     stats: Stats | AnyPath | None = None,
     format: str = "gguf",
     precision: FolderPrecision | None = None,
+    kernels: Kernels | None = None,
     threads: int | None = None,
     progress: OnProgress = silent,
 ) -> Compressed | CompressedFolder:
@@ -75,7 +79,8 @@ def compress(
 
     ``stats``: those that the plan was made with; where not given, the file of that name beside the plan's file.
     ``precision`` of a folder: "plan" (8 and 4 bits as compressed-tensors where the plan has few) or "original".
-    The output appears under its name only when complete; an interrupted GGUF goes on when called again.
+    ``kernels`` quantize; by default the first that a plugin brings. The output appears under its name only when
+    complete; an interrupted GGUF goes on when called again.
 
     Example: ``cp.compress("DeepSeek-V3/", "plan.json", "out.gguf", progress=print).bytes``
     """
@@ -103,7 +108,8 @@ def compress(
     check_one_count(decided, "a GGUF")  # before stats and kernels are missed
     checkpoint = opened(model)
     used = stats_of(decided, checkpoint, folder, object_or_path(stats))
-    kernels = first_kernels() if quantizes(decided, checkpoint) else None
+    if kernels is None and quantizes(decided, checkpoint):
+        kernels = first_kernels()
     with track(progress, "compressing", unit="weights") as advance:
         return compress_gguf(
             checkpoint, decided, used, Path(out), kernels=kernels, threads=threads_of(threads), report=advance
