@@ -9,11 +9,16 @@ from numpy.typing import NDArray
 
 from collab_example.dots1 import DOTS1
 from collab_example.zipped import ZIPPED_GGUF
-from collab_plugin import Family, hookimpl
-from collab_plugin.checkpoint.checkpoint import CheckpointFormat
-from collab_plugin.placement.policy import LayerUse, PlacementPolicy
-from collab_plugin.planning.criteria.criterion import CriterionOptions, ImportanceCriterion
-from collab_plugin.stats.stats import LayerRouting
+from collab_plugin import (
+    CheckpointFormat,
+    CriterionOptions,
+    Family,
+    ImportanceCriterion,
+    LayerRouting,
+    LayerUse,
+    PlacementPolicy,
+    hookimpl,
+)
 
 
 def least_used_first(routing: LayerRouting, options: CriterionOptions) -> NDArray[np.float64]:

@@ -8,9 +8,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from collab_plugin.checkpoint.checkpoint import Checkpoint, CheckpointFormat
-from collab_plugin.checkpoint.gguf import open_gguf
-from collab_plugin.errors import CollabError
+from collab_plugin import Checkpoint, CheckpointFormat, CollabError, open_gguf
 
 # Held until the interpreter exits, which removes them: tensors are mapped from the unpacked files.
 _unpacked: list[tempfile.TemporaryDirectory[str]] = []
