@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from collab_llamacpp.llamacpp_engine import LlamaCppEngine
 from collab_llamacpp.native.ggml_kernels import GgmlKernels
 from small_models.tiny_moe import WIDTH
 
@@ -38,7 +39,7 @@ from collab_plugin.progress import untold
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "plugins.md").read_text()
-EXAMPLES = dict(re.findall(r"^### `(\w+)\(.*?^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+EXAMPLES = dict(re.findall(r"^### `(\w+)\((?:(?!^###).)*?^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
 WHEEL = sorted((Path(__file__).parent / "plugin_wheel").rglob("*.py"))
 
 
@@ -123,6 +124,7 @@ def test_example_of_kernels(made: Any) -> None:
         made.quantize(values[:, :33], "Q8_0")
 
 
+@pytest.mark.native
 def test_example_of_engines(
     made: Any, llama_tools: Path, qwen3moe: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +161,20 @@ def test_example_of_targets(made: Any) -> None:
         np.testing.assert_allclose(bench.mul_mat("Q8_0", packed[0], x), x @ weights[0].T, atol=0.3)
         found = bench.mul_mat_id("Q8_0", packed, x, np.array([[0, 1], [1, 0], [1, 1]], np.int32))
         np.testing.assert_allclose(found[1, 0], weights[1].sum(-1), atol=0.3)
+
+
+@pytest.mark.native
+def test_example_of_task_runners(made: Any, qwen3moe: Path, tmp_path: Path) -> None:
+    with LlamaCppEngine().serve(qwen3moe, ctx=64, threads=1) as served:
+        (tmp_path / "own.tsv").write_text("The cat\t\nThe dog\tcannot be right\nnot read\tat all\n")
+        with made.load(["own"], limit=2, folder=tmp_path) as loaded:
+            (score,) = loaded.run(served, untold).scores
+    assert (score.value, score.documents) == (0.5, (1.0, 0.0))
+    with (
+        pytest.raises(CollabError, match=r"no task 'two': .*two\.tsv does not exist"),
+        made.load(["two"], limit=None, folder=tmp_path),
+    ):
+        pass
 
 
 def test_example_of_commands(made: Any, qwen3moe: Path) -> None:
