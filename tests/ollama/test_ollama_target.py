@@ -15,10 +15,9 @@ from collab_ollama.model.gguf_for_ollama import open_artifact
 from collab_ollama.model.model_name import parse_name
 from collab_ollama.model.modelfile import Modelfile
 from collab_ollama.server.log_devices import devices_of, runner_port
+from collab_ollama.targets.ollama_session import FRESH, OllamaSession
 from collab_ollama.targets.ollama_targets import (
-    FRESH,
     MODEL,
-    OllamaSession,
     OllamaTarget,
     OllamaTargets,
     _refuse_other_answers,

@@ -12,19 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from collab_ollama.server.log_devices import devices_of, runner_port
-from collab_plugin.engines.target import (
-    F32,
+from collab_ollama.targets.ollama_session import GREEDY_TOP, OllamaSession
+from collab_plugin import (
+    CollabError,
     Device,
     LoadOptions,
-    LogProbabilities,
     NotOfferedError,
-    Routing,
     Session,
     Target,
     TargetInfo,
     TargetProvider,
+    open_gguf,
 )
-from collab_plugin.errors import CollabError
 
 if TYPE_CHECKING:
     from collab_ollama.server.client import Client
@@ -33,11 +32,6 @@ if TYPE_CHECKING:
 
 NAME = "ollama"
 MODEL = "collab-verify:latest"
-GREEDY_TOP = 5
-FRESH = 16
-"""Positions of a sequence that are evaluated in batches: each costs all tokens before it."""
-MOST_VOCABULARY = 8192
-"""Of models whose whole distributions are asked for, about 100 bytes a token and position."""
 FIND_SECONDS = 20.0
 """Ollama asks every GPU library in a process of its own."""
 _PROBE = "In the beginning"
@@ -110,8 +104,6 @@ class OllamaTarget(Target):
 
 
 def _vocabulary(artifact: Path) -> int:
-    from collab_plugin.checkpoint.gguf import open_gguf
-
     return open_gguf(artifact).tensors["token_embd.weight"].shape[0]
 
 
@@ -139,58 +131,3 @@ def _refuse_other_answers(client: Client, runner: LlamaServer, settings: Mapping
         other = runner.next_tokens(tokens, GREEDY_TOP, fresh=True).values[0]
         if not np.allclose(top, other, rtol=0, atol=_AGREE):
             raise CollabError(f"Ollama's API gives log-probabilities {top}, and its llama-server {other.tolist()}")
-
-
-class OllamaSession(Session):
-    """Gives the most probable tokens. ``vocabulary``: rows of the embedding; ``ctx`` as it was asked for."""
-
-    def __init__(self, runner: LlamaServer, vocabulary: int, ctx: int) -> None:
-        self._runner, self._vocabulary, self._ctx = runner, vocabulary, ctx
-
-    def logits(self, tokens: Sequence[int], *, batch: int | None = None) -> F32:
-        """Log-probabilities of all tokens: logits up to a constant at each position."""
-        return self.logits_at(tokens, range(len(tokens)), batch=batch)
-
-    def logits_at(self, tokens: Sequence[int], positions: Sequence[int], *, batch: int | None = None) -> F32:
-        """As `logits`. What lies between two positions is evaluated in batches, from an empty cache on."""
-        if self._vocabulary > MOST_VOCABULARY:
-            raise NotOfferedError(
-                f"Ollama gives log-probabilities token by token, and all {self._vocabulary:,} are too many to ask for"
-            )
-        if batch not in (None, 1):
-            raise NotOfferedError("Ollama sets the size of batches itself")
-        if len(tokens) >= self._ctx:
-            raise NotOfferedError("Ollama needs room for a token more than the prompt has")
-        values = np.empty((len(positions), self._vocabulary), np.float32)
-        wanted = {position: row for row, position in enumerate(positions)}
-        fresh = True
-        for position in range(len(tokens)) if batch == 1 else positions:
-            n = self._vocabulary if position in wanted else 1
-            found = self._runner.next_tokens(tokens[: position + 1], n, fresh=fresh)
-            fresh = False
-            if position in wanted:
-                values[wanted[position]][found.ids[0]] = found.values[0]
-        return values
-
-    def routing(self, tokens: Sequence[int]) -> tuple[Routing, ...]:
-        raise NotOfferedError("Ollama does not show its routing")
-
-    def top(self, tokens: Sequence[int], n: int) -> LogProbabilities:
-        """Token by token on top of the cache, which are matrix-vector products; after some tokens spread over the
-        sequence, all up to there is evaluated anew in batches."""
-        found = [self._runner.next_tokens(tokens[:end], n, fresh=end == 1) for end in range(1, len(tokens) + 1)]
-        for end in range(len(tokens), 0, -max(1, len(tokens) // FRESH)):
-            found[end - 1] = self._runner.next_tokens(tokens[:end], n, fresh=True)
-        return _joined(found)
-
-    def greedy(self, tokens: Sequence[int], n: int) -> LogProbabilities:
-        """Token by token, so that an end of the text does not end it."""
-        whole, found = list(tokens), []
-        for _ in range(n):
-            found.append(self._runner.next_tokens(whole, GREEDY_TOP))
-            whole.append(int(found[-1].ids[0, 0]))
-        return _joined(found)
-
-
-def _joined(steps: Sequence[LogProbabilities]) -> LogProbabilities:
-    return LogProbabilities(np.concatenate([s.ids for s in steps]), np.concatenate([s.values for s in steps]))
