@@ -24,7 +24,8 @@ from collab_conformance.mutants.make_mutant import Made, make_mutants
 from collab_conformance.mutants.mutants import MUTANTS
 from collab_conformance.report.verify_report import Check, Level, TargetReport
 from collab_conformance.run.job import Job, Skip, Subject
-from collab_conformance.run.verify_targets import machine, run_target
+from collab_conformance.run.run_identity import machine
+from collab_conformance.run.run_target import run_target
 
 from collab_plugin.engines.target import TargetInfo
 from collab_plugin.plugins.manager import registry

@@ -15,7 +15,7 @@ from collab_conformance.mutants.scale import scalable, scaled
 from collab_conformance.pack.pack_document import Pack
 from collab_conformance.pack.pack_file import read_pack
 from collab_conformance.run.job import Job, Subject
-from collab_conformance.run.verify_targets import run_target
+from collab_conformance.run.run_target import run_target
 from collab_conformance.suite.suite_subjects import suite_subjects
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize

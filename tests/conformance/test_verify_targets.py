@@ -19,7 +19,8 @@ from collab_conformance.judge.limits import LimitRule, read_limits
 from collab_conformance.judge.skips import Rule
 from collab_conformance.report.verify_report import Check, TargetReport
 from collab_conformance.run.job import Job
-from collab_conformance.run.verify_targets import run_target, verify
+from collab_conformance.run.run_target import run_target
+from collab_conformance.run.verify_targets import verify
 from collab_conformance.suite.suite_subjects import suite_subjects
 
 from collab_plugin.engines.target import Device, TargetInfo
@@ -183,7 +184,7 @@ def test_the_child_ends_with_its_parent(run, tmp_path: Path, end: signal.Signals
         # A shell's background jobs ignore SIGINT, and so would this.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import sys; from pathlib import Path; import odd_target, numpy\n"
-        "from collab_conformance.run.job import Job; from collab_conformance.run.verify_targets import run_target\n"
+        "from collab_conformance.run.job import Job; from collab_conformance.run.run_target import run_target\n"
         "from collab_plugin.engines.target import TargetInfo\n"
         f"job = Job('odd:hang', (), ('kernels',), True, 1, 0, {str(tmp_path)!r}, ())\n"
         "def say(target, check, done, total): print(check, flush=True)\n"
