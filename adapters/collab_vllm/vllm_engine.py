@@ -19,8 +19,15 @@ from collab_plugin.errors import CollabError
 from collab_plugin.formats.text_file import read_text
 from collab_plugin.progress import Advance
 from collab_plugin.stats.stats import LayerRouting, Stats
-from collab_vllm.jobs.job_types import CalibrateJob, Cut, EvaluateJob, GenerateJob, ReferenceJob, Text
 from collab_vllm.jobs.vllm_child import run_job
+from collab_vllm.jobs.vllm_job_types import (
+    Text,
+    VllmCalibrateJob,
+    VllmCut,
+    VllmEvaluateJob,
+    VllmGenerateJob,
+    VllmReferenceJob,
+)
 from collab_vllm.vllm_python import vllm_python
 
 
@@ -45,7 +52,7 @@ class VllmEngine(Engine):
     def calibrate(self, model: Path, windows: Windows, *, threads: int, progress: Advance) -> Stats:
         """Routing alone: neither the importance matrix nor REAP's sums are measured."""
         checkpoint = open_safetensors(model)
-        job = CalibrateJob(str(checkpoint.path.resolve()), threads, _cut(checkpoint, windows))
+        job = VllmCalibrateJob(str(checkpoint.path.resolve()), threads, _cut(checkpoint, windows))
         arrays = run_job(job, "calibrate", _progress(progress))
         layers = sorted(int(key.removeprefix("count.")) for key in arrays if key.startswith("count."))
         return Stats(
@@ -68,7 +75,7 @@ class VllmEngine(Engine):
             raise ValueError(f"a reference is a {REFERENCE} file, not {out}")
         checkpoint = open_safetensors(original)
         model, cut = str(checkpoint.path.resolve()), _cut(checkpoint, windows)
-        run_job(ReferenceJob(model, threads, cut, str(out.resolve())), "run", _progress(progress))
+        run_job(VllmReferenceJob(model, threads, cut, str(out.resolve())), "run", _progress(progress))
 
     def evaluate(self, model: Path, original: Path, windows: Windows, *, threads: int, progress: Advance) -> Evaluation:
         checkpoint = open_safetensors(model)
@@ -78,7 +85,7 @@ class VllmEngine(Engine):
                 reference, first = Path(folder) / f"original{REFERENCE}", 0.5
                 told = _part(progress, 0.0, 0.5)
                 self.reference(original, windows, out=reference, threads=threads, progress=told)
-            job = EvaluateJob(
+            job = VllmEvaluateJob(
                 str(checkpoint.path.resolve()), threads, _cut(checkpoint, windows), str(reference.resolve())
             )
             arrays = run_job(job, "evaluate", _progress(_part(progress, first, 1.0)))
@@ -94,7 +101,7 @@ class VllmEngine(Engine):
             pieces.append(line["text"])
             write(line["text"])
 
-        job = GenerateJob(
+        job = VllmGenerateJob(
             str(checkpoint.path.resolve()), threads, prompt, decoding.max_tokens, decoding.temperature, decoding.seed,
             min(decoding.ctx, _longest(checkpoint)), _bos(checkpoint),
         )  # fmt: skip
@@ -108,13 +115,13 @@ class VllmEngine(Engine):
         )
 
 
-def _cut(checkpoint: Checkpoint, windows: Windows) -> Cut:
+def _cut(checkpoint: Checkpoint, windows: Windows) -> VllmCut:
     """The texts' contents; CollabError when a window and the token that vLLM makes after it do not fit."""
     longest = _longest(checkpoint)
     if windows.ctx >= longest:
         raise CollabError(f"vLLM needs a context of {windows.ctx} + 1 tokens, the model has {longest}; lower `ctx`")
     texts = tuple(Text(text.name, read_text(text)) for text in windows.texts)
-    return Cut(texts, windows.ctx, windows.chunks, _bos(checkpoint))
+    return VllmCut(texts, windows.ctx, windows.chunks, _bos(checkpoint))
 
 
 def _longest(checkpoint: Checkpoint) -> int:

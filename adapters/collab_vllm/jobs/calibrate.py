@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 
 from collab_plugin.progress import Advance
 from collab_plugin.stats.text_overlap import sketch
-from collab_vllm.jobs.job_types import CalibrateJob
 from collab_vllm.jobs.start_vllm import start_vllm
+from collab_vllm.jobs.vllm_job_types import VllmCalibrateJob
 from collab_vllm.jobs.windows import tokenizer_of, windows_of
 
 BATCH = 8
 """Windows handed to the engine at a time: between two there is a sign of progress."""
 
 
-def calibrate(job: CalibrateJob, progress: Advance) -> dict[str, NDArray[Any]]:
+def calibrate(job: VllmCalibrateJob, progress: Advance) -> dict[str, NDArray[Any]]:
     """All windows through the model, each for itself; the router's choice of every token is counted."""
     ctx = job.cut.ctx
     windows = windows_of(tokenizer_of(job.model), job.cut)

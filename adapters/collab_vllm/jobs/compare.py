@@ -12,8 +12,8 @@ from collab_plugin.engines.compare_logits import Comparison, scored_rows
 from collab_plugin.engines.reference_file import Reference, writing_reference
 from collab_plugin.errors import CollabError
 from collab_plugin.progress import Advance
-from collab_vllm.jobs.job_types import EvaluateJob, ReferenceJob
 from collab_vllm.jobs.start_vllm import start_vllm
+from collab_vllm.jobs.vllm_job_types import VllmEvaluateJob, VllmReferenceJob
 from collab_vllm.jobs.windows import I64, tokenizer_of, windows_of
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class WindowScorer:
         return found
 
 
-def reference(job: ReferenceJob, progress: Advance) -> None:
+def reference(job: VllmReferenceJob, progress: Advance) -> None:
     """Write the logits of ``job.model`` as ``job.out``."""
     ctx = job.cut.ctx
     windows = windows_of(tokenizer_of(job.model), job.cut)
@@ -70,7 +70,7 @@ def reference(job: ReferenceJob, progress: Advance) -> None:
             progress((index + 1) * ctx, len(windows) * ctx)
 
 
-def evaluate(job: EvaluateJob, progress: Advance) -> dict[str, NDArray[Any]]:
+def evaluate(job: VllmEvaluateJob, progress: Advance) -> dict[str, NDArray[Any]]:
     """`Comparison.arrays` of ``job.model`` against ``job.reference``."""
     ctx, rows = job.cut.ctx, scored_rows(job.cut.ctx)
     windows = windows_of(tokenizer_of(job.model), job.cut)

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collab_plugin.errors import CollabError
-from collab_vllm.jobs.job_types import GenerateJob
 from collab_vllm.jobs.start_vllm import start_vllm
+from collab_vllm.jobs.vllm_job_types import VllmGenerateJob
 from collab_vllm.jobs.windows import token_ids, tokenizer_of
 
 
-def generate(job: GenerateJob, write: Callable[[str], None]) -> dict[str, NDArray[Any]]:
+def generate(job: VllmGenerateJob, write: Callable[[str], None]) -> dict[str, NDArray[Any]]:
     """Pass pieces of text to ``write`` as they come; return tokens of the prompt and made, and the seconds of both.
 
     The first token comes out of the prompt's pass, so its time counts there.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from collab_plugin.engines.child_process import Arrays, ChildProgram, OnLine, run
-from collab_vllm.jobs.job_types import Job
+from collab_vllm.jobs.vllm_job_types import Job
 from collab_vllm.our_packages import python_path
 from collab_vllm.vllm_python import vllm_python
 

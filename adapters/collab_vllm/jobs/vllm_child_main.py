@@ -8,13 +8,13 @@ from collab_plugin.engines.child_main import run_child
 from collab_vllm.jobs.calibrate import calibrate
 from collab_vllm.jobs.compare import evaluate, reference
 from collab_vllm.jobs.generate import generate
-from collab_vllm.jobs.job_types import CalibrateJob, EvaluateJob, GenerateJob, ReferenceJob
+from collab_vllm.jobs.vllm_job_types import VllmCalibrateJob, VllmEvaluateJob, VllmGenerateJob, VllmReferenceJob
 
 if __name__ == "__main__":
     works = {
-        CalibrateJob: lambda job, parent: calibrate(job, parent.progress),
-        ReferenceJob: lambda job, parent: reference(job, parent.progress),
-        EvaluateJob: lambda job, parent: evaluate(job, parent.progress),
-        GenerateJob: lambda job, parent: generate(job, lambda text: parent.say(text=text)),
+        VllmCalibrateJob: lambda job, parent: calibrate(job, parent.progress),
+        VllmReferenceJob: lambda job, parent: reference(job, parent.progress),
+        VllmEvaluateJob: lambda job, parent: evaluate(job, parent.progress),
+        VllmGenerateJob: lambda job, parent: generate(job, lambda text: parent.say(text=text)),
     }
     sys.exit(run_child(works))

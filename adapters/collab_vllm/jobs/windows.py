@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from collab_plugin.errors import CollabError
-from collab_vllm.jobs.job_types import Cut
+from collab_vllm.jobs.vllm_job_types import VllmCut
 
 I64 = NDArray[np.int64]
 
@@ -27,7 +27,7 @@ def token_ids(tokenizer: Tokenizer, text: str, bos: int | None) -> I64:
     return np.array(ids if bos is None else [bos, *ids], np.int64)
 
 
-def windows_of(tokenizer: Tokenizer, cut: Cut) -> list[I64]:
+def windows_of(tokenizer: Tokenizer, cut: VllmCut) -> list[I64]:
     """Windows i64[ctx], none across two texts, each starting with BOS where the vocabulary adds one; a text's rest is
     left out."""
     ctx = cut.ctx

@@ -12,7 +12,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Cut:
+class VllmCut:
     """Text and how it is cut into windows of ``ctx`` tokens: at most ``chunks`` of each text. ``bos`` begins each
     window, None where the vocabulary adds none."""
 
@@ -23,35 +23,35 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class CalibrateJob:
+class VllmCalibrateJob:
     model: str
     threads: int
-    cut: Cut
+    cut: VllmCut
 
 
 @dataclass(frozen=True)
-class ReferenceJob:
+class VllmReferenceJob:
     """``out``: the file to write, as reference_file.py says."""
 
     model: str
     threads: int
-    cut: Cut
+    cut: VllmCut
     out: str
 
 
 @dataclass(frozen=True)
-class EvaluateJob:
-    """``reference``: what a ReferenceJob wrote, or another engine."""
+class VllmEvaluateJob:
+    """``reference``: what a VllmReferenceJob wrote, or another engine."""
 
     model: str
     threads: int
-    cut: Cut
+    cut: VllmCut
     reference: str
 
 
 @dataclass(frozen=True)
-class GenerateJob:
-    """``ctx``: context in tokens, at most the model's own. ``bos`` as in `Cut`."""
+class VllmGenerateJob:
+    """``ctx``: context in tokens, at most the model's own. ``bos`` as in `VllmCut`."""
 
     model: str
     threads: int
@@ -63,4 +63,4 @@ class GenerateJob:
     bos: int | None
 
 
-Job = CalibrateJob | ReferenceJob | EvaluateJob | GenerateJob
+Job = VllmCalibrateJob | VllmReferenceJob | VllmEvaluateJob | VllmGenerateJob
