@@ -16,7 +16,7 @@ from collab_conformance.reference.weights import ReferenceWeights
 from collab_plugin.errors import CollabError
 
 
-class Decoder:
+class ReferenceDecoder:
     """``file`` computed as ``h`` says. CollabError when it has tensors that this computation does not use, for
     then it is another computation."""
 

@@ -62,9 +62,9 @@ class ReferenceModel:
         if missing := set(scales or ()) - set(file.tensors):
             raise ValueError(f"{path} has no tensor {min(missing)}")
         self.hyperparameters = _computable(path, file)
-        from collab_conformance.reference.decoder import Decoder
+        from collab_conformance.reference.decoder import ReferenceDecoder
 
-        self._decoder = Decoder(file, self.hyperparameters, scales or {})
+        self._decoder = ReferenceDecoder(file, self.hyperparameters, scales or {})
         self.vocabulary = len(self._decoder.embedding)
 
     def run(self, tokens: Sequence[int]) -> ReferenceRun:
