@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from collab_plugin.checkpoint.families.family import Decoder
 from collab_plugin.checkpoint.families.routers import Gating, router_of
-from collab_plugin.checkpoint.families.routers import Router as RouterFacts
+from collab_plugin.checkpoint.families.routers import RouterHyperparameters as RouterFacts
 from collab_plugin.errors import CollabError
 from collab_plugin.plugins.manager import known_families
 
@@ -51,7 +51,7 @@ class Rope:
 
 
 @dataclass(frozen=True)
-class Router:
+class RouterHyperparameters:
     """``groups`` 1: none. ``normalise``: weights of the chosen sum to 1 before ``scale``."""
 
     experts: int
@@ -79,7 +79,7 @@ class Hyperparameters:
     scale: float
     epsilon: float
     rope: Rope
-    router: Router
+    router: RouterHyperparameters
 
 
 class _Keys:
@@ -178,14 +178,14 @@ def _latent(keys: _Keys, decoder: Decoder, routes: RouterFacts) -> Hyperparamete
     )
 
 
-def _router(keys: _Keys, routes: RouterFacts) -> Router:
+def _router(keys: _Keys, routes: RouterFacts) -> RouterHyperparameters:
     names: dict[int, Gating] = {0: routes.gating, 1: "softmax", 2: "sigmoid"}
     number = keys.integer("expert_gating_func", 0)
     gating = names.get(number)
     if gating is None or gating == "softmax-after-top-k":
         raise CollabError(f"{keys.path} has expert_gating_func {number}; softmax (1) and sigmoid (2) are known")
     said = keys.flag("expert_weights_norm", False)
-    return Router(
+    return RouterHyperparameters(
         experts=keys.integer("expert_count"),
         used=keys.integer("expert_used_count"),
         gating=gating,

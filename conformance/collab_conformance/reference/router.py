@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from collab_conformance.reference.hyperparameters import Router
+from collab_conformance.reference.hyperparameters import RouterHyperparameters
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Choice:
     margins: torch.Tensor
 
 
-def route(router: Router, logits: torch.Tensor, bias: torch.Tensor | None) -> Choice:
+def route(router: RouterHyperparameters, logits: torch.Tensor, bias: torch.Tensor | None) -> Choice:
     """Choose from router ``logits`` f64[tokens, experts]. ``bias`` f64[experts] sways the choice, not the weights;
     with groups, those with the largest sums of their two best scores stay (DeepSeek-V3, arXiv 2412.19437)."""
     probabilities = logits.softmax(-1) if router.gating == "softmax" else logits.sigmoid()
