@@ -11,7 +11,7 @@ from collab_conformance.reference.feed_forward import dense, experts
 from collab_conformance.reference.hyperparameters import Hyperparameters
 from collab_conformance.reference.model_file import ModelFile
 from collab_conformance.reference.rope import rotary_angles
-from collab_conformance.reference.router import Choice
+from collab_conformance.reference.router import RouterChoice
 from collab_conformance.reference.weights import ReferenceWeights
 from collab_plugin.errors import CollabError
 
@@ -27,17 +27,17 @@ class ReferenceDecoder:
             raise CollabError(f"{file.path} has the tensor {unused[0]}, which the reference does not compute with")
         self.embedding = self.weights("token_embd.weight", (-1, -1))
 
-    def run(self, tokens: list[int]) -> tuple[torch.Tensor, dict[int, Choice]]:
+    def run(self, tokens: list[int]) -> tuple[torch.Tensor, dict[int, RouterChoice]]:
         """Logits f64[tokens, vocabulary] and each MoE layer's choice."""
         with torch.inference_mode():
             return self._run(tokens)
 
-    def _run(self, tokens: list[int]) -> tuple[torch.Tensor, dict[int, Choice]]:
+    def _run(self, tokens: list[int]) -> tuple[torch.Tensor, dict[int, RouterChoice]]:
         w, h = self.weights, self.h
         angles = rotary_angles(h.rope, len(tokens))
         x = self.embedding[tokens]
         width = x.shape[-1]
-        chosen: dict[int, Choice] = {}
+        chosen: dict[int, RouterChoice] = {}
         for layer in range(h.layers):
             normed = rms_norm(x, w(f"blk.{layer}.attn_norm.weight", (width,)), h.epsilon)
             x = x + (latent if h.attention == "latent" else grouped_query)(w, h, layer, normed, angles)

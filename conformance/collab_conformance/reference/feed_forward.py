@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from collab_conformance.reference.hyperparameters import Hyperparameters
-from collab_conformance.reference.router import Choice, route
+from collab_conformance.reference.router import RouterChoice, route
 from collab_conformance.reference.weights import ReferenceWeights
 
 
@@ -14,7 +14,7 @@ def dense(w: ReferenceWeights, layer: int, x: torch.Tensor, suffix: str = "") ->
     return _swiglu(w, f"blk.{layer}", suffix, x, None)
 
 
-def experts(w: ReferenceWeights, h: Hyperparameters, layer: int, x: torch.Tensor) -> tuple[torch.Tensor, Choice]:
+def experts(w: ReferenceWeights, h: Hyperparameters, layer: int, x: torch.Tensor) -> tuple[torch.Tensor, RouterChoice]:
     """Routed experts and, where the file has them, shared ones: [tokens, width], and what the router chose."""
     block, width = f"blk.{layer}", x.shape[-1]
     router = w(f"{block}.ffn_gate_inp.weight", (h.router.experts, width))

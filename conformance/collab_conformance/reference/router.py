@@ -10,7 +10,7 @@ from collab_conformance.reference.hyperparameters import RouterHyperparameters
 
 
 @dataclass(frozen=True)
-class Choice:
+class RouterChoice:
     """``ids`` i64[tokens, k] by falling score, ``weights`` f64[tokens, k], ``margins`` f64[tokens]: how much the
     score of the last one chosen exceeds that of the first left out, of experts or of groups, whichever is less;
     infinite when nothing was left out."""
@@ -20,7 +20,7 @@ class Choice:
     margins: torch.Tensor
 
 
-def route(router: RouterHyperparameters, logits: torch.Tensor, bias: torch.Tensor | None) -> Choice:
+def route(router: RouterHyperparameters, logits: torch.Tensor, bias: torch.Tensor | None) -> RouterChoice:
     """Choose from router ``logits`` f64[tokens, experts]. ``bias`` f64[experts] sways the choice, not the weights;
     with groups, those with the largest sums of their two best scores stay (DeepSeek-V3, arXiv 2412.19437)."""
     probabilities = logits.softmax(-1) if router.gating == "softmax" else logits.sigmoid()
@@ -36,7 +36,7 @@ def route(router: RouterHyperparameters, logits: torch.Tensor, bias: torch.Tenso
     weights = probabilities.gather(-1, ids)
     if router.normalise:
         weights = weights / weights.sum(-1, keepdim=True)
-    return Choice(ids, weights * router.scale, torch.minimum(margins, nearest))
+    return RouterChoice(ids, weights * router.scale, torch.minimum(margins, nearest))
 
 
 def _best(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
