@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from collab_plugin.checkpoint.families.family import Decoder
-from collab_plugin.checkpoint.families.routers import Gating, router_of
-from collab_plugin.checkpoint.families.routers import RouterHyperparameters as RouterFacts
+from collab_plugin.checkpoint.families.routers import Gating, Router, router_of
 from collab_plugin.errors import CollabError
 from collab_plugin.plugins.manager import known_families
 
@@ -133,7 +132,7 @@ def read_hyperparameters(path: Path, architecture: str, values: Mapping[str, Any
     return found
 
 
-def _grouped_query(keys: _Keys, decoder: Decoder, routes: RouterFacts) -> Hyperparameters:
+def _grouped_query(keys: _Keys, decoder: Decoder, routes: Router) -> Hyperparameters:
     heads = keys.integer("attention.head_count")
     length = keys.integer("attention.key_length", keys.integer("embedding_length", 0) // max(heads, 1))
     yarn = _yarn(keys, 0.0)
@@ -153,7 +152,7 @@ def _grouped_query(keys: _Keys, decoder: Decoder, routes: RouterFacts) -> Hyperp
     )
 
 
-def _latent(keys: _Keys, decoder: Decoder, routes: RouterFacts) -> Hyperparameters:
+def _latent(keys: _Keys, decoder: Decoder, routes: Router) -> Hyperparameters:
     for key in ("attention.key_length", "attention.value_length", "attention.head_count_kv"):
         keys.integer(key, 0)  # of the absorbed form, which computes the same
     length = keys.integer("attention.key_length_mla")
@@ -178,7 +177,7 @@ def _latent(keys: _Keys, decoder: Decoder, routes: RouterFacts) -> Hyperparamete
     )
 
 
-def _router(keys: _Keys, routes: RouterFacts) -> RouterHyperparameters:
+def _router(keys: _Keys, routes: Router) -> RouterHyperparameters:
     names: dict[int, Gating] = {0: routes.gating, 1: "softmax", 2: "sigmoid"}
     number = keys.integer("expert_gating_func", 0)
     gating = names.get(number)
