@@ -94,6 +94,9 @@ class Checkpoint(ABC):
     def read_raw(self, name: str, *, expert: int | None = None, rows: slice | None = None) -> Bytes:
         """Return the stored bytes at ``tensors[name].type``: uint8, last axis = bytes a row."""
 
+    def check_conversion(self) -> None:  # noqa: B027 - most formats have nothing to compare
+        """Called before a GGUF is written: CollabError when its metadata would not do what the source does."""
+
 
 @dataclass(frozen=True)
 class CheckpointFormat:

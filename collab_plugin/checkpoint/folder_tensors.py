@@ -22,7 +22,7 @@ def stored_tensors(folder: Path) -> tuple[dict[str, Stored], list[str]]:
     notes = []
     if passed := [name for name in names if name.startswith(_BESIDE)]:
         names = [name for name in names if name not in passed]
-        notes.append(f"{len(passed)} files such as {passed[0]} passed over: macOS's own, not part of the model")
+        notes.append(f"passed over {', '.join(passed)}: macOS writes such files, they are no part of the model")
     found: dict[str, Stored] = {}
     for name in names:
         if not (folder / name).is_file():

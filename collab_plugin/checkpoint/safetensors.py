@@ -62,6 +62,12 @@ class SafetensorsCheckpoint(Checkpoint):
             return values.astype(np.float16).view(np.uint8)  # exact: it was F16
         return round_to_bf16(values).view(np.uint8)
 
+    def check_conversion(self) -> None:
+        # Imported here: it costs as much as all else, and only who writes a GGUF needs it.
+        from collab_plugin.checkpoint.compare_tokens import check_tokens
+
+        check_tokens(self.path, self.metadata)
+
 
 def open_safetensors(folder: Path, families: Sequence[Family] = FAMILIES) -> SafetensorsCheckpoint:
     """Open a Hugging Face folder: config.json, tokenizer.json and safetensors, sharded or not.
@@ -86,8 +92,10 @@ def open_safetensors(folder: Path, families: Sequence[Family] = FAMILIES) -> Saf
     }
     keys = _keys(config, family, conversion)
     metadata |= {f"{family.architecture}.{key}": value for key, value in keys.items()}
-    metadata |= tokenizer_keys(folder, config.integer("vocab_size"))
+    tokens, tokenizer_notes = tokenizer_keys(folder, config.integer("vocab_size"))
+    metadata |= tokens
     stored, notes = stored_tensors(folder)
+    notes += tokenizer_notes
     matcher = RuleMatcher(conversion, config, stored, block)
     if predicting := matcher.prediction_layers():
         layers = ", ".join(map(str, predicting))

@@ -9,42 +9,29 @@ from typing import Any
 
 from gguf import GGUFValueType, SpecialVocab, TokenType
 
+from collab_plugin.checkpoint.chat_template import chat_template
 from collab_plugin.checkpoint.families.gguf_keys import flag, text, u32
+from collab_plugin.checkpoint.tokenizer_steps import known_steps
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.gguf_values import MetaValue
 
-_QWEN2 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_DEEPSEEK_V3 = (
-    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
-    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-# The patterns of a pre-tokenizer, in order, and llama.cpp's name for it (src/llama-vocab.cpp).
-_PRE: dict[tuple[str, ...], str] = {
-    (_QWEN2,): "qwen2",
-    (_LLAMA3,): "llama-bpe",
-    (r"\p{N}{1,3}", "[一-龥\u3040-ゟ゠-ヿ]+", _DEEPSEEK_V3): "deepseek-v3",
-    ("ByteLevel",): "gpt-2",
-}
 
+def tokenizer_keys(folder: Path, vocab_size: int) -> tuple[dict[str, MetaValue], list[str]]:
+    """Read ``folder``/tokenizer.json and its companions: keys, and notes on what llama.cpp does otherwise.
 
-def tokenizer_keys(folder: Path, vocab_size: int) -> dict[str, MetaValue]:
-    """Read ``folder``/tokenizer.json and its companions; CollabError for what llama.cpp cannot do."""
-    data = load_json(folder / "tokenizer.json")
+    CollabError for what llama.cpp cannot do.
+    """
+    path = folder / "tokenizer.json"
+    data = load_json(path)
     model = data.get("model")
     if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
-        raise CollabError(f"{folder}/tokenizer.json is no byte-level BPE, the only kind supported here")
+        raise CollabError(f"{path} is no byte-level BPE, the only kind supported here")
+    pre, notes = known_steps(path, data)
     tokens, kinds = _tokens(folder, model["vocab"], data.get("added_tokens") or [], vocab_size)
     strings, array = GGUFValueType.STRING, GGUFValueType.ARRAY
     keys = {
         "tokenizer.ggml.model": text("gpt2"),
-        "tokenizer.ggml.pre": text(_pre_name(folder, data.get("pre_tokenizer"))),
+        "tokenizer.ggml.pre": text(pre.name),
         "tokenizer.ggml.tokens": MetaValue(tokens, array, strings),
         "tokenizer.ggml.token_type": MetaValue(kinds, array, GGUFValueType.INT32),
     }
@@ -53,11 +40,14 @@ def tokenizer_keys(folder: Path, vocab_size: int) -> dict[str, MetaValue]:
     keys["tokenizer.ggml.merges"] = MetaValue(list(special.merges), array, strings)
     for kind, token in special.special_token_ids.items():
         keys[f"tokenizer.ggml.{_ID_NAMES.get(kind, kind)}_token_id"] = u32(token)
-    for kind, value in special.add_special_token.items():
+    # Without the key llama.cpp adds a first token to some kinds of tokenizers.
+    for kind, value in ({"bos": False} | special.add_special_token).items():
         keys[f"tokenizer.ggml.add_{kind}_token"] = flag(value)
-    if isinstance(special.chat_template, str):
-        keys["tokenizer.chat_template"] = text(special.chat_template)
-    return keys
+    told = folder / "tokenizer_config.json"
+    template, left_out = chat_template(folder, load_json(told) if told.is_file() else {})
+    if template is not None:
+        keys["tokenizer.chat_template"] = text(template)
+    return keys, [*notes, *left_out]
 
 
 _ID_NAMES = {"unk": "unknown", "sep": "seperator", "pad": "padding"}  # GGUF's own spelling
@@ -93,21 +83,3 @@ def _id(folder: Path, index: Any, size: int) -> int:
     if not isinstance(index, int) or not 0 <= index < size:
         raise CollabError(f"{folder}/tokenizer.json has token id {index!r}, the model has {size} tokens")
     return index
-
-
-def _pre_name(folder: Path, pre: Any) -> str:
-    steps = pre.get("pretokenizers", [pre]) if isinstance(pre, dict) else []
-    patterns = []
-    for step in steps:
-        if isinstance(step, dict) and step.get("type") == "Split":
-            pattern = step.get("pattern")
-            patterns.append(str(pattern.get("Regex")) if isinstance(pattern, dict) else str(pattern))
-        elif isinstance(step, dict) and step.get("type") == "ByteLevel" and step.get("use_regex", True):
-            patterns.append("ByteLevel")
-    name = _PRE.get(tuple(patterns))
-    if name is None:
-        raise CollabError(
-            f"{folder}/tokenizer.json splits text in a way unknown here ({str(patterns)[:80]}...); convert the "
-            "model with llama.cpp's convert_hf_to_gguf.py and use the GGUF"
-        )
-    return name

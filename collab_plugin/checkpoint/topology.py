@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,7 @@ def topology_of(checkpoint: Checkpoint) -> Topology:
         sorted({t.layer for t in checkpoint.tensors.values() if t.role == Role.EXPERT and t.layer is not None})
     )
     experts = meta.integer("expert_count", 0)
+    _refuse_single_experts(checkpoint)
     if not layers or experts < 2:
         raise CollabError(
             f"{checkpoint.path} ({checkpoint.architecture}) has no routed experts: "
@@ -135,6 +137,19 @@ def _gating(router: Router, meta: _Keys) -> str:
     code = meta.integer("expert_gating_func", 0)
     known = {0: router.gating, 1: "softmax", 2: "sigmoid", 3: "softmax-after-top-k"}
     return known.get(code, f"unknown ({code})")
+
+
+_SINGLE_EXPERT = re.compile(r"^blk\.\d+\.ffn_(gate|up|down)\.\d+\.weight$")
+
+
+def _refuse_single_experts(checkpoint: Checkpoint) -> None:
+    """llama.cpp's layout until March 2024, which its current version does not load either."""
+    single = next((name for name in checkpoint.tensors if _SINGLE_EXPERT.match(name)), None)
+    if single is not None:
+        raise CollabError(
+            f"{checkpoint.path} holds each expert as a tensor of its own ({single}), a layout of 2023 that is not read "
+            "any more: convert the original model again with a current llama.cpp"
+        )
 
 
 def _sum_by_role(checkpoint: Checkpoint, size: Callable[[TensorInfo], int]) -> dict[Role, int]:

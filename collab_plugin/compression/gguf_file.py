@@ -75,6 +75,7 @@ def compress(
     layout = artifact_layout(checkpoint, plan)
     tiles = tiles_of(checkpoint, plan, layout)
     start = time.monotonic()
+    checkpoint.check_conversion()
     prepare(plan, checkpoint, kernels)
     job = f"{plan_fingerprint(plan)} {hashlib.sha256(layout.header).hexdigest()}"
     with _output(out, layout, job) as (file, journal):

@@ -59,12 +59,16 @@ class _Cursor:
     def __init__(self, data: NDArray[np.uint8], path: Path) -> None:
         self.data, self.path, self.at = data, path, 0
 
-    def fail(self, what: str) -> CollabError:
-        return CollabError(f"{self.path} is not a sound GGUF file: {what}; download or make it again")
+    def fail(self, what: str, do: str = "make it again") -> CollabError:
+        return CollabError(f"{self.path} is not a sound GGUF file: {what}; {do}")
+
+    def short(self, what: str) -> CollabError:
+        """For a file that has fewer bytes than it says."""
+        return self.fail(what, "copy or download it again")
 
     def take(self, size: int, what: str) -> bytes:
         if size > len(self.data) - self.at:
-            raise self.fail(f"it ends inside {what} (at byte {self.at} of {len(self.data)})")
+            raise self.short(f"it ends inside {what} (at byte {self.at} of {len(self.data)})")
         self.at += size
         return self.data[self.at - size : self.at].tobytes()
 
@@ -102,11 +106,11 @@ def _read_array(cur: _Cursor, what: str) -> MetaValue:
         raise cur.fail(f"{what} is an array of arrays, which GGUF readers do not support")
     if kind == GGUFValueType.STRING:
         if count > left // 8:
-            raise cur.fail(f"{what} claims {count} strings in {left} bytes")
+            raise cur.short(f"{what} claims {count} strings in {left} bytes")
         return MetaValue([cur.text(what) for _ in range(count)], GGUFValueType.ARRAY, kind)
     dtype = _SCALARS[kind]
     if count > left // dtype.itemsize:
-        raise cur.fail(f"{what} claims {count} values in {left} bytes")
+        raise cur.short(f"{what} claims {count} values in {left} bytes")
     values = np.frombuffer(cur.take(count * dtype.itemsize, what), dtype).tolist()
     if kind == GGUFValueType.BOOL:
         values = [bool(v) for v in values]
@@ -133,7 +137,10 @@ def _read_tensor(cur: _Cursor, index: int) -> StoredTensor:
     try:
         kind = GGMLQuantizationType(number)
     except ValueError:
-        raise cur.fail(f"{what} has type {number}, unknown to gguf-py {_gguf_version()}") from None
+        raise cur.fail(
+            f"{what} has type {number}, unknown to gguf-py {_gguf_version()}",
+            "update gguf, or make it again at known types",
+        ) from None
     offset = cur.number("Q", what)
     if min(shape) < 1 or math.prod(shape) > 2**62:
         raise cur.fail(f"{what} has the impossible shape {list(shape)}")
@@ -161,13 +168,13 @@ def read_header(path: Path, data: NDArray[np.uint8]) -> Header:
     version = cur.number("I", "the version")
     if version not in (2, 3):
         hint = " (big-endian files are not supported)" if version & 0xFFFF == 0 else ""
-        raise cur.fail(f"version {version} is neither 2 nor 3{hint}")
+        raise cur.fail(f"version {version} is neither 2 nor 3{hint}", "make it again with a current llama.cpp")
     n_tensors = cur.number("Q", "the tensor count")
     n_keys = cur.number("Q", "the key count")
     left = len(data) - cur.at
     # A key takes at least 13 bytes, a tensor entry at least 32.
     if n_keys > left // 13 or n_tensors > left // 32:
-        raise cur.fail(f"it claims {n_keys} keys and {n_tensors} tensors in {left} bytes")
+        raise cur.short(f"it claims {n_keys} keys and {n_tensors} tensors in {left} bytes")
     metadata = _unique(
         cur, "key", n_keys, lambda i: ((name := cur.text(f"key {i}")), _read_value(cur, f"key {name!r}"))
     )
@@ -198,6 +205,6 @@ def _placed(cur: _Cursor, metadata: dict[str, MetaValue], stored: dict[str, Stor
             raise cur.fail(f"tensors {last!r} and {t.name!r} overlap or are not aligned to {align}")
         end, last = offset + t.nbytes, t.name
         if end > len(cur.data):
-            raise cur.fail(f"tensor {t.name!r} ends at byte {end} of {len(cur.data)}: the file is truncated")
+            raise cur.short(f"tensor {t.name!r} ends at byte {end} of {len(cur.data)}: the file is truncated")
         placed[t.name] = StoredTensor(t.name, t.shape, t.type, offset, t.nbytes)
     return {name: placed[name] for name in stored}

@@ -220,6 +220,19 @@ def test_dense_model(tmp_path: Path) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_experts_as_tensors_of_their_own(tmp_path: Path) -> None:
+    """As llama.cpp converted Mixtral until March 2024."""
+    path = tmp_path / "old.gguf"
+    keys = (ARCHITECTURE, key("qwen3moe.expert_count", V.UINT32, struct.pack("<I", 2)))
+    path.write_bytes(gguf(keys, (tensor("blk.0.ffn_gate.0.weight", [8, 2]),), bytes(64)))
+    result = CliRunner().invoke(main, ["inspect", str(path)])
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: {path} holds each expert as a tensor of its own (blk.0.ffn_gate.0.weight), a layout of 2023 that is "
+        "not read any more: convert the original model again with a current llama.cpp\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("keys", "says"),
     [

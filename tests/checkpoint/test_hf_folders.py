@@ -55,7 +55,9 @@ def e4m3(code: int) -> float:
     return -size if sign else size
 
 
-def _fp8(tensors: dict[str, Tensor], rng: np.random.Generator) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
+def _fp8(
+    tensors: dict[str, Tensor], rng: np.random.Generator, block: tuple[int, int] = (128, 128)
+) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
     """The linear layers at FP8, as DeepSeek ships them, and their exact values in float64."""
     codes_without_nan = np.array([c for c in range(256) if c & 127 != 127], np.uint8)
     table = np.array([e4m3(c) for c in range(256)])
@@ -65,10 +67,10 @@ def _fp8(tensors: dict[str, Tensor], rng: np.random.Generator) -> tuple[dict[str
             continue
         rows, columns = t.shape
         codes = rng.choice(codes_without_nan, t.shape)
-        scale = rng.uniform(1e-4, 3e-3, (-(-rows // 128), -(-columns // 128))).astype(np.float32)
+        scale = rng.uniform(1e-4, 3e-3, (-(-rows // block[0]), -(-columns // block[1]))).astype(np.float32)
         found[name] = Tensor("F8_E4M3", t.shape, codes.tobytes())
         found[f"{name}_scale_inv"] = f32(scale)
-        grid = np.kron(scale.astype(np.float64), np.ones((128, 128)))[:rows, :columns]
+        grid = np.kron(scale.astype(np.float64), np.ones(block))[:rows, :columns]
         exact[name] = table[codes] * grid
     return found, exact
 
@@ -104,6 +106,33 @@ def test_fp8_is_scaled_by_blocks(fp8: tuple[Path, dict[str, np.ndarray]]) -> Non
     kv = exact["model.layers.1.self_attn.kv_b_proj.weight"].reshape(2, 16 + 24, 32)
     _is_nearest_bf16(checkpoint.read("blk.1.attn_k_b.weight"), kv[:, :16].transpose(0, 2, 1))
     _is_nearest_bf16(checkpoint.read("blk.1.attn_v_b.weight"), kv[:, 16:])
+
+
+@pytest.mark.parametrize("block", [(96, 96), (160, 160), (64, 32), (1, 128)])
+def test_blocks_of_other_sizes(block: tuple[int, int], tmp_path: Path) -> None:
+    config, tensors = deepseek()
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": list(block)}
+    found, exact = _fp8(tensors, np.random.default_rng(5), block)
+    checkpoint = open_safetensors(write_folder(tmp_path / "m", config, found))
+    for part in ("gate", "up", "down"):
+        got = checkpoint.read(f"blk.1.ffn_{part}_exps.weight", expert=3)
+        _is_nearest_bf16(got, exact[f"model.layers.1.mlp.experts.3.{part}_proj.weight"])
+        tail = checkpoint.read(f"blk.1.ffn_{part}_exps.weight", expert=3, rows=slice(90, 131))
+        np.testing.assert_array_equal(tail, got[90:131])
+
+
+@pytest.mark.parametrize("size", [96, [128], [128, 0], ["128", "128"], None, [128.0, 128.0]])
+def test_block_size_of_nonsense(size: object, tmp_path: Path) -> None:
+    config, tensors = deepseek()
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": size}
+    assert "weight_block_size" in refused(write_folder(tmp_path / "m", config, tensors))
+
+
+def test_blocks_that_are_not_those_of_config_json(tmp_path: Path) -> None:
+    config, tensors = deepseek()
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [32, 32]}
+    found, _ = _fp8(tensors, np.random.default_rng(5))
+    assert "a scale for each block of 32 by 32" in refused(write_folder(tmp_path / "m", config, found))
 
 
 def test_raw_bytes_are_the_values(fp8: tuple[Path, dict[str, np.ndarray]]) -> None:
@@ -364,6 +393,116 @@ def test_unknown_tensor(tmp_path: Path) -> None:
 def test_config_that_does_not_fit(changes: dict[str, Any], tmp_path: Path) -> None:
     config, tensors = deepseek()
     refused(write_folder(tmp_path / "m", config | changes, tensors))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"hidden_act": "gelu"}, "hidden_act = 'gelu'; llama.cpp's deepseek2 computes 'silu'"),
+        ({"rope_interleave": False}, "rope_interleave = 'False'"),
+        ({"attention_bias": True}, "attention_bias = 'True'"),
+        ({"moe_layer_freq": 2}, "moe_layer_freq = '2'"),
+        ({"topk_method": "group_limited_greedy"}, "topk_method = 'group_limited_greedy'"),
+        ({"topk_method": "greedy"}, "topk_method = 'greedy' and n_group = 2"),
+        ({"scoring_func": "tanh"}, "scoring_func = 'tanh'"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4, "attention_factor": 2}}, "scales rope with 'attention_factor'"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4, "mscale": 1.0, "mscale_all_dim": 0.7}}, "they must be equal"),
+        ({"norm_topk_prob": "yes"}, "norm_topk_prob = 'yes', neither true nor false"),
+        ({"n_group": None}, "n_group = 'None', not a whole number"),
+    ],
+)
+def test_what_llama_cpp_does_not_compute_is_refused(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
+    config, tensors = deepseek()
+    assert says in refused(write_folder(tmp_path / "m", config | changes, tensors))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"use_sliding_window": True}, "use_sliding_window = 'True'"),
+        ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
+        ({"attention_bias": True}, "attention_bias = 'True'"),
+        ({"mlp_only_layers": [0]}, "mlp_only_layers = '[0]'"),
+        ({"decoder_sparse_step": 2}, "decoder_sparse_step = '2'"),
+        ({"norm_topk_prob": False}, "does not renormalise router weights"),
+    ],
+)
+def test_what_llama_cpp_does_not_compute_of_qwen_is_refused(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
+    config, tensors = qwen()
+    assert says in refused(write_folder(tmp_path / "m", config | changes, tensors))
+
+
+def test_keys_left_out_have_the_defaults_of_transformers(tmp_path: Path) -> None:
+    config, tensors = deepseek(n_routed_experts=16, n_group=8, topk_group=4)
+    for key in ("norm_topk_prob", "routed_scaling_factor", "n_group", "topk_group", "scoring_func", "topk_method"):
+        del config[key]
+    metadata = open_safetensors(write_folder(tmp_path / "deepseek", config, tensors)).metadata
+    expected = {
+        "weights_norm": True, "weights_scale": 2.5, "group_count": 8, "group_used_count": 4, "gating_func": 2,
+    }  # fmt: skip
+    assert {key: metadata[f"deepseek2.expert_{key}"].value for key in expected} == expected
+    config, tensors = qwen()
+    del config["norm_topk_prob"]
+    message = refused(write_folder(tmp_path / "qwen", config, tensors))
+    assert "does not renormalise router weights (norm_topk_prob is False)" in message
+
+
+def test_key_that_nobody_reads_is_noted(tmp_path: Path) -> None:
+    config, tensors = qwen()
+    checkpoint = open_safetensors(write_folder(tmp_path / "m", config | {"new_trick": 3, "use_cache": True}, tensors))
+    assert checkpoint.notes == ("config.json has keys that are not known here and were not read: new_trick",)
+
+
+SIZES = ("hidden_size", "intermediate_size", "moe_intermediate_size", "num_attention_heads", "q_lora_rank",
+         "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "n_routed_experts", "n_shared_experts",
+         "vocab_size", "first_k_dense_replace", "num_hidden_layers")  # fmt: skip
+
+
+@pytest.mark.parametrize("key", SIZES)
+@pytest.mark.parametrize("change", [-1, 1])
+def test_sizes_of_deepseek_are_held_against_its_tensors(key: str, change: int, tmp_path: Path) -> None:
+    config, tensors = deepseek(n_group=1, topk_group=1)
+    refused(write_folder(tmp_path / "m", config | {key: config[key] + change}, tensors))
+
+
+QWEN_SIZES = ("hidden_size", "moe_intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim",
+              "num_experts", "vocab_size", "num_hidden_layers")  # fmt: skip
+
+
+@pytest.mark.parametrize("key", QWEN_SIZES)
+@pytest.mark.parametrize("change", [-1, 1])
+def test_sizes_of_qwen_are_held_against_its_tensors(key: str, change: int, tmp_path: Path) -> None:
+    config, tensors = qwen(num_hidden_layers=2)
+    refused(write_folder(tmp_path / "m", config | {key: config[key] + change}, tensors))
+
+
+def test_shape_that_does_not_fit_is_told_with_the_one_expected(tmp_path: Path) -> None:
+    config, tensors = deepseek()
+    name = "model.layers.0.self_attn.kv_b_proj.weight"
+    folder = write_folder(tmp_path / "m", config | {"v_head_dim": 32}, tensors)
+    assert refused(folder) == (
+        f"{name} has the shape [80, 32], by {folder}/config.json it is [96, 32] (heads*key_and_value rank)"
+    )
+
+
+def test_layer_behind_the_decoder_is_not_taken_for_prediction(tmp_path: Path) -> None:
+    config, tensors = qwen(num_hidden_layers=2)
+    message = refused(write_folder(tmp_path / "qwen", config | {"num_hidden_layers": 1}, tensors))
+    assert "has num_hidden_layers = 1, and layer 1 is stored: correct the number" in message
+    config, tensors = deepseek(num_hidden_layers=3)
+    for told, says in ((0, "num_nextn_predict_layers tells of 0"), (1, "it predicts no further tokens")):
+        changes = {"num_hidden_layers": 2, "num_nextn_predict_layers": told}
+        assert says in refused(write_folder(tmp_path / f"deepseek{told}", config | changes, tensors))
+
+
+def test_files_of_macos_are_passed_over(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "m", *qwen())
+    (folder / "._model.safetensors").write_bytes(b"\0\5\x16\7" + bytes(4092))
+    checkpoint = open_safetensors(folder)
+    assert checkpoint.notes == (
+        "passed over ._model.safetensors: macOS writes such files, they are no part of the model",
+    )
 
 
 def test_groups_that_cannot_be_routed(tmp_path: Path) -> None:

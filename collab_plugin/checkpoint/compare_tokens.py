@@ -1,0 +1,66 @@
+"""Do the keys of a GGUF tokenize as the tokenizer.json that they were made of?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from gguf import TokenType
+from tokenizers import AddedToken, Regex, Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel, PreTokenizer, Sequence, Split
+
+from collab_plugin.checkpoint.tokenizer_steps import BYTE_LEVEL, PRE_TOKENIZERS
+from collab_plugin.errors import CollabError
+from collab_plugin.formats.gguf_values import MetaValue
+
+# Composed (NFC), for a tokenizer that composes text first is noted elsewhere.
+PROBE = (
+    "The quick brown fox doesn't jump; IT'S 12,345.67 miles away -- isn't it?\n\n\tYes.  ",
+    "Über den Wolken: »größer« als 1.000 €. Съешь же ещё: «ЁЛКА»!\r\nनमस्ते",
+    "今天天气很好，2024年1月1日。混合English文字とかな 👩‍👩‍👧 ½ ²",
+    "def f(x: int) -> dict[str, int]:\n    return {'a': x ** 2, \"b\": [1,2,3][0]}  # __init__ ~~^^\n\n\n",
+    " leading,  double   triple    four\n \n  \t\n\u00a0wide\u3000 ﬁne ＡＢＣ",
+)
+
+
+def check_tokens(folder: Path, metadata: Mapping[str, MetaValue]) -> None:
+    """CollabError when a text, or an added token in one, becomes other tokens by ``metadata`` than by
+    ``folder``/tokenizer.json. llama.cpp's tokenizer is stood for by the tokenizers library, set up by the keys."""
+    path = folder / "tokenizer.json"
+    try:
+        original = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises Exception itself
+        raise CollabError(f"the tokenizers library cannot read {path}: {str(error)[:120]}") from None
+    ours = tokenizer_of(metadata)
+    kinds, tokens = metadata["tokenizer.ggml.token_type"].value, metadata["tokenizer.ggml.tokens"].value
+    added = [t for t, kind in zip(tokens, kinds, strict=True) if kind in (TokenType.CONTROL, TokenType.USER_DEFINED)]
+    for text in (*PROBE, *(f"so{token}that" for token in added)):
+        expected = original.encode(text, add_special_tokens=False).ids
+        found = ours.encode(text, add_special_tokens=False).ids
+        if expected != found:
+            raise CollabError(
+                f"{path} makes {len(expected)} tokens of {text[:40]!r}, the GGUF would make {len(found)} others; "
+                "convert the model with llama.cpp's convert_hf_to_gguf.py and use the GGUF"
+            )
+
+
+def tokenizer_of(metadata: Mapping[str, MetaValue]) -> Tokenizer:
+    """What llama.cpp does by these keys: split, bytes, merges; nothing else happens to a text."""
+    values = {name: value.value for name, value in metadata.items() if name.startswith("tokenizer.ggml.")}
+    pre = next(p for p in PRE_TOKENIZERS if p.name == values["tokenizer.ggml.pre"])
+    tokens, kinds = values["tokenizer.ggml.tokens"], values["tokenizer.ggml.token_type"]
+    merges = [(left, right) for left, _, right in (merge.partition(" ") for merge in values["tokenizer.ggml.merges"])]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    made = Tokenizer(BPE(vocab=vocabulary, merges=merges, ignore_merges=pre.ignore_merges))
+    splits: list[PreTokenizer] = [Split(Regex(p), "isolated") for p in pre.patterns if p != BYTE_LEVEL]
+    own = ByteLevel(add_prefix_space=False, use_regex=BYTE_LEVEL in pre.patterns)
+    made.pre_tokenizer = Sequence([*splits, own])
+    made.add_tokens(
+        [
+            AddedToken(token, normalized=False, special=kind == TokenType.CONTROL)
+            for token, kind in zip(tokens, kinds, strict=True)
+            if kind in (TokenType.CONTROL, TokenType.USER_DEFINED)
+        ]
+    )
+    return made
