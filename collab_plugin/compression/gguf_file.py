@@ -25,6 +25,7 @@ from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.plan_file import plan_fingerprint
 from collab_plugin.progress import Advance
 from collab_plugin.quantize.kernels import Kernels
+from collab_plugin.stats.match_model import match_model
 from collab_plugin.stats.stats import Stats
 
 SYNC_SECONDS = 5.0
@@ -70,6 +71,8 @@ def compress(
             f"({plan.source.name}, {plan.source.fingerprint[:19]}...); make it again"
         )
     refuse_source(checkpoint, out)
+    if stats is not None:
+        stats = match_model(stats, checkpoint, "the plan's stats file").stats
     if stats is not None and plan.calibration is not None:
         stats = replace(stats, borrow=plan.calibration.borrow)
     layout = artifact_layout(checkpoint, plan)

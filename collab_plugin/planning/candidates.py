@@ -17,6 +17,7 @@ from collab_plugin.formats.gguf_layout import DEFAULT_ALIGNMENT, padded
 from collab_plugin.planning.back_off import Limits
 from collab_plugin.planning.criteria.builtin_criteria import NORMALISATION
 from collab_plugin.planning.criteria.criterion import CriterionOptions, ImportanceCriterion
+from collab_plugin.planning.importance_notes import no_data_note, no_routing_note
 from collab_plugin.planning.pruning import Choice, check_enough, check_routing, check_servable, choose, fewest_servable
 from collab_plugin.planning.request import DEFAULT_TYPES, PlanRequest, StatsSource
 from collab_plugin.planning.top_k import scaled_top_k, weight_note
@@ -72,7 +73,9 @@ class Frames:
         self.policy: GroupPolicy = request.groups or ("balanced" if topology.groups > 1 else "none")
         if self.policy != "none" and topology.groups == 1:
             raise CollabError(f"--groups {self.policy}: this model's router has no groups")
-        self.policy_notes: list[str] = []
+        self.policy_notes: list[str] = list(source.notes) if source else []
+        if request.keep == "auto" and not request.keep_types:
+            self.policy_notes += no_routing_note(topology, source.stats if source else None)
         self.criterion = self._criterion()
         if source is not None and not source.stats.imatrix:
             self.policy_notes.append(
@@ -297,7 +300,8 @@ class Frames:
             error = errors.get(name, {}).get(kind, 0.0 if kind == info.type.name else None)
             tensors[name] = TensorPlan(kind, tensor_bytes(kind, new_shape(info, frame.plan)), error)
         experts = [t.type for n, t in tensors.items() if n.endswith("_exps.weight")]
-        plan = replace(frame.plan, tensors=tensors, base=min(experts, key=bits_per_weight, default=""))
+        notes = (*frame.plan.notes, *no_data_note(self.checkpoint, self.source.stats if self.source else None, tensors))
+        plan = replace(frame.plan, tensors=tensors, notes=notes, base=min(experts, key=bits_per_weight, default=""))
         total = artifact_layout(self.checkpoint, plan).total
         return replace(plan, bytes=total, bits_per_weight=total * 8 / self.topology.total_parameters)
 

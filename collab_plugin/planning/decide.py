@@ -15,7 +15,7 @@ from collab_plugin.planning.back_off import Limits
 from collab_plugin.planning.candidates import Frames
 from collab_plugin.planning.measure.confirm import confirm
 from collab_plugin.planning.measure.probe import ProbeRequest, probe
-from collab_plugin.planning.request import PlanRequest, StatsSource, check_stats
+from collab_plugin.planning.request import PlanRequest, StatsSource, of_model
 from collab_plugin.planning.search import make_plans, options
 from collab_plugin.plans.plan import Plan
 from collab_plugin.progress import OnProgress, silent, track
@@ -63,7 +63,7 @@ def decide(
             "--probe and --confirm measure GGUF files, which have one number of experts for all layers; --probe "
             "without --layers varied first: what quantizing costs is kept in the stats and counts for this plan too"
         )
-    check_stats(checkpoint, topology, source)
+    source = of_model(checkpoint, source)
     if measuring is not None:
         # Mistakes are told before minutes are spent.
         for ability in ("reference", "evaluate"):

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
-from collab_plugin.checkpoint.identity import model_id
-from collab_plugin.checkpoint.topology import Topology
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.ggml_types import SUPER_BLOCK
 from collab_plugin.planning.allocators.allocator import Allocator
 from collab_plugin.planning.criteria.criterion import ImportanceCriterion
 from collab_plugin.planning.pruning import Layers, Order
 from collab_plugin.plans.plan import GroupPolicy
+from collab_plugin.stats.match_model import match_model
 from collab_plugin.stats.stats import BORROW, Stats
 from collab_plugin.stats.stats_file import as_stored, read_stats, sha256_when_written, stats_sha256
 
@@ -64,11 +63,13 @@ class PlanRequest:
 
 @dataclass(frozen=True)
 class StatsSource:
-    """The stats with where they came from: ``path`` None for stats in memory. ``sha256``: see stats_sha256."""
+    """The stats with where they came from: ``path`` None for stats in memory. ``sha256``: see stats_sha256.
+    ``notes``: what `of_model` did to them."""
 
     stats: Stats
     path: Path | None
     sha256: str
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> StatsSource:
@@ -92,25 +93,9 @@ class StatsSource:
         return "" if self.path is None else self.path.name
 
 
-def check_stats(checkpoint: Checkpoint, topology: Topology, source: StatsSource | None) -> None:
-    """CollabError when the stats are of another model: its routers, tensors or shapes differ."""
+def of_model(checkpoint: Checkpoint, source: StatsSource | None) -> StatsSource | None:
+    """The stats as they count for the model, with what there is to say; CollabError when they are of another."""
     if source is None:
-        return
-    stats = source.stats
-    if stats.model_id is not None and stats.model_id != model_id(checkpoint):
-        raise CollabError(f"{source.label} was calibrated on another model than {checkpoint.path}; calibrate this one")
-    known = [name for name in stats.imatrix if name in checkpoint.tensors]
-    if len(known) < len(stats.imatrix) / 2:
-        raise CollabError(f"{source.label} names other tensors than {checkpoint.path}: it is of another model")
-    for layer, routing in stats.routing.items():
-        if layer in topology.moe_layers and len(routing.count) != topology.expert_count:
-            raise CollabError(
-                f"{source.label} has {len(routing.count)} experts in layer {layer}, "
-                f"{checkpoint.path} has {topology.expert_count}: it is of another model"
-            )
-    for name in known:
-        info, entry = checkpoint.tensors[name], stats.imatrix[name]
-        try:
-            entry.vector(info.shape[0] - 1 if len(info.shape) == 3 else 0, info.shape[-1])
-        except ValueError as error:
-            raise CollabError(f"{source.label} does not fit {checkpoint.path}: {name}: {error}") from None
+        return None
+    found = match_model(source.stats, checkpoint, source.label)
+    return replace(source, stats=found.stats, notes=tuple(dict.fromkeys((*source.notes, *found.notes))))

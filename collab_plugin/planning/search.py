@@ -18,7 +18,7 @@ from collab_plugin.planning.back_off import Limits, next_limits
 from collab_plugin.planning.baselines import baselines
 from collab_plugin.planning.candidates import Frame, Frames, Types
 from collab_plugin.planning.pruning import check_enough, check_servable, parse_keep
-from collab_plugin.planning.request import PlanRequest, StatsSource, check_stats
+from collab_plugin.planning.request import PlanRequest, StatsSource, of_model
 from collab_plugin.planning.sensitivity import (
     Sensitivity,
     default_prune_cost,
@@ -75,7 +75,7 @@ def make_plans(
     count: int,
 ) -> tuple[Plan, ...]:
     """The ``count`` best plans (fewer when there are no more), each of other experts or top-k, best first."""
-    check_stats(checkpoint, topology, source)
+    source = of_model(checkpoint, source)
     frames = Frames(checkpoint, topology, source, request, kernels)
     if request.keep_types:
         return (_keep_types(frames),)

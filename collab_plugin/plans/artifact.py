@@ -9,13 +9,12 @@ from gguf import GGMLQuantizationType, GGUFValueType, LlamaFileType
 
 from collab_plugin import __version__
 from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo
+from collab_plugin.checkpoint.kept_experts import KEEP, SOURCE_EXPERTS, SOURCE_MODEL_ID
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.gguf_layout import Layout, TensorSpec, copy_order, layout
 from collab_plugin.formats.gguf_values import MetaValue
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.plan_file import plan_fingerprint
-
-KEEP = "collab.kept_experts"
 
 _FILE_TYPE = {
     "F32": LlamaFileType.ALL_F32,
@@ -68,7 +67,7 @@ def artifact_metadata(checkpoint: Checkpoint, plan: Plan) -> dict[str, MetaValue
             meta[key] = MetaValue(value, kind if kind != GGUFValueType.ARRAY else GGUFValueType.UINT32)
     meta["general.file_type"] = MetaValue(int(_file_type(checkpoint, plan)), GGUFValueType.UINT32)
     meta["general.quantization_version"] = MetaValue(2, GGUFValueType.UINT32)
-    meta |= _provenance(plan)
+    meta |= _provenance(plan) | _source_experts(checkpoint, plan)
     keys, _ = copy_order(meta, ())
     return {key: meta[key] for key in keys}
 
@@ -86,7 +85,7 @@ def _provenance(plan: Plan) -> dict[str, MetaValue]:
     keys = {
         "collab.version": MetaValue(__version__, text),
         "collab.plan.fingerprint": MetaValue(plan_fingerprint(plan), text),
-        "collab.source.model_id": MetaValue(plan.source.model_id, text),
+        SOURCE_MODEL_ID: MetaValue(plan.source.model_id, text),
         "collab.experts_used.original": MetaValue(plan.activation.original, GGUFValueType.UINT32),
     }
     if plan.calibration is not None and plan.calibration.text_sketch:
@@ -94,6 +93,14 @@ def _provenance(plan: Plan) -> dict[str, MetaValue]:
     for layer, kept in sorted(plan.pruning.kept.items()):
         keys[f"{KEEP}.{layer}"] = MetaValue(list(kept), GGUFValueType.ARRAY, GGUFValueType.UINT16)
     return keys
+
+
+def _source_experts(checkpoint: Checkpoint, plan: Plan) -> dict[str, MetaValue]:
+    """How many experts the source had, when it is an artifact itself: kept ids are of these, not of the original's."""
+    if not plan.pruning.kept or "collab.version" not in checkpoint.metadata:
+        return {}
+    experts = max(i.shape[0] for i in checkpoint.tensors.values() if i.by_expert)
+    return {SOURCE_EXPERTS: MetaValue(experts, GGUFValueType.UINT32)}
 
 
 def artifact_tensors(checkpoint: Checkpoint, plan: Plan) -> list[TensorSpec]:

@@ -9,9 +9,9 @@ from typing import Any
 
 from collab_conformance.pack.pack_document import Artifact
 from collab_plugin.checkpoint.gguf import GgufCheckpoint, open_gguf, shard_paths
+from collab_plugin.checkpoint.kept_experts import kept_experts
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.tensor_names import Role
-from collab_plugin.plans.artifact import KEEP
 from collab_plugin.progress import Advance, untold
 
 _PIECE = 16 * 2**20
@@ -41,7 +41,7 @@ def describe(path: Path, report: Advance = untold) -> Artifact:
         expert_count=_count(values, f"{architecture}.expert_count"),
         experts_used=_count(values, f"{architecture}.expert_used_count"),
         types={name: info.type.name for name, info in checkpoint.tensors.items()},
-        kept=_kept(values),
+        kept=kept_experts(checkpoint.metadata),
     )
 
 
@@ -76,9 +76,3 @@ def _moe_layers(checkpoint: GgufCheckpoint) -> tuple[int, ...]:
 def _count(values: dict[str, Any], key: str) -> int:
     value = values.get(key, 0)
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
-
-
-def _kept(values: dict[str, Any]) -> dict[int, tuple[int, ...]]:
-    prefix = f"{KEEP}."
-    found = {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix) and isinstance(v, list)}
-    return {int(layer): tuple(ids) for layer, ids in sorted(found.items()) if layer.isdecimal()}

@@ -1,0 +1,68 @@
+"""What a plan says where importance or routing is missing."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from small_models.imatrix_files import write_imatrix
+from small_models.model_bench import Bench
+
+from collab_plugin.planning.request import StatsSource
+from collab_plugin.stats.stats import ImatrixEntry
+
+QUERY, UP, DOWN = "blk.0.attn_q.weight", "blk.0.ffn_up_exps.weight", "blk.1.ffn_down_exps.weight"
+BUDGET = 4_000_000
+
+
+def notes(bench: Bench, source: StatsSource | str | None = "own", **options: object) -> tuple[str, ...]:
+    return bench.plan(BUDGET, source=source, types=("IQ2_XXS", "Q4_K"), allow_few_tokens=True, **options).notes
+
+
+def test_tensors_without_data_and_what_they_became(softmax: Bench, tmp_path: Path) -> None:
+    entries = {n: e for n, e in softmax.source.stats.imatrix.items() if n not in (QUERY, DOWN)}
+    source = StatsSource.read(write_imatrix(tmp_path / "imatrix.gguf", entries))
+    plan = softmax.plan(BUDGET, source=source, types=("IQ2_XXS", "Q4_K"), allow_few_tokens=True)
+    found = [note for note in plan.notes if note.startswith("NO IMPORTANCE ")]
+    assert len(found) == 1
+    assert found[0].startswith(f"NO IMPORTANCE for 3 of {len(plan.tensors)} tensors: the stats have no data of them")
+    for name in (QUERY, DOWN, "output.weight"):
+        assert plan.tensors[name].type in ("Q2_K", "Q4_K")
+        assert name in found[0]
+        assert plan.tensors[name].type in found[0]
+
+
+def test_without_routing_the_plan_says_that_nothing_is_pruned(softmax: Bench, tmp_path: Path) -> None:
+    """One count for all experts, as converted from the format before GGUF."""
+    entries = {n: ImatrixEntry(e.sum2.reshape(1, -1), e.count[:1] + 1) for n, e in softmax.source.stats.imatrix.items()}
+    source = StatsSource.read(write_imatrix(tmp_path / "imatrix.gguf", entries))
+    told = "NOTHING IS PRUNED: the stats (imatrix of another tool) have no counts by expert of a layer, so "
+    assert any(note.startswith(told) for note in notes(softmax, source))
+    assert not any(note.startswith("NOTHING IS PRUNED") for note in notes(softmax, source, keep="100%"))
+
+
+def test_without_stats_the_plan_says_that_nothing_is_pruned(softmax: Bench) -> None:
+    assert any(note.startswith("NOTHING IS PRUNED: there are no stats, so ") for note in notes(softmax, None))
+    assert not any(note.startswith("NOTHING IS PRUNED") for note in notes(softmax))
+
+
+def test_routing_of_some_layers_only(softmax: Bench) -> None:
+    stats = softmax.source.stats
+    partial = dataclasses.replace(softmax.source, stats=dataclasses.replace(stats, routing={0: stats.routing[0]}))
+    assert any("have no counts by expert of layer 1, so" in note for note in notes(softmax, partial))
+
+
+@pytest.mark.parametrize("part", ["gate", "up"])
+def test_importance_of_gate_and_up_in_one(part: str, softmax: Bench, tmp_path: Path) -> None:
+    """The same bytes of a file as with an entry for each, and a note."""
+    entries = dict(softmax.source.stats.imatrix)
+    for layer in softmax.topology.moe_layers:
+        gate = entries.pop(f"blk.{layer}.ffn_gate_exps.weight")
+        entries.pop(f"blk.{layer}.ffn_up_exps.weight")
+        entries[f"blk.{layer}.ffn_gate_up_exps.weight"] = gate
+    fused = StatsSource.read(write_imatrix(tmp_path / "fused.gguf", entries))
+    found = softmax.plan(BUDGET, source=fused, types=("IQ2_XXS", "Q4_K"), allow_few_tokens=True)
+    name = f"blk.0.ffn_{part}_exps.weight"
+    assert found.tensors[name].type == "IQ2_XXS"
+    assert any(f"{name} that of blk.0.ffn_gate_up_exps.weight" in note for note in found.notes)
