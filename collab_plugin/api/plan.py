@@ -14,6 +14,7 @@ from collab_plugin.planning.allocators.allocator import Allocator
 from collab_plugin.planning.budget import parse_budget
 from collab_plugin.planning.criteria.criterion import ImportanceCriterion
 from collab_plugin.planning.decide import Measuring, decide
+from collab_plugin.planning.prediction import prunable
 from collab_plugin.planning.pruning import Layers, Order
 from collab_plugin.planning.request import DEFAULT_TYPES, PlanRequest
 from collab_plugin.plans.plan import GroupPolicy, Plan
@@ -70,9 +71,9 @@ def plan(
 
     Example: ``cp.plan("DeepSeek-V3/", stats="stats.gguf", budget="103GB", experts_used="auto")``
     """
-    checkpoint = opened(model)
-    topology = topology_of(checkpoint)
     source = None if stats is None else source_of(stats)
+    checkpoint = prunable(opened(model), source.stats if source else None, str(keep), groups, keep_types)
+    topology = topology_of(checkpoint)
     request = PlanRequest(
         budget=None if budget is None else parse_budget(str(budget), topology.total_parameters),
         criterion=pick(registry().criteria, criterion, "criterion") if isinstance(criterion, str) else criterion,

@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
+from collab_plugin.checkpoint.prediction_layers import prediction_layers
 from collab_plugin.formats.tensor_names import Role
 
 _SAMPLE_ROWS = 2
@@ -35,14 +36,16 @@ def fingerprint(checkpoint: Checkpoint) -> str:
 
 
 def model_id(checkpoint: Checkpoint) -> str:
-    """Return "sha256:..." over the float32 router weights of every layer.
+    """Return "sha256:..." over the float32 router weights of every layer but those for prediction.
 
     Routers are never quantized (llama-quant.cpp:300), so a Hugging Face folder, the GGUF made from it
-    and every quantized copy share this id: statistics calibrated on one serve all.
+    and every quantized copy share this id: statistics calibrated on one serve all. Prediction layers are
+    left out of some of them.
     """
+    predicting = prediction_layers(checkpoint)
     digest = hashlib.sha256()
     for name, info in sorted(checkpoint.tensors.items()):
-        if info.role == Role.ROUTER:
+        if info.role == Role.ROUTER and info.layer not in predicting:
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(checkpoint.read(name), np.float32).tobytes())
     return f"sha256:{digest.hexdigest()}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo
 from collab_plugin.checkpoint.families.routers import Router, router_of
+from collab_plugin.checkpoint.prediction_layers import prediction_layers
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.tensor_names import Role
 
@@ -17,7 +18,9 @@ from collab_plugin.formats.tensor_names import Role
 class Topology:
     """``inspect``'s result.
 
-    ``moe_layers``: block numbers with routed experts. ``expert_count`` E and ``experts_used`` k are
+    ``moe_layers``: block numbers with routed experts. ``prediction_layers``: the last blocks of some files, which
+    predict further tokens for speculative decoding; none of them is in ``moe_layers``, though they have experts.
+    ``expert_count`` E and ``experts_used`` k are
     one scalar for all layers (llama.cpp: llama-model.cpp:1331). ``groups`` and ``groups_used`` are 1
     without group-limited routing; groups are contiguous id ranges of E / groups experts.
     ``gating`` is "softmax", "sigmoid" or "softmax-after-top-k"; ``renormalises`` tells whether router
@@ -29,6 +32,7 @@ class Topology:
     architecture: str
     block_count: int
     moe_layers: tuple[int, ...]
+    prediction_layers: tuple[int, ...]
     embedding_length: int
     expert_count: int
     experts_used: int
@@ -58,9 +62,9 @@ class Topology:
 def topology_of(checkpoint: Checkpoint) -> Topology:
     """Read the topology; CollabError for a dense model or keys that contradict the tensors."""
     meta = _Keys(checkpoint)
-    layers = tuple(
-        sorted({t.layer for t in checkpoint.tensors.values() if t.role == Role.EXPERT and t.layer is not None})
-    )
+    predicting = prediction_layers(checkpoint)
+    with_experts = {t.layer for t in checkpoint.tensors.values() if t.role == Role.EXPERT and t.layer is not None}
+    layers = tuple(sorted(with_experts - set(predicting)))
     experts = meta.integer("expert_count", 0)
     _refuse_single_experts(checkpoint)
     if not layers or experts < 2:
@@ -83,6 +87,7 @@ def topology_of(checkpoint: Checkpoint) -> Topology:
         architecture=checkpoint.architecture,
         block_count=meta.integer("block_count", 0),
         moe_layers=layers,
+        prediction_layers=predicting,
         embedding_length=meta.integer("embedding_length", 0),
         expert_count=experts,
         experts_used=used,

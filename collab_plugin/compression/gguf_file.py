@@ -12,7 +12,6 @@ from pathlib import Path
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.checkpoint.gguf import shard_paths
-from collab_plugin.checkpoint.identity import fingerprint
 from collab_plugin.compression.journal import Journal
 from collab_plugin.compression.peak_memory import peak_memory
 from collab_plugin.compression.tiles import Tile, tile_bytes, tiles_of
@@ -23,6 +22,7 @@ from collab_plugin.formats.output_path import check_output
 from collab_plugin.plans.artifact import artifact_layout, check_one_count
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.plan_file import plan_fingerprint
+from collab_plugin.plans.planned_source import as_planned
 from collab_plugin.progress import Advance
 from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.stats.match_model import match_model
@@ -65,11 +65,7 @@ def compress(
     values that are not finite.
     """
     check_one_count(plan, "a GGUF")
-    if fingerprint(checkpoint) != plan.source.fingerprint:
-        raise CollabError(
-            f"the plan was made for another checkpoint than {checkpoint.path} "
-            f"({plan.source.name}, {plan.source.fingerprint[:19]}...); make it again"
-        )
+    checkpoint = as_planned(checkpoint, plan)
     refuse_source(checkpoint, out)
     if stats is not None:
         stats = match_model(stats, checkpoint, "the plan's stats file").stats

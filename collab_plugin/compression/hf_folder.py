@@ -16,7 +16,6 @@ import numpy as np
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.checkpoint.folder_tensors import INDEX
-from collab_plugin.checkpoint.identity import fingerprint
 from collab_plugin.checkpoint.safetensors import SafetensorsCheckpoint
 from collab_plugin.checkpoint.tokenizer import load_json
 from collab_plugin.compression.hf_config import pruned_config
@@ -31,6 +30,7 @@ from collab_plugin.formats.safetensors_layout import SafetensorsTensor, Shard, s
 from collab_plugin.plans.artifact import check_names, check_one_count
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.plan_file import write_plan
+from collab_plugin.plans.planned_source import as_planned
 from collab_plugin.progress import Advance
 
 SHARD_BYTES = 5 * 10**9  # as transformers cuts
@@ -80,11 +80,7 @@ def compress_folder(
             f"{checkpoint.path} is a {checkpoint.format.upper()} file: `format` safetensors prunes Hugging Face "
             "folders; give the original, and a plan made of it"
         )
-    if fingerprint(checkpoint) != plan.source.fingerprint:
-        raise CollabError(
-            f"the plan was made for another checkpoint than {checkpoint.path} "
-            f"({plan.source.name}, {plan.source.fingerprint[:19]}...); make it again"
-        )
+    as_planned(checkpoint, plan)
     check_names(checkpoint.tensors, plan)
     _refuse(checkpoint, out)
     start = time.monotonic()

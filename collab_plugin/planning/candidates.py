@@ -18,6 +18,7 @@ from collab_plugin.planning.back_off import Limits
 from collab_plugin.planning.criteria.builtin_criteria import NORMALISATION
 from collab_plugin.planning.criteria.criterion import CriterionOptions, ImportanceCriterion
 from collab_plugin.planning.importance_notes import no_data_note, no_routing_note
+from collab_plugin.planning.prediction import prediction_note
 from collab_plugin.planning.pruning import Choice, check_enough, check_routing, check_servable, choose, fewest_servable
 from collab_plugin.planning.request import DEFAULT_TYPES, PlanRequest, StatsSource
 from collab_plugin.planning.top_k import scaled_top_k, weight_note
@@ -73,7 +74,7 @@ class Frames:
         self.policy: GroupPolicy = request.groups or ("balanced" if topology.groups > 1 else "none")
         if self.policy != "none" and topology.groups == 1:
             raise CollabError(f"--groups {self.policy}: this model's router has no groups")
-        self.policy_notes: list[str] = list(source.notes) if source else []
+        self.policy_notes: list[str] = [*prediction_note(topology), *(source.notes if source else ())]
         if request.keep == "auto" and not request.keep_types:
             self.policy_notes += no_routing_note(topology, source.stats if source else None)
         self.criterion = self._criterion()

@@ -107,6 +107,7 @@ def original_experts(plan: Plan) -> int | None:
 
 
 def moe_layers(plan: Plan) -> tuple[int, ...]:
-    """Return the blocks that have routed experts."""
-    found = {layer_of(name) for name in plan.tensors if role_of(name) == Role.EXPERT}
+    """Return the blocks that have routed experts; those that predict further tokens, of unknown routing, are none."""
+    predicting = {layer_of(name) for name in plan.tensors if ".nextn." in name}
+    found = {layer_of(name) for name in plan.tensors if role_of(name) == Role.EXPERT} - predicting
     return tuple(sorted(layer for layer in found if layer is not None))

@@ -55,7 +55,7 @@ def match_model(stats: Stats, checkpoint: Checkpoint, label: str) -> Matched:
         if entry.count.any():
             imatrix[name] = entry
         pruned |= cut
-    routing = {n: _routing_of(r, n, checkpoint, kept, where) for n, r in stats.routing.items()}
+    routing = {n: _routing_of(r, n, checkpoint, kept, label) for n, r in stats.routing.items()}
     notes = (
         *_shared_note(names),
         *_left_out_note(stats, names),
@@ -68,11 +68,15 @@ def match_model(stats: Stats, checkpoint: Checkpoint, label: str) -> Matched:
 
 
 def without_data(checkpoint: Checkpoint, stats: Stats) -> tuple[str, ...]:
-    """Names of the matrices that ``stats`` have no importance for. Embeddings are looked up and never have any."""
+    """Names of the matrices that ``stats`` have no importance for, the embedding and the output matrix left out.
+
+    An embedding is looked up, so nothing meets its columns; the output matrix is not measured by `calibrate`, nor by
+    llama-imatrix unless it is told to (--process-output).
+    """
     return tuple(
         name
         for name, info in checkpoint.tensors.items()
-        if quantizable(info) and info.role != Role.EMBEDDING and name not in stats.imatrix
+        if quantizable(info) and info.role not in (Role.EMBEDDING, Role.OUTPUT) and name not in stats.imatrix
     )
 
 
@@ -149,7 +153,7 @@ def _holds(experts: int, ids: tuple[int, ...], kept: _Kept) -> bool:
     return experts > max(ids) and kept.experts in (None, experts)
 
 
-def _routing_of(routing: LayerRouting, layer: int, checkpoint: Checkpoint, kept: _Kept, where: str) -> LayerRouting:
+def _routing_of(routing: LayerRouting, layer: int, checkpoint: Checkpoint, kept: _Kept, label: str) -> LayerRouting:
     router = next((i for i in checkpoint.tensors.values() if i.layer == layer and i.role == Role.EXPERT), None)
     ids, experts = kept.ids.get(layer), len(routing.count)
     if router is None or (experts == router.shape[0] and not (ids and kept.always)):
@@ -158,7 +162,9 @@ def _routing_of(routing: LayerRouting, layer: int, checkpoint: Checkpoint, kept:
         at = list(ids)
         weights, reap = (None if s is None else s[at] for s in (routing.weight_sum, routing.reap_sum))
         return LayerRouting(routing.tokens, routing.count[at], weights, reap)
-    raise CollabError(f"{where}: it has {experts} experts in layer {layer}, the model {router.shape[0]}; calibrate it")
+    raise CollabError(
+        f"{label} has {experts} experts in layer {layer}, {checkpoint.path} has {router.shape[0]}: it is of another model"
+    )
 
 
 def _without_wiped(entry: ImatrixEntry, info: TensorInfo) -> tuple[ImatrixEntry, int]:

@@ -33,6 +33,7 @@ def topology(experts: int = 8, used: int = 2, groups: int = 1, groups_used: int 
         architecture="deepseek2",
         block_count=layers,
         moe_layers=tuple(range(layers)),
+        prediction_layers=(),
         embedding_length=256,
         expert_count=experts,
         experts_used=used,

@@ -35,14 +35,14 @@ def tokens_of(text: str) -> list[int]:
     return [table[part] for part in re.findall("th|.", text, re.DOTALL)]
 
 
-def _start(path: Path, architecture: str, experts: int) -> GGUFWriter:
+def _start(path: Path, architecture: str, experts: int, layers: int = LAYERS) -> GGUFWriter:
     writer = GGUFWriter(path, architecture)
     tokens = [*_vocabulary(), "th", "<|end|>", *(f"<|pad{i}|>" for i in range(30))]
     writer.add_name(f"tiny {architecture}")
     writer.add_file_type(LlamaFileType.ALL_F32)
     writer.add_context_length(512)
     writer.add_embedding_length(WIDTH)
-    writer.add_block_count(LAYERS)
+    writer.add_block_count(layers)
     writer.add_feed_forward_length(WIDTH)
     writer.add_expert_feed_forward_length(WIDTH)
     writer.add_expert_count(experts)
@@ -125,14 +125,23 @@ def write_qwen3moe(path: Path, *, masked: tuple[int, ...] = (), experts: int = E
 
 
 def write_deepseek2(
-    path: Path, *, masked: tuple[int, ...] = (), experts: int = EXPERTS, groups: int = 1, seed: int = 0
+    path: Path,
+    *,
+    masked: tuple[int, ...] = (),
+    experts: int = EXPERTS,
+    groups: int = 1,
+    seed: int = 0,
+    predicting: int = 0,
 ) -> Path:
     """MLA, a leading dense layer, shared expert, router bias; ``masked`` experts have a bias of -1e9.
 
-    With ``groups`` above 1 half of them are chosen for each token.
+    With ``groups`` above 1 half of them are chosen for each token. ``predicting``: layers after the others that
+    predict further tokens.
     """
     rng = np.random.default_rng(seed)
-    writer = _start(path, "deepseek2", experts)
+    writer = _start(path, "deepseek2", experts, LAYERS + predicting)
+    if predicting:
+        writer.add_nextn_predict_layers(predicting)
     if groups > 1:
         writer.add_expert_group_count(groups)
         writer.add_expert_group_used_count(groups // 2)
@@ -156,7 +165,7 @@ def write_deepseek2(
         "output_norm.weight": ones,
         "output.weight": _matrix(rng, 288, WIDTH),
     }
-    for layer in range(LAYERS):
+    for layer in range(LAYERS + predicting):
         b = f"blk.{layer}"
         tensors |= {
             f"{b}.attn_norm.weight": ones,
@@ -179,6 +188,9 @@ def write_deepseek2(
         tensors |= {f"{b}.ffn_gate_inp.weight": _matrix(rng, experts, WIDTH), f"{b}.exp_probs_b.bias": bias}
         tensors |= _experts(rng, b, experts)
         tensors |= {f"{b}.ffn_{part}_shexp.weight": _matrix(rng, WIDTH, WIDTH) for part in ("gate", "up", "down")}
+        if layer >= LAYERS:
+            tensors |= {f"{b}.nextn.{part}.weight": ones for part in ("enorm", "hnorm", "shared_head_norm")}
+            tensors[f"{b}.nextn.eh_proj.weight"] = _matrix(rng, WIDTH, 2 * WIDTH)
     _finish(writer, tensors)
     return path
 

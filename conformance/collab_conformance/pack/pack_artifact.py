@@ -10,6 +10,7 @@ from typing import Any
 from collab_conformance.pack.pack_document import Artifact
 from collab_plugin.checkpoint.gguf import GgufCheckpoint, open_gguf, shard_paths
 from collab_plugin.checkpoint.kept_experts import kept_experts
+from collab_plugin.checkpoint.prediction_layers import prediction_layers
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.tensor_names import Role
 from collab_plugin.progress import Advance, untold
@@ -64,13 +65,9 @@ def _sha256(paths: list[Path], report: Advance) -> str:
 
 
 def _moe_layers(checkpoint: GgufCheckpoint) -> tuple[int, ...]:
-    """MTP's layers, which no engine runs for logits, come last and are left out."""
-    values = checkpoint.metadata
-    architecture = values["general.architecture"].value
-    nextn, blocks = values.get(f"{architecture}.nextn_predict_layers"), values.get(f"{architecture}.block_count")
-    trunk = blocks.value - (nextn.value if nextn else 0) if blocks else 2**31
-    layers = {i.layer for i in checkpoint.tensors.values() if i.role == Role.ROUTER and i.layer is not None}
-    return tuple(sorted(layer for layer in layers if layer < trunk))
+    """Layers with a router; those for prediction, which no engine runs for logits, are left out."""
+    routed = {i.layer for i in checkpoint.tensors.values() if i.role == Role.ROUTER and i.layer is not None}
+    return tuple(sorted(routed - set(prediction_layers(checkpoint))))
 
 
 def _count(values: dict[str, Any], key: str) -> int:
