@@ -163,7 +163,8 @@ def _routing_of(routing: LayerRouting, layer: int, checkpoint: Checkpoint, kept:
         weights, reap = (None if s is None else s[at] for s in (routing.weight_sum, routing.reap_sum))
         return LayerRouting(routing.tokens, routing.count[at], weights, reap)
     raise CollabError(
-        f"{label} has {experts} experts in layer {layer}, {checkpoint.path} has {router.shape[0]}: it is of another model"
+        f"{label} has {experts} experts in layer {layer}, {checkpoint.path} has {router.shape[0]}: "
+        "it is of another model"
     )
 
 

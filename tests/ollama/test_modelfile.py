@@ -162,6 +162,8 @@ def test_file_must_exist(tmp_path: Path) -> None:
         ("temperature", "warm", "not a number"),
         ("use_mmap", "yes", "not true or false"),
         ("num_ctx", "0", "at least one token"),
+        ("repeat_penalty", "-1", "repeat_penalty is -1.0, not above 0 (1 is none)"),
+        ("top_p", "2", "top_p is 2.0, not between 0 and 1"),
         ("seed", str(2**70), "out of range"),
     ],
 )

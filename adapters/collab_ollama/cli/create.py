@@ -54,8 +54,7 @@ def command(
     from collab_plugin.errors import CollabError
 
     model = parse_name(name)
-    opened = open_artifact(artifact)
-    modelfile = modelfile_of(opened, ModelOptions(**options))
+    opened, modelfile = modelfile_of(open_artifact(artifact), ModelOptions(**options))
     url = server_url(host)
     store = Store(models_folder(models)) if models or is_loopback(url) else None
     if direct and store is None:

@@ -32,8 +32,8 @@ def command(artifact: Path, name: str, output: Path, as_json: bool, **options: A
     from collab_plugin.formats.atomic_write import write_bytes
 
     model = parse_name(name)
-    opened = open_artifact(artifact)
-    text = render(modelfile_of(opened, ModelOptions(**options)))
+    opened, modelfile = modelfile_of(open_artifact(artifact), ModelOptions(**options))
+    text = render(modelfile)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,24 +73,28 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def modelfile_of(artifact: OllamaArtifact, options: ModelOptions) -> Modelfile:
-    """The Modelfile of ``artifact`` with these options; CollabError for what cannot be."""
+def modelfile_of(artifact: OllamaArtifact, options: ModelOptions) -> tuple[OllamaArtifact, Modelfile]:
+    """The Modelfile of ``artifact`` with these options, and the artifact with what its notes say of it more.
+
+    Raises CollabError for what cannot be.
+    """
     from collab_ollama.model.default_settings import PLAIN_TEMPLATE, default_parameters, read_generation_config
     from collab_ollama.model.modelfile import Modelfile
 
     generation = read_generation_config(options.generation_config) if options.generation_config else {}
-    parameters = default_parameters(artifact, options.num_ctx, options.mmap, generation)
+    defaults = default_parameters(artifact, options.num_ctx, options.mmap, generation)
     template = _read(options.template) if options.template else None
     if template is None and artifact.chat_template is None:
         template = PLAIN_TEMPLATE
-    return Modelfile(
+    modelfile = Modelfile(
         files=tuple(path.resolve() for path in artifact.files),
-        parameters=parameters | _given(options.parameters),
+        parameters=defaults.parameters | _given(options.parameters),
         template=template,
         system=options.system,
         licenses=tuple(_read(path) for path in options.licenses),
         requires=options.requires,
     )
+    return replace(artifact, notes=(*artifact.notes, *defaults.notes)), modelfile
 
 
 def _given(pairs: tuple[str, ...]) -> dict[str, Any]:

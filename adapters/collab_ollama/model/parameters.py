@@ -13,18 +13,19 @@ from collab_plugin.errors import CollabError
 
 Value = int | float | bool | tuple[str, ...]
 
-_INTEGERS = frozenset(
+INTEGERS = frozenset(
     {"num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict", "num_keep", "seed"}
     | {"num_predict", "top_k", "repeat_last_n"}
 )
 _FLOATS = frozenset(
     {"top_p", "min_p", "typical_p", "temperature", "repeat_penalty", "presence_penalty", "frequency_penalty"}
 )
+_SHARES = frozenset({"top_p", "min_p", "typical_p"})
 _IGNORED = frozenset(
     {"penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock"}
     | {"mirostat", "mirostat_tau", "mirostat_eta"}
 )
-NAMES = (*sorted(_INTEGERS | _FLOATS), "stop", "use_mmap")
+NAMES = (*sorted(INTEGERS | _FLOATS), "stop", "use_mmap")
 
 
 def parameter(name: str, text: str) -> Value:
@@ -37,9 +38,9 @@ def parameter(name: str, text: str) -> Value:
         return text.lower() == "true"
     _refuse_name(name)
     try:
-        value: int | float = int(text) if name in _INTEGERS else float(text)
+        value: int | float = int(text) if name in INTEGERS else float(text)
     except ValueError:
-        kind = "a whole number" if name in _INTEGERS else "a number"
+        kind = "a whole number" if name in INTEGERS else "a number"
         raise CollabError(f"{name} is {text!r}, not {kind}") from None
     return _checked(name, value)
 
@@ -61,18 +62,24 @@ def check_parameters(parameters: Mapping[str, Value]) -> None:
 def _refuse_name(name: str) -> None:
     if name in _IGNORED:
         raise CollabError(f"Ollama ignores the parameter {name}; leave it out")
-    if name not in _INTEGERS | _FLOATS:
+    if name not in INTEGERS | _FLOATS:
         raise CollabError(f"Ollama has no parameter {name!r}; known: {', '.join(NAMES)}")
 
 
 def _checked(name: str, value: Value) -> int | float:
-    whole = name in _INTEGERS
+    whole = name in INTEGERS
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         raise CollabError(f"{name} is {value!r}, not {'a whole number' if whole else 'a number'}")
     number = value if isinstance(value, int) else float(value)
     # Go parses 64-bit integers and 32-bit floats.
     if not math.isfinite(number) or abs(number) > (2**63 - 1 if whole else 3.4e38):
         raise CollabError(f"{name} is {value!r}: out of range")
+    if name in _SHARES and not 0 <= number <= 1:
+        raise CollabError(f"{name} is {value!r}, not between 0 and 1")
+    if name == "temperature" and number < 0:
+        raise CollabError(f"temperature is {value!r}, not at least 0")
+    if name == "repeat_penalty" and number <= 0:
+        raise CollabError(f"repeat_penalty is {value!r}, not above 0 (1 is none)")
     if name == "num_ctx" and number < 1:
         raise CollabError(f"num_ctx is {value!r}: a context needs at least one token")
     return number

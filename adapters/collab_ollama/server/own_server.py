@@ -35,6 +35,6 @@ def create_model(artifact: Path, name: str, client: Client, folder: Path) -> Non
     with its defaults, in the place of one before. Hard-linked where it can be."""
     opened = open_artifact(artifact)
     template = PLAIN_TEMPLATE if opened.chat_template is None else None
-    parameters = default_parameters(opened, None, None, {})
+    parameters = default_parameters(opened, None, None, {}).parameters
     modelfile = Modelfile(tuple(path.resolve() for path in opened.files), parameters, template)
     create(opened, modelfile, parse_name(name), client, Store(folder / "models"), replace=True)
