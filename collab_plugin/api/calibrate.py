@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 
 from collab_plugin.api.arguments import AnyPath, Model, engine_of, opened, threads_of, windows_of
 from collab_plugin.checkpoint.identity import model_id
 from collab_plugin.checkpoint.topology import topology_of
+from collab_plugin.checkpoint.trained_context import window_note
 from collab_plugin.compression.as_gguf import runnable
 from collab_plugin.engines.engine import Engine
 from collab_plugin.progress import OnProgress, silent, track
@@ -22,18 +24,22 @@ def calibrate(
     chunks: int | None = None,
     engine: str | Engine = "llamacpp",
     threads: int | None = None,
+    warn: Callable[[str], None] = warnings.warn,
     progress: OnProgress = silent,
 ) -> Stats:
     """Measure which experts UTF-8 ``texts`` use, and the importance matrix, in one pass.
 
     ``model`` may be any copy, a quantized one too: statistics of one serve all. Texts run in windows of ``ctx``
     tokens, at most ``chunks`` windows of each (None: all). Do not calibrate on text that you evaluate on.
+    ``warn`` gets one sentence where windows are longer than what the model was trained for.
     `write_stats` keeps the result in a file that is also an imatrix for llama-quantize.
 
     Example: ``cp.write_stats("stats.gguf", cp.calibrate("DeepSeek-V3/", texts=["prose.txt", "code.txt"]))``
     """
     chosen, windows = engine_of(engine), windows_of(texts, ctx, chunks)
     checkpoint = opened(model)
+    if note := window_note(checkpoint, ctx):
+        warn(note)
     topology_of(checkpoint)  # a model without experts is refused before it is run
     runs = runnable(chosen, "calibrate", checkpoint, threads_of(threads), progress)
     with track(progress, "calibrating", unit="tokens") as advance:

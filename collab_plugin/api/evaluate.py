@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from collab_plugin.api.arguments import AnyPath, Model, engine_of, existing, opened, threads_of, windows_of
+from collab_plugin.checkpoint.checkpoint import Checkpoint
+from collab_plugin.checkpoint.trained_context import window_note
 from collab_plugin.compression.as_gguf import all_runnable, runnable
 from collab_plugin.engines.engine import REFERENCE, Engine
 from collab_plugin.engines.results import Evaluation
@@ -27,21 +29,25 @@ def evaluate(
     chunks: int | None = None,
     engine: str | Engine = "llamacpp",
     threads: int | None = None,
+    warn: Callable[[str], None] = warnings.warn,
     progress: OnProgress = silent,
 ) -> Evaluation:
     """Compare ``model`` with its original on UTF-8 ``texts``: KL divergence in nats, perplexity, same top-1.
 
     ``against``: the original, or a file that `reference` wrote of it for the same windows. Texts run in windows of
     ``ctx`` tokens, at most ``chunks`` windows of each (None: all), and the second half of each window is scored.
+    ``warn`` gets one sentence where windows are longer than what the model was trained for.
 
     Example: ``cp.evaluate("out.gguf", against="DeepSeek-V3/", texts=["held-out.txt"]).mean_kld``
     """
     chosen, windows = engine_of(engine), windows_of(texts, ctx, chunks)
     if isinstance(against, (str, os.PathLike)) and Path(against).suffix == REFERENCE:
-        original = existing(against, "reference")
-        compared = runnable(chosen, "evaluate", opened(model), threads_of(threads), progress)
+        original, whole = existing(against, "reference"), opened(model)
+        _tell_of_window(whole, ctx, warn)
+        compared = runnable(chosen, "evaluate", whole, threads_of(threads), progress)
     else:
         both = (opened(model), opened(against))
+        _tell_of_window(both[1], ctx, warn)
         compared, original = all_runnable(chosen, "evaluate", both, threads_of(threads), progress)
     with track(progress, "evaluating", unit="tokens") as advance:
         return chosen.evaluate(compared, original, windows, threads=threads_of(threads), progress=advance)
@@ -56,11 +62,12 @@ def reference(
     chunks: int | None = None,
     engine: str | Engine = "llamacpp",
     threads: int | None = None,
+    warn: Callable[[str], None] = warnings.warn,
     progress: OnProgress = silent,
 ) -> None:
     """Run an original once and keep its logits in the file ``out`` (.npy), for `evaluate` of many models against it.
 
-    Float32: 4 bytes x half of the tokens x the vocabulary.
+    Float32: 4 bytes x half of the tokens x the vocabulary. ``warn``: as `evaluate` has it.
 
     Example: ``cp.reference("DeepSeek-V3/", "original.npy", texts=["held-out.txt"], chunks=16)``
     """
@@ -69,9 +76,16 @@ def reference(
         raise CollabError(f"`out` {out} does not end in {REFERENCE}")
     if not Path(out).parent.is_dir():
         raise CollabError(f"{Path(out).parent} does not exist; make the folder first")
-    runs = runnable(chosen, "reference", opened(model), threads_of(threads), progress)
+    checkpoint = opened(model)
+    _tell_of_window(checkpoint, ctx, warn)
+    runs = runnable(chosen, "reference", checkpoint, threads_of(threads), progress)
     with track(progress, "running the original", unit="tokens") as advance:
         chosen.reference(runs, windows, out=Path(out), threads=threads_of(threads), progress=advance)
+
+
+def _tell_of_window(checkpoint: Checkpoint, ctx: int, warn: Callable[[str], None]) -> None:
+    if note := window_note(checkpoint, ctx):
+        warn(note)
 
 
 def evaluate_tasks(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from collab_plugin.api.arguments import AnyPath, Model, engine_of, opened, paths, scratch_of, source_of, threads_of
 from collab_plugin.checkpoint.topology import topology_of
+from collab_plugin.checkpoint.trained_context import window_note
 from collab_plugin.engines.engine import Engine, Windows
 from collab_plugin.engines.supported_types import allowed_types, refuse_types
 from collab_plugin.formats.ggml_types import type_info
@@ -104,6 +106,8 @@ def plan(
             confirm=confirm,
         )
     made = decide(checkpoint, topology, source, request, None if keep_types else first_kernels(), measuring, progress)
+    if measuring is not None and (note := window_note(checkpoint, measuring.windows.ctx)):
+        made = replace(made, notes=(*made.notes, note))
     if loader is not None:
         _refuse_types(made, loader)
     return made

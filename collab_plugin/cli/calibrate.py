@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 import collab_plugin as cp
-from collab_plugin.cli.output import check_folder_of, emit, json_option
+from collab_plugin.cli.output import check_folder_of, emit, json_option, warn
 from collab_plugin.cli.threads import threads_option
 
 
@@ -50,7 +50,9 @@ def command(
     from collab_plugin.stats.stats_file import unmeasured
 
     check_folder_of(out)
-    stats = cp.calibrate(model, texts=texts, ctx=ctx, chunks=chunks, engine=engine, threads=threads, progress=shown())
+    stats = cp.calibrate(
+        model, texts=texts, ctx=ctx, chunks=chunks, engine=engine, threads=threads, warn=warn, progress=shown()
+    )
     cp.write_stats(out, stats)
     layers = [summary(layer, routing) for layer, routing in sorted(stats.routing.items())]
     result = {

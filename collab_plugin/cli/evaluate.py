@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 import collab_plugin as cp
-from collab_plugin.cli.option_names import with_options
-from collab_plugin.cli.output import emit, json_option, plain
+from collab_plugin.cli.output import emit, json_option, plain, warn
 from collab_plugin.cli.threads import threads_option
 from collab_plugin.errors import CollabError
 
@@ -83,7 +82,7 @@ def command(
             ctx=ctx,
             engine=engine,
             threads=threads,
-            warn=_warn,
+            warn=warn,
             progress=shown(),
         )
     if texts and against is not None:
@@ -95,19 +94,16 @@ def command(
             chunks=chunks,
             engine=engine,
             threads=threads,
+            warn=warn,
             progress=shown(),
         )
         if evaluation.text_overlap is not None and evaluation.text_overlap > OVERLAP_WARNING:
-            _warn(
+            warn(
                 f"{evaluation.text_overlap:.0%} of the calibration text's n-grams occur in this text: "
                 "the figures are too good; evaluate on other text"
             )
     figures = plain(evaluation) if evaluation else {}
     emit(figures | ({"tasks": plain(report)} if report else {}), as_json, lambda c: _render(c, evaluation, report))
-
-
-def _warn(sentence: str) -> None:
-    click.echo(f"warning: {with_options(sentence, click.get_current_context().command)}", err=True)
 
 
 def _render(console: Console, evaluation: cp.Evaluation | None, report: cp.TaskReport | None) -> None:

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 
 import collab_plugin as cp
-from collab_plugin.checkpoint.prediction_layers import layers_in_words
 from collab_plugin.cli.output import emit, json_option, plain
 
 
@@ -40,6 +39,8 @@ def _render(console: Console, checkpoint: cp.Checkpoint, topology: cp.Topology) 
         f"{'' if t.renormalises else ' without renormalisation'}"
     )
     if t.prediction_layers:
+        from collab_plugin.checkpoint.prediction_layers import layers_in_words
+
         console.print(f"{layers_in_words(t.prediction_layers)} beside, for speculative decoding")
     table = Table("role", "parameters", "bytes", "bpw", "share")
     for column in table.columns[1:]:

@@ -12,6 +12,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from collab_plugin.cli.option_names import with_options
 from collab_plugin.errors import CollabError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, alone on stdout.")
@@ -24,6 +25,11 @@ def emit(result: Any, as_json: bool, render: Callable[[Console], None]) -> None:
     else:
         # In a pipe or a log rich would cut tables at 80 columns.
         render(Console() if sys.stdout.isatty() else Console(width=140))
+
+
+def warn(sentence: str) -> None:
+    """Print a warning on stderr; `parameters` in it are named as the running command's options."""
+    click.echo(f"warning: {with_options(sentence, click.get_current_context().command)}", err=True)
 
 
 def check_folder_of(out: Path) -> None:

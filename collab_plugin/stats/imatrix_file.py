@@ -60,7 +60,9 @@ def _values(
         raise CollabError(f"{path}: {name} is {stored.type.name}, not F32; make the importance matrix again")
     values = data[stored.offset : stored.offset + stored.nbytes].view(np.float32).copy()
     if not np.isfinite(values).all() or values.min(initial=0) < 0:
-        raise CollabError(f"{path}: {name} holds values that are not finite or negative; calibrate again")
+        raise CollabError(
+            f"{path}: {name} holds values that are not finite or negative; calibrate again, or take another file"
+        )
     return values
 
 

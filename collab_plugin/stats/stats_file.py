@@ -173,11 +173,11 @@ def read_stats(path: str | os.PathLike[str]) -> Stats:
     header, data = _open(path)
     meta = header.metadata
     if _value(meta, "general.type", str, "") != "imatrix":
-        raise CollabError(f"{path} is a GGUF but no importance matrix or stats file")
+        raise CollabError(f"{path} is a GGUF but no importance matrix or stats file; give what `calibrate` wrote")
     without = _value(meta, UNMEASURED, list, [])
     imatrix = imatrix_entries(path, header.tensors, data)
     if not imatrix and "imatrix" not in without:
-        raise CollabError(f"{path} holds no importance matrix")
+        raise CollabError(f"{path} holds no importance matrix; give what `calibrate` wrote")
     chunk = _value(meta, "imatrix.chunk_size", int, 512) or 512
     ours = "collab.stats.version" in meta
     if ours and meta["collab.stats.version"].value != VERSION:
