@@ -17,6 +17,7 @@ _HOMES = {
     "api.evaluate": ("evaluate", "evaluate_tasks", "reference"),
     "api.inspect": ("inspect",),
     "api.plan": ("plan",),
+    "api.probe": ("probe",),
     "api.report": ("report",),
     "api.run": ("run",),
     "checkpoint.checkpoint": ("Checkpoint", "CheckpointFormat", "TensorInfo", "quantizable"),
@@ -46,6 +47,7 @@ _HOMES = {
     "placement.policy": ("LayerUse", "PlacementPolicy"),
     "planning.allocators.allocator": ("Allocator", "Choice", "Item"),
     "planning.criteria.criterion": ("CriterionOptions", "ImportanceCriterion"),
+    "planning.options": ("Option",),
     "plans.plan": ("Plan",),
     "plans.plan_file": ("read_plan", "write_plan"),
     "plugins.command": ("PluginCommand",),
@@ -55,6 +57,8 @@ _HOMES = {
     "quantize.kernels": ("Kernels",),
     "reports.gather": ("Facts",),
     "reports.write": ("write_report",),
+    "stats.sensitivity": ("PruningProbe", "Sensitivity", "TypeProbe"),
+    "stats.sensitivity_file": ("read_sensitivity", "write_sensitivity"),
     "stats.stats": ("ImatrixEntry", "LayerRouting", "Stats"),
     "stats.stats_file": ("read_stats", "write_stats"),
 }
@@ -70,6 +74,7 @@ if TYPE_CHECKING:
     from collab_plugin.api.evaluate import reference as reference
     from collab_plugin.api.inspect import inspect as inspect
     from collab_plugin.api.plan import plan as plan
+    from collab_plugin.api.probe import probe as probe
     from collab_plugin.api.report import report as report
     from collab_plugin.api.run import run as run
     from collab_plugin.checkpoint.checkpoint import Checkpoint as Checkpoint
@@ -134,6 +139,7 @@ if TYPE_CHECKING:
     from collab_plugin.planning.allocators.allocator import Item as Item
     from collab_plugin.planning.criteria.criterion import CriterionOptions as CriterionOptions
     from collab_plugin.planning.criteria.criterion import ImportanceCriterion as ImportanceCriterion
+    from collab_plugin.planning.options import Option as Option
     from collab_plugin.plans.plan import Plan as Plan
     from collab_plugin.plans.plan_file import read_plan as read_plan
     from collab_plugin.plans.plan_file import write_plan as write_plan
@@ -146,6 +152,11 @@ if TYPE_CHECKING:
     from collab_plugin.quantize.kernels import Kernels as Kernels
     from collab_plugin.reports.gather import Facts as Facts
     from collab_plugin.reports.write import write_report as write_report
+    from collab_plugin.stats.sensitivity import PruningProbe as PruningProbe
+    from collab_plugin.stats.sensitivity import Sensitivity as Sensitivity
+    from collab_plugin.stats.sensitivity import TypeProbe as TypeProbe
+    from collab_plugin.stats.sensitivity_file import read_sensitivity as read_sensitivity
+    from collab_plugin.stats.sensitivity_file import write_sensitivity as write_sensitivity
     from collab_plugin.stats.stats import ImatrixEntry as ImatrixEntry
     from collab_plugin.stats.stats import LayerRouting as LayerRouting
     from collab_plugin.stats.stats import Stats as Stats

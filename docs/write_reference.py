@@ -17,6 +17,7 @@ from collab_conformance.report.report_file import report_schema
 from collab_plugin.cli import main
 from collab_plugin.placement.placement_file import placement_schema
 from collab_plugin.plans.plan_file import plan_schema
+from collab_plugin.stats.sensitivity_file import sensitivity_schema
 
 HERE = Path(__file__).parent
 ARGUMENTS = {
@@ -24,6 +25,8 @@ ARGUMENTS = {
     "artifact": "a GGUF file, or any shard of a split one",
     "name": "a model of the server",
     "plan": "the plan, a file",
+    "a": "a plan, a file",
+    "b": "the plan to compare it with",
     "artifacts": "GGUF files, of split ones any shard",
     "reports": "reports of `verify --json`, files",
 }
@@ -86,5 +89,6 @@ if __name__ == "__main__":
     (HERE / "cli.md").write_text(cli_page())
     (HERE / "formats" / "plan.schema.json").write_text(schema_text(plan_schema()))
     (HERE / "formats" / "placement.schema.json").write_text(schema_text(placement_schema()))
+    (HERE / "formats" / "sensitivity.schema.json").write_text(schema_text(sensitivity_schema()))
     (HERE / "formats" / "pack.schema.json").write_text(schema_text(pack_schema()))
     (HERE / "formats" / "report.schema.json").write_text(schema_text(report_schema()))

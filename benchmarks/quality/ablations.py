@@ -33,11 +33,14 @@ from collab_plugin.checkpoint.gguf import open_gguf, open_shard
 from collab_plugin.checkpoint.identity import model_id
 from collab_plugin.compression.gguf_file import compress
 from collab_plugin.engines.engine import Windows
-from collab_plugin.planning.candidates import Frames
+from collab_plugin.planning.candidates import Candidates
+from collab_plugin.planning.criteria.builtin_criteria import FREQ_SCORE
 from collab_plugin.planning.criteria.criterion import CriterionOptions, ImportanceCriterion
+from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.pruning import parse_keep
-from collab_plugin.planning.request import PlanRequest, StatsSource
+from collab_plugin.planning.request import PlanRequest
 from collab_plugin.planning.search import make_plan
+from collab_plugin.planning.sources import StatsSource
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plugins.manager import registry
 from collab_plugin.progress import untold
@@ -65,7 +68,7 @@ def super_experts(routing: LayerRouting, options: CriterionOptions) -> F64:
     assert routing.reap_sum is not None
     assert routing.weight_sum is not None
     norm = routing.reap_sum / np.maximum(routing.weight_sum, 1e-9)
-    scores = registry().criteria["freq-score"].score(routing, options)
+    scores = FREQ_SCORE.score(routing, CriterionOptions(FREQ_SCORE.values({}), options.layer))
     return np.where(norm > norm.mean() + 2 * norm.std(), 10.0, scores)
 
 
@@ -107,10 +110,9 @@ def pruned(bench: Bench, checkpoint: Checkpoint, keep: str, criterion: Importanc
         None, criterion, registry().allocators["knapsack"], keep=keep, experts_used=bench.topology.experts_used,
         keep_types=True,
     )  # fmt: skip
-    frames = Frames(checkpoint, bench.topology, anyones, request, None)
-    return frames.finish(
-        frames.frame(parse_keep(keep, bench.topology, frames.policy), bench.topology.experts_used), {}, {}
-    )
+    candidates = Candidates(PlanningInput(checkpoint, bench.topology, request, anyones))
+    count = parse_keep(keep, bench.topology, candidates.planning.policy)
+    return candidates.finish(candidates.candidate(count, bench.topology.experts_used), {}, {})
 
 
 def measure(bench: Bench, checkpoint: Checkpoint, plan: Plan, idea: str) -> Measured:
@@ -231,10 +233,11 @@ def borrowing(bench: Bench) -> Iterator[Measured]:
                 10**12, registry().criteria["freq-score"], registry().allocators["uniform"], keep="100%",
                 types=("IQ2_XXS",), borrow=borrow, allow_few_tokens=True, threads=bench.threads,
             )  # fmt: skip
-            plan = make_plan(bench.checkpoint, bench.topology, source, request, bench.kernels, quiet)
+            plan = make_plan(PlanningInput(bench.checkpoint, bench.topology, request, source, kernels=bench.kernels))
             out = bench.work / "idea.gguf"
-            borrowed = dataclasses.replace(source.stats, borrow=borrow)
-            compress(bench.checkpoint, plan, borrowed, out, kernels=bench.kernels, threads=bench.threads, report=quiet)
+            compress(
+                bench.checkpoint, plan, source.stats, out, kernels=bench.kernels, threads=bench.threads, report=quiet
+            )
             yield evaluate(bench, out, f"IQ2_XXS after {stats.tokens} tokens, borrowing {borrow:g}")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,15 +23,21 @@ from collab_plugin.errors import CollabError
 from collab_plugin.planning.allocators.allocator import Allocator, Item
 from collab_plugin.planning.back_off import DEFAULT_BASE, DEFAULT_FLOORS
 from collab_plugin.planning.budget import parse_budget
-from collab_plugin.planning.candidates import Frames
-from collab_plugin.planning.decide import Measuring, decide
-from collab_plugin.planning.request import PlanRequest, StatsSource
-from collab_plugin.planning.search import sensitivity_of
+from collab_plugin.planning.candidates import Candidates
+from collab_plugin.planning.criteria.criterion import ImportanceCriterion
+from collab_plugin.planning.decide import decide
+from collab_plugin.planning.measure.measuring import Measuring
+from collab_plugin.planning.measure.probe import probe
+from collab_plugin.planning.planning_input import PlanningInput
+from collab_plugin.planning.predictor import predictor_of
+from collab_plugin.planning.request import PlanRequest
+from collab_plugin.planning.sources import SensitivitySource, StatsSource
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.plan_file import plan_fingerprint
 from collab_plugin.plugins.manager import registry
 from collab_plugin.plugins.open_checkpoint import open_checkpoint
 from collab_plugin.progress import untold
+from collab_plugin.stats.sensitivity_file import write_sensitivity
 from collab_plugin.stats.stats_file import write_stats
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,14 +124,35 @@ class Bench:
         return StatsSource.read(self.plain_stats_file)
 
     @cached_property
-    def probed_stats(self) -> StatsSource:
-        path = self.work / "probed.stats.gguf"
+    def sensitivity(self) -> SensitivitySource:
+        path = self.work / "sensitivity.json"
         if not path.exists():
-            part = path.with_suffix(".part")
-            shutil.copy(self.plain_stats_file, part)
-            self._decide(StatsSource.read(part), 2.5, {"experts_used": "auto"}, self.probe_minutes, 0)
-            part.rename(path)
-        return StatsSource.read(path)
+            planning = self.planning(None, experts_used="auto")
+            write_sensitivity(path, probe(planning, self._measuring, self.probe_minutes * 60))
+        return SensitivitySource.read(path)
+
+    @property
+    def _measuring(self) -> Measuring:
+        return Measuring(self.engine, Windows(self.calibration, chunks=min(4, self.chunks)))
+
+    def planning(
+        self,
+        sensitivity: SensitivitySource | None,
+        *,
+        budget: int | None = None,
+        criterion: str | ImportanceCriterion = "freq-score",
+        allocator: str | Allocator = "knapsack",
+        **options: Any,
+    ) -> PlanningInput:
+        """What a plan of this model is made from."""
+        request = PlanRequest(
+            budget=budget,
+            criterion=registry().criteria[criterion] if isinstance(criterion, str) else criterion,
+            allocator=registry().allocators[allocator] if isinstance(allocator, str) else allocator,
+            threads=self.threads,
+            **options,
+        )
+        return PlanningInput(self.checkpoint, self.topology, request, self.plain_stats, sensitivity, self.kernels)
 
     # -- files by plan
 
@@ -143,51 +169,35 @@ class Bench:
         **options: Any,
     ) -> list[Row]:
         """Plan, build and measure; no row when no plan holds the budget."""
-        stats = self.probed_stats if probed else self.plain_stats
         options = {"allocator": allocator, "criterion": criterion, "floors": floors, **options}
         key = f"plan {variant} {bpw} {confirm} {sorted(options.items())} {probed}"
         if (row := self._known(key)) is not None:
             return [row]
         try:
-            plan = self._decide(stats, bpw, options, None, confirm)
+            plan = self._decide(self.sensitivity if probed else None, bpw, options, confirm)
         except CollabError as error:
             print(f"{self.model.name} {bpw} {variant}: {error}")
             return []
         p = plan.pruning
         detail = f"{p.expert_count} experts, top-{plan.activation.used}, predicted {plan.predicted_kld:.4f}"
-        return [self.built(key, variant, bpw, detail, plan, stats)]
+        return [self.built(key, variant, bpw, detail, plan, self.plain_stats)]
 
-    def _decide(
-        self, stats: StatsSource, bpw: float, options: dict[str, Any], probe_minutes: float | None, confirm: int
-    ) -> Plan:
+    def _decide(self, sensitivity: SensitivitySource | None, bpw: float, options: dict[str, Any], confirm: int) -> Plan:
         options = dict(options)
-        guards = options.pop("floors", False)
-        options["criterion"] = registry().criteria[options.get("criterion", "freq-score")]
-        name = options.get("allocator", "knapsack")
-        options["allocator"] = self._error_alone(stats) if name == "error-alone" else registry().allocators[name]
-        if guards:
+        if options.pop("floors", False):
             options |= {"floors": {str(r): k for r, k in DEFAULT_FLOORS.items()}, "base": DEFAULT_BASE}
-        request = PlanRequest(
-            budget=parse_budget(f"{bpw}bpw", self.topology.total_parameters), threads=self.threads, **options
-        )
-        measuring = None
-        if probe_minutes or confirm:
-            measuring = Measuring(
-                engine=self.engine,
-                windows=Windows(self.calibration, chunks=min(4, self.chunks)),
-                folder=self.work,
-                probe_seconds=probe_minutes * 60 if probe_minutes else None,
-                confirm=confirm,
-            )
-        return decide(self.checkpoint, self.topology, stats, request, self.kernels, measuring)
+        if options.get("allocator") == "error-alone":
+            options["allocator"] = self._error_alone(sensitivity)
+        budget = parse_budget(f"{bpw}bpw", self.topology.total_parameters)
+        planning = self.planning(sensitivity, budget=budget, **options)
+        return decide(planning, confirm=confirm, measuring=self._measuring)
 
-    def _error_alone(self, stats: StatsSource) -> Allocator:
+    def _error_alone(self, sensitivity: SensitivitySource | None) -> Allocator:
         """The knapsack without sensitivity: every tensor's relative error counts alike."""
         knapsack = registry().allocators["knapsack"]
-        request = PlanRequest(None, registry().criteria["freq-score"], knapsack)
-        weights = sensitivity_of(Frames(self.checkpoint, self.topology, stats, request, self.kernels)).weights
+        weights = predictor_of(Candidates(self.planning(sensitivity))).weights
 
-        def solve(items: Any, budget: int) -> Any:
+        def solve(items: Any, budget: int, values: Any) -> Any:
             plain = [
                 Item(
                     item.name,
@@ -195,9 +205,9 @@ class Bench:
                 )
                 for item in items
             ]
-            return knapsack.solve(plain, budget)
+            return knapsack.solve(plain, budget, values)
 
-        return Allocator("error-alone", "relative error without sensitivity", solve)
+        return Allocator("error-alone", "relative error without sensitivity", solve, options=knapsack.options)
 
     def built(self, key: str, variant: str, bpw: float, detail: str, plan: Plan, stats: StatsSource) -> Row:
         out = self.work / "out.gguf"

@@ -18,9 +18,10 @@ from collab_plugin.compression.gguf_file import compress
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.ggml_types import bits_per_weight
 from collab_plugin.formats.tensor_names import Role
-from collab_plugin.planning.candidates import Frame, Frames
-from collab_plugin.planning.request import PlanRequest
-from collab_plugin.plugins.manager import registry
+from collab_plugin.planning.candidates import Candidates
+from collab_plugin.planning.planning_input import PlanningInput
+from collab_plugin.planning.pruning import parse_keep
+from collab_plugin.planning.type_choices import possible
 from collab_plugin.stats.stats import ImatrixEntry, Stats
 from collab_plugin.stats.stats_file import write_stats
 
@@ -105,15 +106,10 @@ def pruned_preset(bench: Bench, bpw: float) -> list[Row]:
     """REAP at 75 %, k as it was (as its authors do), then the presets around the budget."""
     source, imatrix = bench.work / "reap.gguf", bench.work / "reap.stats.gguf"
     if not (source.exists() and imatrix.exists()):
-        request = PlanRequest(
-            None, registry().criteria["reap"], registry().allocators["knapsack"], keep=REAP_KEEP,
-            experts_used=bench.topology.experts_used, keep_types=True,
-        )  # fmt: skip
-        frames = Frames(bench.checkpoint, bench.topology, bench.plain_stats, request, bench.kernels)
-        from collab_plugin.planning.pruning import parse_keep
-
-        count = parse_keep(REAP_KEEP, bench.topology, frames.policy)
-        plan = frames.finish(frames.frame(count, bench.topology.experts_used), {}, {})
+        k = bench.topology.experts_used
+        candidates = Candidates(bench.planning(None, criterion="reap", keep=REAP_KEEP, experts_used=k, keep_types=True))
+        count = parse_keep(REAP_KEEP, bench.topology, candidates.planning.policy)
+        plan = candidates.finish(candidates.candidate(count, k), {}, {})
         compress(bench.checkpoint, plan, None, source, kernels=None, threads=bench.threads,
                  report=lambda done, total=None: None)  # fmt: skip
         write_stats(imatrix, cut(bench.plain_stats.stats, plan.pruning.kept))
@@ -128,7 +124,7 @@ def cut(stats: Stats, kept: Mapping[int, tuple[int, ...]]) -> Stats:
         ids = list(kept.get(layer, ()))
         per_expert = len(entry.count) > 1 and ids
         entries[name] = ImatrixEntry(entry.sum2[ids], entry.count[ids]) if per_expert else entry
-    return dataclasses.replace(stats, imatrix=entries, routing={}, probes=None)
+    return dataclasses.replace(stats, imatrix=entries, routing={})
 
 
 # -- rules
@@ -144,9 +140,9 @@ def paper_rules(bench: Bench, bpw: float) -> list[Row]:
     return []
 
 
-def _depth(frames: Frames, name: str, base: int) -> str:
-    info = frames.checkpoint.tensors[name]
-    blocks = frames.topology.block_count
+def _depth(planning: PlanningInput, name: str, base: int) -> str:
+    info = planning.checkpoint.tensors[name]
+    blocks = planning.topology.block_count
     ends = max(1, blocks // 8)
     if info.role == Role.EXPERT:
         at_end = info.layer is not None and (info.layer < ends or info.layer >= blocks - ends)
@@ -168,26 +164,23 @@ def pruning_only(bench: Bench, bpw: float) -> list[Row]:
 
 
 def _ruled(bench: Bench, bpw: float, detail: str, keep: str, rule: Callable[..., str], fits: bool = True) -> list[Row]:
-    from collab_plugin.planning.pruning import parse_keep
-
-    request = PlanRequest(None, registry().criteria["freq-score"], registry().allocators["knapsack"], keep=keep)
-    frames = Frames(bench.checkpoint, bench.topology, bench.plain_stats, request, bench.kernels)
+    candidates = Candidates(bench.planning(None, keep=keep))
     try:
-        count = parse_keep(keep, bench.topology, frames.policy)
-        frame = frames.frame(count, frames.scaled(count))
+        count = parse_keep(keep, bench.topology, candidates.planning.policy)
+        candidate = candidates.candidate(count, candidates.scaled(count))
     except CollabError:
         return []
-    plan = frames.finish(frame, _types(frames, frame, rule), {})
+    plan = candidates.finish(candidate, _types(candidates.planning, rule), {})
     if fits and plan.bytes > budget_of(bench, bpw):
         return []
     return [bench.built(f"rule {detail} {bpw}", detail, bpw, detail, plan, bench.plain_stats)]
 
 
-def _types(frames: Frames, frame: Frame, rule: Callable[..., str]) -> dict[str, str]:
+def _types(planning: PlanningInput, rule: Callable[..., str]) -> dict[str, str]:
     found = {}
-    for name, info in frames.checkpoint.tensors.items():
+    for name, info in planning.checkpoint.tensors.items():
         if quantizable(info):
-            kind = frames.possible(info, rule(frames, name))
+            kind = possible(planning, info, rule(planning, name))
             found[name] = kind if bits_per_weight(kind) < bits_per_weight(info.type.name) else info.type.name
     return found
 

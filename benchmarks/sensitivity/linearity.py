@@ -15,11 +15,9 @@ from pathlib import Path
 
 from benchmarks.quality.bench import ROOT, Bench
 from collab_plugin.engines.engine import Windows
-from collab_plugin.planning.candidates import Frames
 from collab_plugin.planning.measure.groups import coarse
 from collab_plugin.planning.measure.scratch_copy import Scratch
-from collab_plugin.planning.request import PlanRequest
-from collab_plugin.plugins.manager import registry
+from collab_plugin.planning.type_choices import possible
 from collab_plugin.progress import untold
 from collab_plugin.quantize.error import ErrorTable
 
@@ -37,16 +35,14 @@ def main() -> None:
     windows, options = Windows(bench.calibration, chunks=a.chunks), {"threads": a.threads, "progress": untold}
     reference = bench.work / "linearity.npy"
     bench.engine.reference(bench.original, windows, out=reference, **options)
-    stats = bench.plain_stats
-    scratch = Scratch(bench.checkpoint, stats.stats, bench.kernels, bench.work, a.threads)
-    request = PlanRequest(None, registry().criteria["freq-score"], registry().allocators["knapsack"])
-    frames = Frames(bench.checkpoint, bench.topology, stats, request, bench.kernels)
-    table = ErrorTable(bench.checkpoint, {}, stats.stats, bench.kernels, a.threads, lambda done, total=None: None)
+    planning = bench.planning(None)
+    scratch = Scratch(bench.checkpoint, planning.imatrix, bench.kernels, bench.work, a.threads)
+    table = ErrorTable(bench.checkpoint, {}, planning.imatrix, bench.kernels, a.threads, lambda done, total=None: None)
     print("| group | " + " | ".join(TYPES) + " |\n|---|" + "---|" * len(TYPES))
     for group in coarse(bench.checkpoint):
         cells = []
         for kind in TYPES:
-            types = {n: frames.possible(bench.checkpoint.tensors[n], kind) for n in group.tensors}
+            types = {n: possible(planning, bench.checkpoint.tensors[n], kind) for n in group.tensors}
             errors = table.measure({n: (k,) for n, k in types.items()})
             with scratch.quantized(types) as path:
                 result = bench.engine.evaluate(path, reference, windows, **options)

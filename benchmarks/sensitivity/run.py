@@ -24,12 +24,12 @@ from scipy.stats import spearmanr
 from benchmarks.quality.bench import Bench, trained_models
 from collab_plugin.formats.ggml_types import SUPER_BLOCK, bits_per_weight
 from collab_plugin.planning.back_off import Limits
-from collab_plugin.planning.candidates import Frames
+from collab_plugin.planning.candidates import Candidates
 from collab_plugin.planning.measure.groups import part_of
-from collab_plugin.planning.request import PlanRequest, StatsSource
-from collab_plugin.planning.search import notches, sensitivity_of
-from collab_plugin.planning.sensitivity import Sensitivity
-from collab_plugin.plugins.manager import registry
+from collab_plugin.planning.predictor import Predictor, predictor_of
+from collab_plugin.planning.search_space import notches
+from collab_plugin.planning.type_choices import type_choices
+from collab_plugin.progress import untold
 from collab_plugin.quantize.error import ErrorTable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,51 +74,47 @@ def main() -> None:
     plot(rows, a.output / "sensitivity.png")
 
 
-def sensitivities(bench: Bench) -> dict[str, tuple[Sensitivity, Frames]]:
-    request = PlanRequest(None, registry().criteria["freq-score"], registry().allocators["knapsack"])
-    found = {}
-    for kind, source in (("default weights", bench.plain_stats), ("probed", bench.probed_stats)):
-        frames = Frames(bench.checkpoint, bench.topology, source, request, bench.kernels)
-        found[kind] = (sensitivity_of(frames), frames)
-    return found
+def predictors(bench: Bench) -> dict[str, Predictor]:
+    return {
+        kind: predictor_of(Candidates(bench.planning(source)))
+        for kind, source in (("default weights", None), ("probed", bench.sensitivity))
+    }
 
 
 def show_weights(bench: Bench) -> None:
     """Mean probed weight by part and layer, beside the default's."""
-    kinds = sensitivities(bench)
+    kinds = predictors(bench)
     by_part: dict[tuple[str, int], list[str]] = defaultdict(list)
-    for name in kinds["probed"][0].weights:
+    for name in kinds["probed"].weights:
         info = bench.checkpoint.tensors[name]
         by_part[part_of(info), -1 if info.layer is None else info.layer].append(name)
     print(f"{bench.model.name}: nats per unit of relative error of one tensor\n| part | layer | probed | default |")
     for (part, layer), names in sorted(by_part.items()):
-        shown = [mean(kinds[k][0].weights[n] for n in names) for k in ("probed", "default weights")]
+        shown = [mean(kinds[k].weights[n] for n in names) for k in ("probed", "default weights")]
         print(f"| {part} | {'' if layer < 0 else layer} | {shown[0]:.4f} | {shown[1]:.4f} |", flush=True)
 
 
 def tried(bench: Bench, seed: int) -> Tried:
     rng = np.random.default_rng(seed)
-    kinds = sensitivities(bench)
-    frames = kinds["default weights"][1]
-    counts = [c for c in notches(frames) if c >= 0.75 * bench.topology.expert_count]
+    kinds = predictors(bench)
+    candidates = Candidates(bench.planning(None))
+    counts = [c for c in notches(candidates.planning) if c >= 0.75 * bench.topology.expert_count]
     count = int(rng.choice(counts)) if seed % 2 else bench.topology.expert_count
-    frame = frames.frame(count, bench.topology.experts_used)
+    candidate = candidates.candidate(count, bench.topology.experts_used)
     limits = Limits({}, {}, frozenset())
     types = {}
-    for name, choices in frames.choices(limits).items():
+    for name, choices in type_choices(candidates.planning, limits).items():
         known = [kind for kind in choices if kind in TYPES] or list(choices)
         types[name] = str(rng.choice(known))
-    source: StatsSource = bench.plain_stats
-    table = ErrorTable(
-        bench.checkpoint, frame.plan.pruning.kept, source.stats, bench.kernels, bench.threads, lambda d, t=None: None
-    )
+    imatrix, kept = candidates.planning.imatrix, candidate.plan.pruning.kept
+    table = ErrorTable(bench.checkpoint, kept, imatrix, bench.kernels, bench.threads, untold)
     errors = table.measure({n: (k,) for n, k in types.items()})
-    plan = frames.finish(frame, types, errors)
-    row = bench.built(f"random {seed}", "random", plan.bits_per_weight, str(count), plan, source)
+    plan = candidates.finish(candidate, types, errors)
+    row = bench.built(f"random {seed}", "random", plan.bits_per_weight, str(count), plan, bench.plain_stats)
     predicted = {"error alone": sum(errors[n][k] for n, k in types.items())}
-    for kind, (sensitivity, _) in kinds.items():
-        cost = sum(sensitivity.weights[n] * errors[n][k] for n, k in types.items())
-        predicted[kind] = cost + sensitivity.prune(count, frame.used)
+    for kind, predictor in kinds.items():
+        cost = sum(predictor.weights[n] * errors[n][k] for n, k in types.items())
+        predicted[kind] = cost + predictor.prune(count, candidate.used)
     print(
         f"{bench.model.name} plan {seed}: {count} experts, {row.bpw:.2f} bpw, measured {row.mean_kld:.4f}, "
         + ", ".join(f"{k} {predicted[k]:.4f}" for k in KINDS),

@@ -25,13 +25,15 @@ from rich.console import Console
 from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo
 from collab_plugin.checkpoint.identity import model_id
 from collab_plugin.checkpoint.topology import topology_of
-from collab_plugin.cli.plan import render_plan
+from collab_plugin.cli.plan_table import render_plan
 from collab_plugin.formats.ggml_types import tensor_bytes
 from collab_plugin.formats.gguf_values import MetaValue
 from collab_plugin.formats.tensor_names import layer_of, role_of
 from collab_plugin.planning.budget import parse_budget
 from collab_plugin.planning.decide import decide
-from collab_plugin.planning.request import PlanRequest, StatsSource
+from collab_plugin.planning.planning_input import PlanningInput
+from collab_plugin.planning.request import PlanRequest
+from collab_plugin.planning.sources import StatsSource
 from collab_plugin.plugins.manager import first_kernels, registry
 from collab_plugin.stats.stats import ImatrixEntry, LayerRouting, Stats
 from collab_plugin.stats.stats_file import write_stats
@@ -164,7 +166,7 @@ def main() -> None:
             experts_used="auto",
             threads=a.threads,
         )
-        plan = decide(checkpoint, topology, source, request, first_kernels(), None)
+        plan = decide(PlanningInput(checkpoint, topology, request, source, kernels=first_kernels()))
         seconds, busy = time.monotonic() - start, time.process_time() - cpu
     print(f"{seconds:.1f} s ({read - start:.1f} s reading statistics), {busy:.1f} CPU-seconds, {a.threads} threads")
     render_plan(Console(), plan)

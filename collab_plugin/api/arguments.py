@@ -8,14 +8,17 @@ from pathlib import Path
 
 from collab_plugin.api.cores import cores
 from collab_plugin.checkpoint.checkpoint import Checkpoint
-from collab_plugin.compression.as_gguf import cache_folder
 from collab_plugin.engines.engine import Engine, Windows
 from collab_plugin.errors import CollabError
-from collab_plugin.planning.request import StatsSource
+from collab_plugin.planning.allocators.allocator import Allocator
+from collab_plugin.planning.criteria.criterion import ImportanceCriterion
+from collab_plugin.planning.measure.measuring import Measuring, default_ctx
+from collab_plugin.planning.sources import SensitivitySource, StatsSource
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.plan_file import read_plan
 from collab_plugin.plugins.manager import pick, registry
 from collab_plugin.plugins.open_checkpoint import open_checkpoint
+from collab_plugin.stats.sensitivity import Sensitivity
 from collab_plugin.stats.stats import Stats
 
 AnyPath = str | os.PathLike[str]
@@ -36,6 +39,20 @@ def plan_of(plan: Plan | AnyPath) -> tuple[Plan, Path | None]:
 
 def source_of(stats: Stats | AnyPath) -> StatsSource:
     return StatsSource.read(Path(stats)) if isinstance(stats, (str, os.PathLike)) else StatsSource.of(stats)
+
+
+def sensitivity_of(sensitivity: Sensitivity | AnyPath) -> SensitivitySource:
+    if isinstance(sensitivity, (str, os.PathLike)):
+        return SensitivitySource.read(Path(sensitivity))
+    return SensitivitySource.of(sensitivity)
+
+
+def criterion_of(criterion: str | ImportanceCriterion) -> ImportanceCriterion:
+    return pick(registry().criteria, criterion, "criterion") if isinstance(criterion, str) else criterion
+
+
+def allocator_of(allocator: str | Allocator) -> Allocator:
+    return pick(registry().allocators, allocator, "allocator") if isinstance(allocator, str) else allocator
 
 
 def object_or_path(stats: Stats | AnyPath | None) -> Stats | Path | None:
@@ -79,9 +96,8 @@ def engine_of(engine: str | Engine) -> Engine:
     return pick(registry().engines, engine, "engine") if isinstance(engine, str) else engine
 
 
-def scratch_of(folder: AnyPath | None) -> Path:
-    if folder is None:
-        return cache_folder()
-    if not Path(folder).is_dir():
-        raise CollabError(f"`scratch` {folder} is no folder; make it first")
-    return Path(folder)
+def measuring_of(
+    engine: str | Engine, texts: AnyPath | Sequence[AnyPath], ctx: int | None, chunks: int | None, stats: Stats | None
+) -> Measuring:
+    """``ctx`` None: windows as long as those of the calibration."""
+    return Measuring(engine_of(engine), windows_of(texts, default_ctx(stats) if ctx is None else ctx, chunks))

@@ -6,22 +6,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from collab_plugin.api.arguments import AnyPath, Model, engine_of, opened, paths, scratch_of, source_of, threads_of
+from collab_plugin.api.arguments import (
+    AnyPath,
+    Model,
+    allocator_of,
+    criterion_of,
+    measuring_of,
+    opened,
+    sensitivity_of,
+    source_of,
+    threads_of,
+)
 from collab_plugin.checkpoint.topology import topology_of
 from collab_plugin.checkpoint.trained_context import window_note
-from collab_plugin.engines.engine import Engine, Windows
+from collab_plugin.engines.engine import Engine
 from collab_plugin.engines.supported_types import allowed_types, refuse_types
 from collab_plugin.formats.ggml_types import type_info
 from collab_plugin.planning.allocators.allocator import Allocator
 from collab_plugin.planning.budget import parse_budget
 from collab_plugin.planning.criteria.criterion import ImportanceCriterion
-from collab_plugin.planning.decide import Measuring, decide
+from collab_plugin.planning.decide import decide
+from collab_plugin.planning.options import OptionValue
+from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.prediction import prunable
-from collab_plugin.planning.pruning import Layers, Order
 from collab_plugin.planning.request import DEFAULT_TYPES, PlanRequest
-from collab_plugin.plans.plan import GroupPolicy, Plan
+from collab_plugin.plans.plan import GroupPolicy, Layers, Order, Plan
 from collab_plugin.plugins.manager import first_kernels, pick, registry
 from collab_plugin.progress import OnProgress, silent
+from collab_plugin.stats.sensitivity import Sensitivity
 from collab_plugin.stats.stats import Stats
 
 
@@ -29,13 +41,13 @@ def plan(
     model: Model,
     *,
     stats: Stats | AnyPath | None = None,
+    sensitivity: Sensitivity | AnyPath | None = None,
     budget: str | int | None = None,
     keep: str | float = "auto",
     layers: Layers = "same",
     experts_used: int | Literal["auto"] | None = None,
     criterion: str | ImportanceCriterion = "freq-score",
-    alpha: float = 0.5,
-    seed: int = 0,
+    criterion_options: Mapping[str, OptionValue] | None = None,
     groups: GroupPolicy | None = None,
     borrow: float = 32.0,
     base: str | None = None,
@@ -44,30 +56,31 @@ def plan(
     types: str | Sequence[str] = (),
     loader: str | None = None,
     allocator: str | Allocator = "knapsack",
+    allocator_options: Mapping[str, OptionValue] | None = None,
     order: Order = "original",
     keep_types: bool = False,
     allow_few_tokens: bool = False,
-    probe_minutes: float | None = None,
     confirm: int = 0,
     texts: AnyPath | Sequence[AnyPath] = (),
+    ctx: int | None = None,
     chunks: int = 8,
     engine: str | Engine = "llamacpp",
-    scratch: AnyPath | None = None,
     threads: int | None = None,
     progress: OnProgress = silent,
 ) -> Plan:
     """Decide which experts stay, how many a token uses, and the type of every tensor, within ``budget`` bytes.
 
-    ``stats``: of `calibrate`, or any imatrix GGUF. ``budget``: bytes, or "103GB", "98.5GiB", "2.5bpw"; never
-    exceeded. ``keep``: experts a layer, "auto", a share (0.75, "75%") or a count (an int). ``layers`` "varied": each
-    layer its own number with that mean, which only vLLM runs. ``experts_used``: by default scaled with the kept
+    ``stats``: of `calibrate`, or any imatrix GGUF. ``sensitivity``: of `probe`; without it the prediction rests on
+    what was learnt on two small models. ``budget``: bytes, or "103GB", "98.5GiB", "2.5bpw"; never exceeded. ``keep``:
+    experts a layer, "auto", a share (0.75, "75%") or a count (an int). ``layers`` "varied": each layer its own number
+    with that mean, which only vLLM runs. ``experts_used``: by default scaled with the kept
     share; "auto": that or the original number. ``criterion`` ranks experts and ``allocator`` gives out bits: names,
-    or objects. ``groups``, of routers that have them: "balanced" (default) or "disband". ``borrow``: tokens of the
-    layer's mean importance mixed into each expert's. ``base``, ``floors``, ``ceilings``: smallest and largest ggml
-    types, of experts and by role. ``types``: only these; ``loader``: only those that this program loads.
-    ``keep_types``: prune alone, without a budget. ``confirm``: so many of the best candidates are built in
-    ``scratch`` (a folder with room for the model; by default the user's cache) and measured on ``texts``, at most
-    ``chunks`` windows of 512 tokens of each; the winner is returned. ``probe_minutes``: measure sensitivity first.
+    or objects, each with options of its own (``criterion_options={"alpha": 0.2}``). ``groups``, of routers that have
+    them: "balanced" (default) or "disband". ``borrow``: tokens of the layer's mean importance mixed into each
+    expert's. ``base``, ``floors``, ``ceilings``: smallest and largest ggml types, of experts and by role. ``types``:
+    only these; ``loader``: only those that this program loads. ``keep_types``: prune alone, without a budget.
+    ``confirm``: so many of the best candidates are built in the user's cache folder and measured on ``texts``, at
+    most ``chunks`` windows of ``ctx`` tokens (default: as the stats were calibrated) of each; the winner is returned.
 
     Raises CollabError when no plan within the rules holds the budget, naming the smallest that would.
 
@@ -78,13 +91,13 @@ def plan(
     topology = topology_of(checkpoint)
     request = PlanRequest(
         budget=None if budget is None else parse_budget(str(budget), topology.total_parameters),
-        criterion=pick(registry().criteria, criterion, "criterion") if isinstance(criterion, str) else criterion,
-        allocator=pick(registry().allocators, allocator, "allocator") if isinstance(allocator, str) else allocator,
+        criterion=criterion_of(criterion),
+        criterion_options=criterion_options or {},
+        allocator=allocator_of(allocator),
+        allocator_options=allocator_options or {},
         keep=str(keep),
         layers=layers,
         experts_used=experts_used,
-        alpha=alpha,
-        seed=seed,
         groups=groups,
         borrow=borrow,
         base=base,
@@ -96,16 +109,16 @@ def plan(
         allow_few_tokens=allow_few_tokens,
         threads=threads_of(threads),
     )
-    measuring = None
-    if probe_minutes is not None or confirm:
-        measuring = Measuring(
-            engine=engine_of(engine),
-            windows=Windows(paths(texts), chunks=chunks),
-            folder=scratch_of(scratch),
-            probe_seconds=None if probe_minutes is None else probe_minutes * 60,
-            confirm=confirm,
-        )
-    made = decide(checkpoint, topology, source, request, None if keep_types else first_kernels(), measuring, progress)
+    planning = PlanningInput(
+        checkpoint,
+        topology,
+        request,
+        source,
+        None if sensitivity is None else sensitivity_of(sensitivity),
+        None if keep_types else first_kernels(),
+    )
+    measuring = measuring_of(engine, texts, ctx, chunks, planning.stats) if confirm else None
+    made = decide(planning, confirm=confirm, measuring=measuring, progress=progress)
     if measuring is not None and (note := window_note(checkpoint, measuring.windows.ctx)):
         made = replace(made, notes=(*made.notes, note))
     if loader is not None:

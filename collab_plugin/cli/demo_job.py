@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import collab_plugin as cp
 from collab_plugin.cli.progress import shown
@@ -67,15 +68,17 @@ def run_demo(request: DemoRequest, say: Say) -> list[Row]:
         against = Path(folder) / "original.npy"
         cp.reference(original, against, texts=r.validation, chunks=r.chunks, threads=r.threads, progress=shown())
         rows = [_row(r, original, against, "original", topology.total_parameters)]
-        for number, bpw in enumerate(r.bpw):
-            uniform = _variant(r, stats, f"{bpw}bpw", "uniform", 0.0, say)
+        sensitivity = _probe(r, stats, say)
+        for bpw in r.bpw:
+            # The baseline keeps every expert; ours has the same bytes.
+            uniform = _variant(r, "uniform", stats, f"{bpw}bpw", say, allocator="uniform", keep="100%")
             rows.append(_row(r, uniform[0], against, f"uniform {uniform[1].base}", topology.total_parameters))
-            # What was probed for the first budget is in the stats: the second has it for nothing.
-            ours = _variant(r, stats, str(uniform[1].bytes), "knapsack", 0.0 if number else r.probe_minutes, say)
+            budget = str(uniform[1].bytes)
+            ours = _variant(r, "ours", stats, budget, say, experts_used="auto", sensitivity=sensitivity)
             rows.append(_row(r, ours[0], against, "ours", topology.total_parameters))
     _report(r, ours[1], stats, rows, say)
-    say(f"$ collab-plugin run {r.out / name}.knapsack.gguf -p {r.prompt!r}")
-    say(r.prompt + _generated(r, r.out / f"{name}.knapsack.gguf").text)
+    say(f"$ collab-plugin run {r.out / name}.ours.gguf -p {r.prompt!r}")
+    say(r.prompt + _generated(r, r.out / f"{name}.ours.gguf").text)
     return rows
 
 
@@ -83,33 +86,37 @@ def _texts(r: DemoRequest) -> str:
     return " ".join(f"--text {text}" for text in r.calibration)
 
 
-def _variant(
-    r: DemoRequest, stats: Path, budget: str, allocator: str, probe_minutes: float, say: Say
-) -> tuple[Path, cp.Plan]:
-    """Plan and compress one file; returns its path and plan. The uniform baseline keeps every expert."""
-    plan_path = r.out / f"{r.model.name}.{allocator}.plan.json"
-    out = r.out / f"{r.model.name}.{allocator}.gguf"
-    ours = allocator != "uniform"
-    keep = "auto" if ours else "100%"
-    probe = f" --probe --probe-minutes {probe_minutes:g} {_texts(r)} --chunks {r.chunks}" if probe_minutes else ""
+def _probe(r: DemoRequest, stats: Path, say: Say) -> Path | None:
+    """Measure sensitivity; None when no time was given, or too little to measure anything."""
+    if not r.probe_minutes:
+        return None
+    out = r.out / f"{r.model.name}.sensitivity.json"
     say(
-        f"$ collab-plugin plan {r.model} --stats {stats} --budget {budget} --allocator {allocator} --keep {keep}"
-        f"{' --experts-used auto' if ours else ''}{probe} -o {plan_path}"
+        f"$ collab-plugin probe {r.model} --stats {stats} {_texts(r)} --chunks {r.chunks} "
+        f"--minutes {r.probe_minutes:g} --experts-used auto -o {out}"
     )
-    plan = cp.plan(
+    out.unlink(missing_ok=True)  # of an earlier demo, perhaps on other texts
+    cp.probe(
         r.model,
         stats=stats,
-        budget=budget,
-        allocator=allocator,
-        keep=keep,
-        experts_used="auto" if ours else None,
-        probe_minutes=probe_minutes or None,
         texts=r.calibration,
+        out=out,
+        minutes=r.probe_minutes,
         chunks=r.chunks,
-        scratch=r.out,
+        experts_used="auto",
         threads=r.threads,
         progress=shown(),
     )
+    return out if out.exists() else None
+
+
+def _variant(r: DemoRequest, variant: str, stats: Path, budget: str, say: Say, **options: Any) -> tuple[Path, cp.Plan]:
+    """Plan with these ``options`` of `cp.plan` and compress one file; returns its path and plan."""
+    plan_path = r.out / f"{r.model.name}.{variant}.plan.json"
+    out = r.out / f"{r.model.name}.{variant}.gguf"
+    shown_options = "".join(f" --{name.replace('_', '-')} {value}" for name, value in options.items() if value)
+    say(f"$ collab-plugin plan {r.model} --stats {stats} --budget {budget}{shown_options} -o {plan_path}")
+    plan = cp.plan(r.model, stats=stats, budget=budget, threads=r.threads, progress=shown(), **options)
     cp.write_plan(plan_path, plan)
     say(f"$ collab-plugin compress {r.model} --plan {plan_path} -o {out}")
     cp.compress(r.model, plan_path, out, threads=r.threads, progress=shown())
@@ -139,7 +146,7 @@ def _report(r: DemoRequest, plan: cp.Plan, stats: Path, rows: Sequence[Row], say
             (row.variant, row.bytes, row.evaluation.mean_kld) for row in rows if row.variant.startswith("uniform")
         )
     say(
-        f"$ collab-plugin report {r.out / name}.knapsack.plan.json --model {r.model} --evaluation {evaluation} "
+        f"$ collab-plugin report {r.out / name}.ours.plan.json --model {r.model} --evaluation {evaluation} "
         f"--rivals {rivals} -o {page}"
     )
     facts = cp.report(plan, stats=stats, model=r.model, evaluations=[evaluation], rivals=rivals)

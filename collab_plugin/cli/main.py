@@ -16,7 +16,9 @@ from collab_plugin.errors import CollabError
 COMMANDS = {
     "inspect": "inspect",
     "calibrate": "calibrate",
+    "probe": "probe",
     "plan": "plan",
+    "diff": "diff",
     "report": "report",
     "compress": "compress",
     "evaluate": "evaluate",

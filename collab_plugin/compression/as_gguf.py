@@ -15,9 +15,9 @@ from collab_plugin.plans.copy_plan import copy_plan
 from collab_plugin.progress import OnProgress, silent, track
 
 
-def cache_folder() -> Path:
-    """Return the folder gguf in the user's cache folder, made when missing."""
-    folder = cache_path() / "gguf"
+def cache_folder(name: str) -> Path:
+    """Return the folder ``name`` in the user's cache folder, made when missing."""
+    folder = cache_path() / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -64,7 +64,7 @@ def as_gguf(checkpoint: Checkpoint, threads: int, progress: OnProgress = silent)
     if checkpoint.format == "gguf":
         return checkpoint.path
     plan = copy_plan(checkpoint)
-    out = cache_folder() / f"{plan.source.fingerprint.removeprefix('sha256:')[:32]}.gguf"
+    out = cache_folder("gguf") / f"{plan.source.fingerprint.removeprefix('sha256:')[:32]}.gguf"
     if not (out.is_file() and out.stat().st_size == plan.bytes):
         with track(progress, f"converting {checkpoint.path} to GGUF (kept in {out.parent})", unit="weights") as report:
             compress(checkpoint, plan, None, out, kernels=None, threads=threads, report=report)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
@@ -25,6 +25,7 @@ from collab_plugin.plans.plan_file import plan_fingerprint
 from collab_plugin.plans.planned_source import as_planned
 from collab_plugin.progress import Advance
 from collab_plugin.quantize.kernels import Kernels
+from collab_plugin.stats.importance_matrix import ImportanceMatrix
 from collab_plugin.stats.match_model import match_model
 from collab_plugin.stats.stats import Stats
 
@@ -69,8 +70,7 @@ def compress(
     refuse_source(checkpoint, out)
     if stats is not None:
         stats = match_model(stats, checkpoint, "the plan's stats file").stats
-    if stats is not None and plan.calibration is not None:
-        stats = replace(stats, borrow=plan.calibration.borrow)
+    imatrix = ImportanceMatrix.of(stats, plan.calibration.borrow if plan.calibration else 0.0)
     layout = artifact_layout(checkpoint, plan)
     tiles = tiles_of(checkpoint, plan, layout)
     start = time.monotonic()
@@ -80,7 +80,7 @@ def compress(
     with _output(out, layout, job) as (file, journal):
         resumed = len(journal.done)
         report(sum(tiles[i].values for i in journal.done), sum(t.values for t in tiles))
-        run = _Run(checkpoint, plan, stats, kernels, tiles, file, journal, report)
+        run = _Run(checkpoint, plan, imatrix, kernels, tiles, file, journal, report)
         run.all(threads)
     seconds = time.monotonic() - start
     return Compressed(str(out), layout.total, seconds, len(tiles), resumed, peak_memory(), plan.bits_per_weight)
@@ -134,14 +134,14 @@ class _Run:
         self,
         checkpoint: Checkpoint,
         plan: Plan,
-        stats: Stats | None,
+        imatrix: ImportanceMatrix | None,
         kernels: Kernels | None,
         tiles: list[Tile],
         file: SizedFile,
         journal: Journal,
         report: Advance,
     ) -> None:
-        self.checkpoint, self.plan, self.stats, self.kernels = checkpoint, plan, stats, kernels
+        self.checkpoint, self.plan, self.imatrix, self.kernels = checkpoint, plan, imatrix, kernels
         self.tiles, self.file, self.journal, self.report = tiles, file, journal, report
         self.written: list[int] = []
         self.values = sum(tiles[i].values for i in journal.done)
@@ -149,7 +149,7 @@ class _Run:
 
     def one(self, index: int) -> int:
         tile = self.tiles[index]
-        data = tile_bytes(self.checkpoint, self.plan, tile, self.stats, self.kernels).reshape(-1)
+        data = tile_bytes(self.checkpoint, self.plan, tile, self.imatrix, self.kernels).reshape(-1)
         self.file.write(tile.offset, memoryview(data.data))
         return index
 

@@ -14,8 +14,7 @@ from collab_plugin.formats.gguf_layout import Layout
 from collab_plugin.plans.artifact import kept_of
 from collab_plugin.plans.plan import Plan
 from collab_plugin.quantize.kernels import Kernels
-from collab_plugin.stats.stats import Stats
-from collab_plugin.stats.vectors import importance
+from collab_plugin.stats.importance_matrix import ImportanceMatrix, importance_vector
 
 TILE_BYTES = 32 * 2**20
 
@@ -70,7 +69,9 @@ def _tensor_tiles(info: TensorInfo, plan: Plan, offset: int) -> Iterator[Tile]:
             offset += (stop - start) * width
 
 
-def tile_bytes(checkpoint: Checkpoint, plan: Plan, tile: Tile, stats: Stats | None, kernels: Kernels | None) -> Bytes:
+def tile_bytes(
+    checkpoint: Checkpoint, plan: Plan, tile: Tile, imatrix: ImportanceMatrix | None, kernels: Kernels | None
+) -> Bytes:
     """Return the tile's finished bytes, uint8[...]: copied when the type stays, else quantized."""
     info = checkpoint.tensors[tile.tensor]
     kind = plan.tensors[tile.tensor].type
@@ -88,7 +89,7 @@ def tile_bytes(checkpoint: Checkpoint, plan: Plan, tile: Tile, stats: Stats | No
         return np.ascontiguousarray(values).view(np.uint8)
     if kernels is None:
         raise CollabError("no quantization kernels: pip install 'collab-plugin[llamacpp]'")
-    return kernels.quantize(values, kind, importance(info, tile.expert, kind, stats))
+    return kernels.quantize(values, kind, importance_vector(info, tile.expert, kind, imatrix))
 
 
 def _vector_bytes(checkpoint: Checkpoint, info: TensorInfo, kind: str, kept: tuple[int, ...] | None) -> Bytes:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,18 +12,15 @@ from numpy.typing import NDArray
 from collab_plugin.checkpoint.topology import Topology
 from collab_plugin.errors import CollabError
 from collab_plugin.planning.criteria.criterion import CriterionOptions, ImportanceCriterion
-from collab_plugin.plans.plan import GroupPolicy
+from collab_plugin.plans.plan import GroupPolicy, Order
 from collab_plugin.stats.stats import LayerRouting
 
-Order = Literal["original", "importance"]
-Layers = Literal["same", "varied"]
-"""How many experts a layer keeps: as many as every other, or its own number."""
 MIN_SELECTIONS = 50
 """Mean selections an expert needs before importance means something: a count of 50 is known to 14 %."""
 
 
 @dataclass(frozen=True)
-class Choice:
+class Kept:
     """``kept[layer]``: original ids in their new order. ``mass_lost``: share of selections of the dropped,
     a mean; ``weight_lost[layer]``: share of router weight, or of selections where weights are unknown."""
 
@@ -48,13 +44,13 @@ def parse_keep(text: str, topology: Topology, policy: GroupPolicy) -> int:
         else:
             count = int(text)
     except (ValueError, OverflowError):
-        raise CollabError(f"--keep {text!r} is neither auto, a share like 0.75 or 75%, nor a count") from None
+        raise CollabError(f"`keep` {text!r} is neither auto, a share like 0.75 or 75%, nor a count") from None
     if not 1 <= count <= total:
-        raise CollabError(f"--keep {text}: {count} experts of {total} cannot be kept")
+        raise CollabError(f"`keep` {text}: {count} experts of {total} cannot be kept")
     if count % step:
         raise CollabError(
-            f"--keep {text}: {count} experts do not divide into {step} groups; "
-            f"keep {count // step * step} or {-(-count // step) * step}, or --groups disband"
+            f"`keep` {text}: {count} experts do not divide into {step} groups; "
+            f"keep {count // step * step} or {-(-count // step) * step}, or `groups` disband"
         )
     return count
 
@@ -62,19 +58,19 @@ def parse_keep(text: str, topology: Topology, policy: GroupPolicy) -> int:
 def check_servable(topology: Topology, count: int, used: int, policy: GroupPolicy) -> None:
     """CollabError when ``used`` experts a token cannot be chosen from ``count`` under the group policy."""
     if not 1 <= used <= count:
-        raise CollabError(f"{used} experts a token cannot come from {count} kept ones; lower --experts-used")
+        raise CollabError(f"{used} experts a token cannot come from {count} kept ones; lower `experts_used`")
     if policy == "disband" or topology.groups == 1:
         return
     a_group = count // topology.groups
     if a_group < 2:
         raise CollabError(
             f"{count} experts in {topology.groups} groups leave {a_group} a group; the group score needs 2 "
-            f"(keep {2 * topology.groups} or more, or --groups disband)"
+            f"(keep {2 * topology.groups} or more, or `groups` disband)"
         )
     if used > topology.groups_used * a_group:
         raise CollabError(
             f"{used} experts a token cannot come from {topology.groups_used} groups of {a_group}; "
-            f"lower --experts-used to {topology.groups_used * a_group}, keep more, or --groups disband"
+            f"lower `experts_used` to {topology.groups_used * a_group}, keep more, or `groups` disband"
         )
 
 
@@ -101,14 +97,14 @@ def check_enough(routing: Mapping[int, LayerRouting], topology: Topology) -> Non
             raise CollabError(
                 f"too few calibration tokens to prune on: layer {layer} selected an expert {mean:.1f} times on "
                 f"average, {MIN_SELECTIONS} are needed (about {need:,} tokens); calibrate on more text or "
-                "--allow-few-tokens"
+                "`allow_few_tokens`"
             )
 
 
 def importance_of(
     routing: LayerRouting, criterion: ImportanceCriterion, options: CriterionOptions
 ) -> NDArray[np.float64]:
-    """The criterion's scores f64[E]; experts never seen get the median of the seen: unknown, not worthless."""
+    """The criterion's scores f64[E]; those never seen get what `ImportanceCriterion.unseen` says."""
     values = np.asarray(criterion.score(routing, options), np.float64).copy()
     if values.shape != routing.count.shape or not np.isfinite(values).all():
         raise CollabError(
@@ -116,7 +112,7 @@ def importance_of(
             f"for {routing.count.shape} experts of layer {options.layer}: its plugin is at fault"
         )
     unseen = routing.unseen
-    if criterion.name != "random" and unseen.any() and not unseen.all():
+    if criterion.unseen == "median" and unseen.any() and not unseen.all():
         values[unseen] = np.median(values[~unseen])
     return values
 
@@ -130,7 +126,7 @@ def choose(
     options: CriterionOptions,
     order: Order = "original",
     fewest: int | None = None,
-) -> Choice:
+) -> Kept:
     """Keep the ``count`` most important experts of every layer.
 
     With ``fewest`` the experts of all layers compete instead (`shares_of`): ``count`` is what layers keep on
@@ -144,9 +140,7 @@ def choose(
     """
     groups = topology.groups if policy == "balanced" else 1
     by_layer = {
-        layer: importance_of(routing[layer], criterion, CriterionOptions(options.alpha, options.seed, layer)).reshape(
-            groups, -1
-        )
+        layer: importance_of(routing[layer], criterion, replace(options, layer=layer)).reshape(groups, -1)
         for layer in topology.moe_layers
     }
     shares = dict.fromkeys(by_layer, count // groups)
@@ -167,7 +161,7 @@ def choose(
         mass = routing[layer].count if (sums := routing[layer].weight_sum) is None else sums
         weight_lost[layer] = float(mass[dropped].sum() / max(float(mass.sum()), 1e-300))
         unseen += int(routing[layer].unseen[dropped].sum())
-    return Choice(kept, float(np.mean(lost)), weight_lost, unseen)
+    return Kept(kept, float(np.mean(lost)), weight_lost, unseen)
 
 
 def shares_of(scores: Mapping[int, NDArray[np.float64]], mean: int, fewest: int) -> dict[int, int]:

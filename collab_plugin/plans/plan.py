@@ -12,6 +12,10 @@ from typing import Literal
 PLAN_VERSION = 1
 
 GroupPolicy = Literal["none", "balanced", "disband"]
+Order = Literal["original", "importance"]
+"""Of the kept experts in the file: their ids ascending, or the most important first."""
+Layers = Literal["same", "varied"]
+"""How many experts a layer keeps: as many as every other, or its own number."""
 Requirement = Literal["expert-count-by-layer"]
 """What an engine must be able to do: hold another number of experts in each layer."""
 
@@ -52,11 +56,20 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class SensitivityFile:
+    """The sensitivity document that the prediction rests on: its ``file`` name and SHA-256; not in the fingerprint."""
+
+    sha256: str
+    file: str
+
+
+@dataclass(frozen=True)
 class Pruning:
     """``kept[layer]`` lists original expert ids in their new order.
 
     ``expert_count`` a layer: of every layer, or the mean of all where the plan requires "expert-count-by-layer".
-    ``criterion`` and ``options`` say how they were chosen ("none" when all are kept);
+    ``criterion`` and its own ``options`` say how they were chosen ("none" when all are kept), ``layers`` whether each
+    layer keeps its own number, ``order`` in which order they stand;
     ``normalisation`` how frequency and score were scaled before mixing. ``mass_lost`` is the share
     of calibration activations that went to dropped experts (mean over layers; None without stats).
     """
@@ -68,6 +81,8 @@ class Pruning:
     expert_count: int
     kept: Mapping[int, tuple[int, ...]]
     mass_lost: float | None
+    order: Order = "original"
+    layers: Layers = "same"
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -150,7 +165,8 @@ class Plan:
     be written, and it is what these tensors would take in one. ``budget``: what was asked for, None when no
     budget was given. ``bits_per_weight`` is 8 x bytes over the original's parameters, pruned ones included.
     ``predicted_kld``: KL divergence in nats that quantization and pruning are predicted to cost, as good as
-    ``sensitivity`` says: where the weights behind it come from.
+    ``prediction`` says: where the weights behind it come from. ``sensitivity``: the document with probes of this
+    model that was given, None without. ``allocator_options``: values of the allocator's own options.
     ``considered``: what the joint search weighed, ascending in bytes (empty when there was no search).
     ``versions``: tool, gguf, kernels, numpy. ``notes``: what a reader must know, one sentence each.
     """
@@ -166,9 +182,11 @@ class Plan:
     bytes: int
     bits_per_weight: float
     predicted_kld: float | None
-    sensitivity: str
+    prediction: str
+    sensitivity: SensitivityFile | None
     considered: tuple[Point, ...]
     allocator: str
+    allocator_options: Mapping[str, float | int | str]
     base: str
     back_off: tuple[BackOff, ...]
     notes: tuple[str, ...]

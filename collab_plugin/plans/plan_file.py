@@ -37,8 +37,9 @@ def _check(plan: Plan) -> None:
         if len(name.encode()) > 63:
             raise CollabError(f"$.tensors has a name longer than 63 bytes: {name[:70]!r}")
         stored_type(tensor.type)
-    if plan.calibration is not None and Path(plan.calibration.file).name != plan.calibration.file:
-        raise CollabError(f"$.calibration.file is {plan.calibration.file!r}, not a plain file name")
+    for name, document in (("calibration", plan.calibration), ("sensitivity", plan.sensitivity)):
+        if document is not None and Path(document.file).name != document.file:
+            raise CollabError(f"$.{name}.file is {document.file!r}, not a plain file name")
     _check_kept(plan.pruning, by_layer="expert-count-by-layer" in plan.requires)
     if (needed := requirements_of(plan.pruning)) != plan.requires:
         raise CollabError(f"$.requires is {list(plan.requires)}, what the plan keeps requires {list(needed)}")

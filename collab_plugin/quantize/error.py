@@ -13,8 +13,7 @@ from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo
 from collab_plugin.formats.ggml_types import TYPES
 from collab_plugin.progress import Advance
 from collab_plugin.quantize.kernels import Kernels
-from collab_plugin.stats.stats import Stats
-from collab_plugin.stats.vectors import importance
+from collab_plugin.stats.importance_matrix import ImportanceMatrix, importance_vector
 
 F32 = NDArray[np.float32]
 BLOCK = 256
@@ -75,7 +74,7 @@ def _sample(checkpoint: Checkpoint, info: TensorInfo, index: int | None, values:
 
 
 def relative_error(
-    samples: Sequence[Sample], info: TensorInfo, kind: str, stats: Stats | None, kernels: Kernels
+    samples: Sequence[Sample], info: TensorInfo, kind: str, imatrix: ImportanceMatrix | None, kernels: Kernels
 ) -> float:
     """Σ w (x − q(x))² / Σ w x² over the samples, w the importance vector of each slice (ones without)."""
     if kind in ("F32", info.type.name):
@@ -83,7 +82,7 @@ def relative_error(
     lost = total = 0.0
     for sample in samples:
         n = sample.values.shape[1]
-        vector = importance(info, sample.index, kind, stats)
+        vector = importance_vector(info, sample.index, kind, imatrix)
         weights = np.ones(n, np.float32) if vector is None else vector[sample.column : sample.column + n]
         back = kernels.dequantize(kernels.quantize(sample.values, kind, None if vector is None else weights), kind, n)
         lost += float((np.square(sample.values - back, dtype=np.float64) @ weights).sum())
@@ -102,13 +101,13 @@ class ErrorTable:
         self,
         checkpoint: Checkpoint,
         kept: Mapping[int, tuple[int, ...]],
-        stats: Stats | None,
+        imatrix: ImportanceMatrix | None,
         kernels: Kernels,
         threads: int,
         report: Advance,
         sampling: Sampling = Sampling(),
     ) -> None:
-        self.checkpoint, self.kept, self.stats, self.kernels = checkpoint, kept, stats, kernels
+        self.checkpoint, self.kept, self.imatrix, self.kernels = checkpoint, kept, imatrix, kernels
         self.threads, self.report, self.sampling = threads, report, sampling
         self.errors: dict[str, dict[str, float]] = {}
 
@@ -133,7 +132,7 @@ class ErrorTable:
             def one(pair: tuple[str, str]) -> float:
                 kind, name = pair
                 _wait(ready[kind])
-                return relative_error(samples[name], self.checkpoint.tensors[name], kind, self.stats, self.kernels)
+                return relative_error(samples[name], self.checkpoint.tensors[name], kind, self.imatrix, self.kernels)
 
             for done, ((kind, name), error) in enumerate(zip(todo, pool.map(one, todo), strict=True)):
                 self.errors.setdefault(name, {})[kind] = error

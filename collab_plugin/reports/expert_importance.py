@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collab_plugin.errors import CollabError
+from collab_plugin.planning.criteria.builtin_criteria import FREQ, FREQ_SCORE
+from collab_plugin.planning.criteria.choose_criterion import usable_criterion
 from collab_plugin.planning.criteria.criterion import CriterionOptions, ImportanceCriterion
 from collab_plugin.planning.pruning import importance_of
 from collab_plugin.plans.plan import Plan
@@ -70,7 +72,8 @@ def importance_map(
     if not routing:
         return ImportanceMap("unknown", layers, None, None, kept, groups)
     criterion = _criterion(plan, routing[0], criteria)
-    options = [CriterionOptions(_number(plan, "alpha", 0.5), int(_number(plan, "seed", 0)), n) for n in layers]
+    values = criterion.values(plan.pruning.options)
+    options = [CriterionOptions(values, n) for n in layers]
     scores = [importance_of(r, criterion, o) for r, o in zip(routing, options, strict=True)]
     counts = np.stack([r.count for r in routing])
     return ImportanceMap(criterion.name, layers, np.stack(scores), counts, kept, groups)
@@ -91,15 +94,10 @@ def _routing(plan: Plan, stats: Stats | None, layers: tuple[int, ...]) -> list[L
 
 
 def _criterion(plan: Plan, routing: LayerRouting, criteria: Mapping[str, ImportanceCriterion]) -> ImportanceCriterion:
-    """The plan's own; when it pruned nothing freq-score, or frequency where there are counts alone."""
+    """The plan's own; when it pruned nothing the default, or frequency where there are counts alone."""
     name = plan.pruning.criterion
     if name == "none":
-        name = "freq" if routing.weight_sum is None else "freq-score"
+        return usable_criterion(FREQ_SCORE, routing) or FREQ
     if name not in criteria:
         raise CollabError(f"the plan's criterion {name!r} is not installed; install its plugin")
     return criteria[name]
-
-
-def _number(plan: Plan, option: str, default: float) -> float:
-    value = plan.pruning.options.get(option, default)
-    return float(value) if isinstance(value, (int, float)) else default

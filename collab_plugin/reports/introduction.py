@@ -134,9 +134,9 @@ def _quality(facts: Facts) -> list[str]:
         said.append(f"Measured when the plan was made: KL divergence {kld(own.measured_kld)} nats a token.")
     if plan.predicted_kld is None:
         said.append("Nothing was predicted, because no error was measured.")
-    elif plan.sensitivity:
+    elif plan.prediction:
         said.append(
-            f"Predicted: KL divergence {kld(plan.predicted_kld)} nats a token. This rests on: {plan.sensitivity}."
+            f"Predicted: KL divergence {kld(plan.predicted_kld)} nats a token. This rests on: {plan.prediction}."
         )
     else:
         said.append(

@@ -143,7 +143,7 @@ def _predicted(facts: Facts) -> _Parts:
     text = "Nothing was measured that a prediction could be compared with."
     if facts.pairs:
         text = "Plans that were built and evaluated. On the dashed line the prediction is right."
-        if not facts.plan.sensitivity:
+        if not facts.plan.prediction:
             text = "Plans that were built and evaluated, against a predicted cost that has no unit."
         if facts.rank_correlation is not None:
             text += f" Their order is predicted with a rank correlation (Spearman) of {facts.rank_correlation:.2f}."

@@ -107,7 +107,7 @@ def points_table(facts: Facts) -> Table | None:
 
 
 def _predicted(facts: Facts) -> str:
-    return "KL divergence predicted" if facts.plan.sensitivity else "predicted cost (no unit)"
+    return "KL divergence predicted" if facts.plan.prediction else "predicted cost (no unit)"
 
 
 def _point_row(p: Point) -> tuple[str, ...]:
@@ -198,7 +198,7 @@ def provenance_table(facts: Facts) -> Table:
         ("importance", f"{plan.pruning.criterion}{f' ({options})' if options else ''}, {plan.pruning.normalisation}"),
         ("expert groups", plan.pruning.group_policy),
         ("bits given out by", plan.allocator),
-        ("prediction rests on", plan.sensitivity or "relative errors alone; not in nats"),
+        ("prediction rests on", plan.prediction or "relative errors alone; not in nats"),
     ]
     rows += [(f"version of {name}", version) for name, version in sorted(plan.versions.items())]
     return _table("Where it comes from", "what|value", rows)

@@ -12,8 +12,6 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from collab_plugin.stats.probes import Probes
-
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -89,8 +87,6 @@ class Stats:
     ``imatrix`` is empty when the engine measures routing only. ``model_id``: checkpoint.identity.model_id of
     the calibrated model, None for foreign files.
     ``text_sketch``: u64[<=1024], bottom-k sketch of the calibration text's token n-grams (text_overlap.py).
-    ``probes``: what `plan --probe` measured, if it ran. ``borrow``: see `ImatrixEntry.vector`; not in the
-    file, the plan says it.
     """
 
     routing: Mapping[int, LayerRouting]
@@ -101,5 +97,3 @@ class Stats:
     model_id: str | None = None
     engine: str = ""
     text_sketch: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
-    probes: Probes | None = None
-    borrow: float = 0.0

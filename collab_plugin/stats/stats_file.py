@@ -7,7 +7,6 @@ passes over all others. Page: docs/formats/stats.md.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from dataclasses import replace
@@ -21,43 +20,23 @@ from numpy.typing import NDArray
 from collab_plugin.checkpoint.gguf import open_shard
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.atomic_write import write_bytes
+from collab_plugin.formats.file_hash import file_sha256
 from collab_plugin.formats.gguf_header import Header
 from collab_plugin.formats.gguf_layout import TensorSpec, layout
 from collab_plugin.formats.gguf_values import MetaValue
-from collab_plugin.formats.json_document import from_plain, to_plain
 from collab_plugin.stats.imatrix_file import counted_routing, imatrix_entries, old_format_hint
-from collab_plugin.stats.probes import Probes
 from collab_plugin.stats.stats import LayerRouting, Stats
 
 VERSION = 1
-MOST_NATS = 1e6
-LEAST_ERROR = 1e-12
-"""No probe measures more nats or less error: beyond it a weight, their ratio, overflows in sums."""
-PROBES = "collab.stats.probes"
 UNMEASURED = "collab.stats.unmeasured"
 """Sums of LayerRouting that the engine does not measure, and "imatrix"; absent when it measures all."""
 _SUMS = re.compile(r"^blk\.(\d+)\.collab_router$")
 T = TypeVar("T")
 
 
-def stats_sha256(path: Path, stats: Stats) -> str:
-    """Return the SHA-256 of the file without its probes, as plans record it.
-
-    ``stats`` is what `read_stats` read from ``path``. Probes are added to a file later, and no plan's
-    bytes depend on them: plans made before stay good.
-    """
-    if stats.probes is not None:
-        return hashlib.sha256(_file_bytes(replace(stats, probes=None))).hexdigest()
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CollabError(f"cannot read the stats {path}: {error.strerror}") from None
-
-
 def sha256_when_written(stats: Stats) -> str:
-    """The `stats_sha256` of the file that `write_stats` would write of ``stats``."""
-    return hashlib.sha256(_file_bytes(replace(stats, probes=None))).hexdigest()
+    """The SHA-256 of the file that `write_stats` would write of ``stats``."""
+    return hashlib.sha256(_file_bytes(stats)).hexdigest()
 
 
 def as_stored(stats: Stats) -> Stats:
@@ -76,13 +55,6 @@ def as_stored(stats: Stats) -> Stats:
 def write_stats(path: str | os.PathLike[str], stats: Stats) -> None:
     """Write ``stats``; complete or not at all."""
     write_bytes(Path(path), _file_bytes(stats))
-
-
-def write_probes(path: Path, stats: Stats, sha256: str, probes: Probes) -> None:
-    """Write the stats of ``path`` with ``probes``; their `stats_sha256` stays ``sha256``."""
-    if hashlib.sha256(_file_bytes(replace(stats, probes=None))).hexdigest() != sha256:
-        raise CollabError(f"{path} was written by another collab-plugin, and cannot keep probes; calibrate again")
-    write_stats(path, replace(stats, probes=probes))
 
 
 def _file_bytes(stats: Stats) -> bytes:
@@ -141,8 +113,6 @@ def _keys(stats: Stats) -> dict[str, MetaValue]:
         keys[f"collab.stats.layer_tokens.{layer}"] = MetaValue(routing.tokens, GGUFValueType.UINT64)
     if without := unmeasured(stats):
         keys[UNMEASURED] = MetaValue(list(without), array, text)
-    if stats.probes is not None:
-        keys[PROBES] = MetaValue(json.dumps(to_plain(stats.probes)), text)
     return keys
 
 
@@ -159,7 +129,7 @@ def unmeasured(stats: Stats) -> tuple[str, ...]:
 def read_plans_stats(path: Path, sha256: str, remedy: str) -> Stats:
     """Read the stats that a plan records as ``sha256``; CollabError with the ``remedy`` when these are others."""
     stats = read_stats(path)
-    if stats_sha256(path, stats) != sha256:
+    if file_sha256(path) != sha256:
         raise CollabError(f"{path} is not the stats file that the plan was made with; {remedy}")
     return stats
 
@@ -195,7 +165,6 @@ def read_stats(path: str | os.PathLike[str]) -> Stats:
         model_id=_value(meta, "collab.stats.model_id", str, "") or None,
         engine=_value(meta, "collab.stats.engine", str, "") or "imatrix of another tool",
         text_sketch=_sketch(path, _value(meta, "collab.stats.ngrams", list, [])),
-        probes=_probes(path, _value(meta, PROBES, str, "")),
     )
 
 
@@ -208,19 +177,6 @@ def _open(path: Path) -> tuple[Header, NDArray[np.uint8]]:
         if hint := old_format_hint(path):
             raise CollabError(hint) from None
         raise
-
-
-def _probes(path: Path, text: str) -> Probes | None:
-    if not text:
-        return None
-    try:
-        found = from_plain(Probes, json.loads(text))
-        figures = [*(p.kld for p in found.types), *(p.error for p in found.types), *(p.kld for p in found.prunes)]
-        if any(abs(f) > MOST_NATS for f in figures) or any(0 < p.error < LEAST_ERROR for p in found.types):
-            raise ValueError("a figure is out of range")
-        return found
-    except (ValueError, RecursionError, CollabError) as error:
-        raise CollabError(f"{path}: its probes are damaged ({error}); calibrate again") from None
 
 
 def _sketch(path: Path, values: list[object]) -> NDArray[np.uint64]:

@@ -33,8 +33,8 @@ PLANS: dict[str, tuple[str, ...]] = {
     "varied": ("--keep", "75%", "--layers", "varied", "--budget", "2.6bpw"),
     "uniform": ("--allocator", "uniform", "--keep", "100%", "--budget", "3.5bpw"),
     "limits": ("--floor", "attention=Q6_K", "--ceiling", "output=Q5_K", "--base", "IQ2_S", "--budget", "3.2bpw"),
-    "random": ("--criterion", "random", "--seed", "7", "--keep", "50%", "--budget", "2.4bpw"),
-    "alpha": ("--alpha", "0.2", "--keep", "50%", "--budget", "2.4bpw", "--borrow", "0"),
+    "random": ("--criterion", "random", "--criterion-option", "seed=7", "--keep", "50%", "--budget", "2.4bpw"),
+    "alpha": ("--criterion-option", "alpha=0.2", "--keep", "50%", "--budget", "2.4bpw", "--borrow", "0"),
     "ollama": ("--for", "ollama", "--budget", "4.3bpw"),
     "keep-types": ("--keep-types", "--keep", "50%"),
 }
@@ -152,7 +152,7 @@ def records(name: str, model: Path, folder: Path) -> Iterator[tuple[str, Record]
         if case == "default":
             yield f"{name}.report", same(run("report", plan, "--model", model), folder)
     a, b = (folder / f"{name}.{case}.json" for case in ("default", "kept"))
-    yield f"{name}.diff", same(run("plan", "--diff", a, b), folder)
+    yield f"{name}.diff", same(run("diff", a, b), folder)
 
 
 def models(folder: Path) -> dict[str, Path]:

@@ -115,7 +115,9 @@ def test_plan_refuses_in_one_line(
         ("evaluate", "nowhere.gguf", "--against", "nowhere.gguf", "--text", "nowhere.txt"),
         ("run", "nowhere.gguf", "-p", "Once"),
         ("calibrate", "nowhere.gguf", "--text", "nowhere.txt", "-o", "stats.gguf"),
-        ("plan", "--diff", "nowhere.json", "nowhere.json"),
+        ("diff", "nowhere.json", "nowhere.json"),
+        ("plan", "nowhere.gguf", "--budget", "9MB", "-o", "plan.json"),
+        ("probe", "nowhere.gguf", "--stats", "nowhere.gguf", "--text", "nowhere.txt", "-o", "sensitivity.json"),
     ],
 )
 def test_missing_file_is_named(arguments: tuple[str, ...]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -16,11 +15,11 @@ from collab_plugin.cli.main import main
 from collab_plugin.compression.gguf_file import compress
 from collab_plugin.compression.inputs import stats_of
 from collab_plugin.engines.engine import Windows
-from collab_plugin.planning.measure.confirm import confirm
+from collab_plugin.planning.measure.confirm import confirm_plans
+from collab_plugin.planning.measure.measuring import Measuring
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.plan_file import read_plan
 from collab_plugin.progress import untold
-from collab_plugin.stats.stats_file import read_stats, stats_sha256
 
 pytestmark = pytest.mark.slow  # the engine runs for seconds
 
@@ -40,11 +39,9 @@ def _measured(bench: Bench, plan: Plan, text: Path, out: Path, ctx: int = CTX, c
     )
 
 
-def _confirm(bench: Bench, plans: tuple[Plan, ...], text: Path, folder: Path) -> Plan:
-    return confirm(
-        plans, bench.checkpoint, bench.source.stats, bench.kernels, LlamaCppEngine(),
-        Windows((text,), CTX, CHUNKS), threads=1, folder=folder,
-    )  # fmt: skip
+def _confirm(bench: Bench, plans: tuple[Plan, ...], text: Path) -> Plan:
+    measuring = Measuring(LlamaCppEngine(), Windows((text,), CTX, CHUNKS))
+    return confirm_plans(plans, bench.planning(threads=1), measuring)
 
 
 def test_the_measured_winner_is_taken(runnable: Bench, text: Path, tmp_path: Path) -> None:
@@ -56,8 +53,7 @@ def test_the_measured_winner_is_taken(runnable: Bench, text: Path, tmp_path: Pat
     plans = tuple(
         dataclasses.replace(plan, predicted_kld=wrong[n], considered=searched.considered) for n, plan in both.items()
     )
-    best = _confirm(runnable, plans, text, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    best = _confirm(runnable, plans, text)
     figures = {n: _measured(runnable, plan, text, tmp_path / f"{n}.gguf") for n, plan in both.items()}
     assert figures[8] < figures[4], "half of the experts must be worse, or the test proves nothing"
     assert best.pruning.expert_count == 8
@@ -72,13 +68,11 @@ def test_the_measured_winner_is_taken(runnable: Bench, text: Path, tmp_path: Pat
     assert [p.bytes for p in best.considered] == sorted(p.bytes for p in best.considered)
 
 
-def test_probe_and_confirm_from_the_command_line(runnable: Bench, text: Path, tmp_path: Path) -> None:
-    stats, out = tmp_path / "stats.gguf", tmp_path / "plan.json"
-    shutil.copy(runnable.stats_path, stats)
-    before = stats_sha256(stats, read_stats(stats))
+def test_confirm_from_the_command_line(runnable: Bench, text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "plan.json"
     arguments = [
-        "plan", runnable.path, "--stats", stats, "--budget", "6bpw", "--types", "Q4_K,Q6_K", "--probe",
-        "--probe-minutes", "0.2", "--confirm", 2, "--text", text, "--chunks", 1, "--threads", 1, "-o", out,
+        "plan", runnable.path, "--stats", runnable.stats_path, "--budget", "6bpw", "--types", "Q4_K,Q6_K",
+        "--confirm", 2, "--text", text, "--chunks", 1, "--threads", 1, "-o", out,
     ]  # fmt: skip
     result = CliRunner().invoke(main, [*map(str, arguments), "--json"])
     assert result.exit_code == 0, result.output
@@ -90,12 +84,7 @@ def test_probe_and_confirm_from_the_command_line(runnable: Bench, text: Path, tm
     (chosen,) = [p for p in plan.considered if p.chosen]
     assert chosen.measured_kld == min(p.measured_kld or 0.0 for p in told)
     assert (chosen.expert_count, chosen.bytes) == (plan.pruning.expert_count, plan.bytes)
-    probes = read_stats(stats).probes
-    assert probes is not None
-    assert probes.tokens == 255  # one window of 512
-    assert plan.calibration is not None
-    assert plan.calibration.sha256 == before == stats_sha256(stats, read_stats(stats))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.json", "stats.gguf"]
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
 
 
 def test_one_candidate_is_a_measurement(runnable: Bench, text: Path, tmp_path: Path) -> None:
@@ -112,6 +101,7 @@ def test_one_candidate_is_a_measurement(runnable: Bench, text: Path, tmp_path: P
     plan = read_plan(out)
     (point,) = plan.considered
     assert (point.kind, point.chosen, point.bytes) == ("candidate", True, plan.bytes)
-    figure = _measured(runnable, plan, text, tmp_path / "out.gguf", ctx=512, chunks=1)
+    # Windows as long as those of the calibration.
+    figure = _measured(runnable, plan, text, tmp_path / "out.gguf", ctx=runnable.source.stats.chunk_size, chunks=1)
     assert point.measured_kld == pytest.approx(figure, rel=1e-6)
     assert f"measured: {figure:.4f} nats with 8 experts kept, 2 a token, taken" in shown

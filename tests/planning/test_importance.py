@@ -20,6 +20,10 @@ ROUTING = LayerRouting(
 )
 
 
+def _defaults(name: str) -> CriterionOptions:
+    return CriterionOptions(BY_NAME[name].values({}))
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -31,26 +35,26 @@ ROUTING = LayerRouting(
     ],
 )
 def test_scores(name: str, expected: list[float]) -> None:
-    scores = BY_NAME[name].score(ROUTING, CriterionOptions())
+    scores = BY_NAME[name].score(ROUTING, _defaults(name))
     np.testing.assert_allclose(scores, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("alpha", "same_as"), [(1.0, "freq"), (0.0, "score")])
 def test_alpha_at_its_ends(alpha: float, same_as: str) -> None:
-    options = CriterionOptions(alpha=alpha)
+    options = CriterionOptions({"alpha": alpha})
     mixed = BY_NAME["freq-score"].score(ROUTING, options)
     np.testing.assert_allclose(mixed, BY_NAME[same_as].score(ROUTING, options))
 
 
 def test_alpha_weighs_frequency() -> None:
-    mixed = BY_NAME["freq-score"].score(ROUTING, CriterionOptions(alpha=0.25))
+    mixed = BY_NAME["freq-score"].score(ROUTING, CriterionOptions({"alpha": 0.25}))
     np.testing.assert_allclose(mixed[1], 0.25 * 0.5 + 0.75 * 1)
 
 
 def test_normalisation_does_not_depend_on_the_amount_of_text() -> None:
     ten_times = LayerRouting(100, ROUTING.count * 10, ROUTING.weight_sum * 10, ROUTING.reap_sum * 10)
     for name in ("freq", "score", "reap", "freq-score"):
-        a, b = (BY_NAME[name].score(r, CriterionOptions()) for r in (ROUTING, ten_times))
+        a, b = (BY_NAME[name].score(r, _defaults(name)) for r in (ROUTING, ten_times))
         np.testing.assert_allclose(a, b)
     assert NORMALISATION == "layer-max"
 
@@ -58,10 +62,10 @@ def test_normalisation_does_not_depend_on_the_amount_of_text() -> None:
 def test_random_depends_on_seed_and_layer_alone() -> None:
     score = BY_NAME["random"].score
     other = LayerRouting(1, np.array([0, 0, 1, 1]))
-    first = score(ROUTING, CriterionOptions(seed=1, layer=2))
-    np.testing.assert_array_equal(first, score(other, CriterionOptions(seed=1, layer=2)))
-    assert (first != score(ROUTING, CriterionOptions(seed=2, layer=2))).all()
-    assert (first != score(ROUTING, CriterionOptions(seed=1, layer=3))).all()
+    first = score(ROUTING, CriterionOptions({"seed": 1}, layer=2))
+    np.testing.assert_array_equal(first, score(other, CriterionOptions({"seed": 1}, layer=2)))
+    assert (first != score(ROUTING, CriterionOptions({"seed": 2}, layer=2))).all()
+    assert (first != score(ROUTING, CriterionOptions({"seed": 1}, layer=3))).all()
 
 
 def test_what_each_criterion_needs() -> None:
@@ -77,10 +81,10 @@ def test_what_each_criterion_needs() -> None:
     counts_only = LayerRouting(10, ROUTING.count)
     for criterion in CRITERIA:
         if not criterion.needs:
-            assert criterion.score(counts_only, CriterionOptions()).shape == (4,)
+            assert criterion.score(counts_only, _defaults(criterion.name)).shape == (4,)
 
 
 def test_a_layer_that_nobody_reached_gives_zeros() -> None:
     silent = LayerRouting(0, np.zeros(4, np.int64), np.zeros(4), np.zeros(4))
     for name in ("freq", "score", "reap", "freq-score"):
-        np.testing.assert_array_equal(BY_NAME[name].score(silent, CriterionOptions()), np.zeros(4))
+        np.testing.assert_array_equal(BY_NAME[name].score(silent, _defaults(name)), np.zeros(4))

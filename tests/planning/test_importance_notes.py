@@ -8,7 +8,7 @@ from pathlib import Path
 from small_models.imatrix_files import write_imatrix
 from small_models.model_bench import Bench
 
-from collab_plugin.planning.request import StatsSource
+from collab_plugin.planning.sources import StatsSource
 from collab_plugin.stats.stats import ImatrixEntry
 
 QUERY, UP, DOWN = "blk.0.attn_q.weight", "blk.0.ffn_up_exps.weight", "blk.1.ffn_down_exps.weight"

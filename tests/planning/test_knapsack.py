@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collab_plugin.planning.allocators.allocator import Choice, Item
+from collab_plugin.planning.allocators.allocator import Allocator, Choice, Item
 from collab_plugin.planning.allocators.knapsack import KNAPSACK, UNIFORM
 
 CHOICES = st.builds(
@@ -40,7 +40,7 @@ def _best(items: list[Item], budget: int) -> float:
 @given(items=ITEMS, slack=st.integers(0, 600))
 def test_as_good_as_trying_everything(items: list[Item], slack: int) -> None:
     budget = sum(min(c.nbytes for c in item.choices) for item in items) + slack
-    picked = dict(KNAPSACK.solve(items, budget))
+    picked = dict(KNAPSACK.solve(items, budget, KNAPSACK.values({})))
     size, cost = _totals(items, picked)
     assert size <= budget
     # HiGHS stops within 1e-6 of the largest cost.
@@ -51,7 +51,7 @@ def test_as_good_as_trying_everything(items: list[Item], slack: int) -> None:
 @given(items=ITEMS, slack=st.integers(0, 600))
 def test_no_better_type_fits_in_what_is_left(items: list[Item], slack: int) -> None:
     budget = sum(min(c.nbytes for c in item.choices) for item in items) + slack
-    picked = dict(KNAPSACK.solve(items, budget))
+    picked = dict(KNAPSACK.solve(items, budget, KNAPSACK.values({})))
     size, _ = _totals(items, picked)
     for item in items:
         now = item.choices[picked[item.name]]
@@ -65,20 +65,20 @@ def test_exact_at_the_size_of_real_models(budget: int) -> None:
     items = [
         Item(f"t{i}", tuple(Choice(str(j), 10**10 * j + i, 1 / (j * (i + 1))) for j in (1, 2, 3))) for i in range(100)
     ]
-    size, _ = _totals(items, dict(KNAPSACK.solve(items, budget + 5000)))
+    size, _ = _totals(items, dict(KNAPSACK.solve(items, budget + 5000, KNAPSACK.values({}))))
     assert 0.99 * budget < size <= budget + 5000
 
 
 @pytest.mark.parametrize("allocator", [KNAPSACK, UNIFORM])
-def test_too_small_a_budget_is_a_value_error(allocator: object) -> None:
+def test_too_small_a_budget_is_a_value_error(allocator: Allocator) -> None:
     items = [Item("a", (Choice("Q2_K", 100, 1.0), Choice("Q4_K", 200, 0.0)))]
     with pytest.raises(ValueError, match=r"100 bytes of 99|no single type"):
-        allocator.solve(items, 99)  # type: ignore[attr-defined]  # an entry of a dict of objects
+        allocator.solve(items, 99, allocator.values({}))
 
 
 def test_same_answer_every_time() -> None:
     items = [Item(f"t{i}", (Choice("Q2_K", 10, 1.0), Choice("Q4_K", 20, 0.5))) for i in range(9)]
-    answers = {tuple(sorted(KNAPSACK.solve(items, 130).items())) for _ in range(5)}
+    answers = {tuple(sorted(KNAPSACK.solve(items, 130, KNAPSACK.values({})).items())) for _ in range(5)}
     assert len(answers) == 1
 
 
@@ -86,8 +86,8 @@ def test_uniform_takes_the_largest_type_that_fits_all() -> None:
     items = [
         Item(n, (Choice("Q2_K", 100, 9.0), Choice("Q4_K", 200, 1.0), Choice("Q8_0", 400, 0.0))) for n in ("a", "b")
     ]
-    assert dict(UNIFORM.solve(items, 799)) == {"a": 1, "b": 1}
-    assert dict(UNIFORM.solve(items, 800)) == {"a": 2, "b": 2}
+    assert dict(UNIFORM.solve(items, 799, UNIFORM.values({}))) == {"a": 1, "b": 1}
+    assert dict(UNIFORM.solve(items, 800, UNIFORM.values({}))) == {"a": 2, "b": 2}
 
 
 def test_uniform_where_a_tensor_lacks_the_type() -> None:
@@ -95,4 +95,4 @@ def test_uniform_where_a_tensor_lacks_the_type() -> None:
         Item("a", (Choice("IQ1_S", 50, 9.0), Choice("Q4_K", 200, 1.0))),
         Item("b", (Choice("Q2_K", 100, 9.0), Choice("Q4_K", 200, 1.0))),
     ]
-    assert dict(UNIFORM.solve(items, 399)) == {"a": 0, "b": 0}
+    assert dict(UNIFORM.solve(items, 399, UNIFORM.values({}))) == {"a": 0, "b": 0}

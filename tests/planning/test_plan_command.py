@@ -18,11 +18,15 @@ from collab_plugin.compression.gguf_file import compress
 from collab_plugin.plans.plan_file import read_plan
 from collab_plugin.stats.stats_file import read_stats, write_stats
 
-PROGRESS = ("measuring quantization errors", "probing ...")
+PROGRESS = ("measuring quantization errors",)
+
+
+def command(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [*map(str, arguments)])
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["plan", *map(str, arguments)])
+    return command("plan", *arguments)
 
 
 def one_line(result: Result) -> str:
@@ -88,13 +92,13 @@ def test_diff(bench: Bench, tmp_path: Path) -> None:
     a, b = tmp_path / "a.json", tmp_path / "b.json"
     for keep, out in (("16", a), ("12", b)):
         assert run(bench.path, "--stats", bench.stats_path, "--keep-types", "--keep", keep, "-o", out).exit_code == 0
-    shown = run("--diff", a, b)
+    shown = command("diff", a, b)
     assert shown.exit_code == 0
     assert "expert_count" in shown.stdout
     assert "kept only in A, layer 1" in shown.stdout
-    values = json.loads(run("--diff", a, b, "--json").stdout)["values"]
+    values = json.loads(command("diff", a, b, "--json").stdout)["values"]
     assert values["expert_count"] == {"a": 16, "b": 12}
-    assert "the plans make the same file" in run("--diff", a, a).stdout
+    assert "the plans make the same file" in command("diff", a, a).stdout
 
 
 def test_published_imatrix_is_announced(bench: Bench, tmp_path: Path) -> None:
@@ -150,7 +154,6 @@ def test_keep_types_on_a_quantized_file(bench: Bench, tmp_path: Path) -> None:
         (["--types", "Q4_K,"], "unknown type ''"),
         (["--floor", "attention=Q9_K"], "unknown type 'Q9_K'"),
         (["--floor", "attn=Q4_K"], "unknown role 'attn'; known: embedding"),
-        (["--ceiling", "=Q4_K"], "unknown role ''"),
         (["--floor", "output=Q6_K", "--ceiling", "output=Q4_K"], "the floor of output (Q6_K) is above its ceiling"),
         (["--keep", "half"], "--keep 'half' is neither auto, a share"),
         (["--keep", "17"], "17 experts of 16 cannot be kept"),
@@ -184,37 +187,64 @@ def test_budgets_that_cannot_be(budget: str | None, message: str, bench: Bench, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--probe"], "--probe and --confirm measure on text: give --text FILE"),
-        (["--confirm", "2"], "--probe and --confirm measure on text: give --text FILE"),
-        (["--probe", "--text", "none.txt"], "the text none.txt does not exist"),
-        (["--probe", "--text", "TEXT", "--keep-types"], "have nothing to measure with --keep-types; leave them out"),
-        (["--confirm", "2", "--text", "TEXT", "--keep-types"], "have nothing to measure with --keep-types"),
-        (["--probe", "--text", "TEXT", "--engine", "nope"], "unknown engine 'nope'"),
-        (["--probe", "--text", "TEXT", "--budget", "0GB"], "budget '0GB' is zero"),
-        (["--probe", "--text", "TEXT", "--experts-used", "17"], "17 experts a token cannot come from"),
-        (["--probe", "--text", "TEXT", "--floor", "attn=Q4_K"], "unknown role 'attn'"),
-        (["--probe", "--text", "TEXT", "--keep", "17"], "17 experts of 16 cannot be kept"),
-        (["--probe", "--text", "TEXT", "--stats", "FOREIGN"], "cannot in an imatrix of another tool"),
+        ([], "--text is empty: give UTF-8 files"),
+        (["--text", "none.txt"], "the text none.txt does not exist"),
+        (["--text", "TEXT", "--keep-types"], "--confirm has nothing to measure with --keep-types; leave it out"),
+        (["--text", "TEXT", "--engine", "nope"], "unknown engine 'nope'"),
+        (["--text", "TEXT", "--budget", "0GB"], "budget '0GB' is zero"),
+        (["--text", "TEXT", "--experts-used", "17"], "17 experts a token cannot come from"),
+        (["--text", "TEXT", "--floor", "attn=Q4_K"], "unknown role 'attn'"),
+        (["--text", "TEXT", "--keep", "17"], "17 experts of 16 cannot be kept"),
     ],
 )
-def test_what_cannot_be_measured(options: list[str], message: str, softmax: Bench, text: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_confirmed(options: list[str], message: str, softmax: Bench, text: Path, tmp_path: Path) -> None:
     """All of it before anything runs."""
-    paths = {"TEXT": text, "FOREIGN": _write_published_imatrix(softmax, tmp_path / "foreign.gguf")}
-    given = [str(paths.get(o, o)) for o in options]
-    out = tmp_path / "out"
-    out.mkdir()
-    result = run(softmax.path, "--stats", softmax.stats_path, "--budget", "9MB", "-o", out / "plan.json", *given)
+    given = [str(text if o == "TEXT" else o) for o in ["--confirm", "2", *options]]
+    result = run(softmax.path, "--stats", softmax.stats_path, "--budget", "9MB", "-o", tmp_path / "plan.json", *given)
     assert message in one_line(result)
-    assert list(out.iterdir()) == []
-
-
-def test_probing_without_budget_or_stats(softmax: Bench, text: Path, tmp_path: Path) -> None:
-    out = tmp_path / "plan.json"
-    result = run(softmax.path, "--stats", softmax.stats_path, "--probe", "--text", text, "-o", out)
-    assert "--budget is missing" in one_line(result)
-    result = run(softmax.path, "--budget", "9MB", "--probe", "--text", text, "-o", out)
-    assert "--probe needs --stats" in one_line(result)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--criterion-option", "beta=1"], "criterion freq-score has no option 'beta'; it has alpha"),
+        (["--criterion-option", "alpha=much"], "criterion freq-score: option alpha is 'much', which is not a number"),
+        (["--criterion-option", "alpha=1.5"], "option alpha is 1.5, which is not between 0 and 1"),
+        (["--criterion-option", "alpha=nan"], "option alpha is nan, which is not between 0 and 1"),
+        (["--criterion", "reap", "--criterion-option", "alpha=1"], "criterion reap has no option 'alpha'; it has none"),
+        (["--criterion", "random", "--criterion-option", "seed=1.5"], "option seed is '1.5', which is not a whole"),
+        (["--criterion", "random", "--criterion-option", "seed=-1"], "option seed is -1, which is negative"),
+        (["--allocator-option", "minutes=1"], "allocator knapsack has no option 'minutes'; it has seconds"),
+        (["--allocator-option", "seconds=0"], "option seconds is 0.0, which is not above 0"),
+        (["--allocator", "uniform", "--allocator-option", "seconds=9"], "allocator uniform has no option 'seconds'"),
+    ],
+)
+def test_options_that_nobody_declared(options: list[str], message: str, softmax: Bench, tmp_path: Path) -> None:
+    result = run(softmax.path, "--stats", softmax.stats_path, "--budget", "9MB", "-o", tmp_path / "plan.json", *options)
+    assert message in one_line(result)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", ["alpha", "alpha=", "=0.5"])
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("--criterion-option", "write NAME=VALUE, such as alpha=0.2"), ("--floor", "write ROLE=TYPE, such as attention=")],
+)
+def test_options_without_a_value(value: str, option: str, message: str, softmax: Bench, tmp_path: Path) -> None:
+    result = run(softmax.path, "--budget", "9MB", "-o", tmp_path / "plan.json", option, value)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_options_of_the_allocator_are_recorded(softmax: Bench, tmp_path: Path) -> None:
+    out = tmp_path / "plan.json"
+    result = run(
+        softmax.path, "--stats", softmax.stats_path, "--budget", "5bpw", "--types", "Q4_K,Q8_0", "--keep", 16,
+        "--allocator-option", "seconds=3", "-o", out,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert read_plan(out).allocator_options == {"seconds": 3.0}
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", "", "²"])
@@ -226,9 +256,7 @@ def test_experts_used_is_auto_or_a_number(value: str, softmax: Bench, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "options", [["--probe-minutes", "0"], ["--confirm", "-1"], ["--confirm", "33"], ["--chunks", "0"]]
-)
+@pytest.mark.parametrize("options", [["--ctx", "0"], ["--confirm", "-1"], ["--confirm", "33"], ["--chunks", "0"]])
 def test_numbers_out_of_range(options: list[str], softmax: Bench, tmp_path: Path) -> None:
     result = run(softmax.path, "--budget", "9MB", "-o", tmp_path / "plan.json", *options)
     assert result.exit_code == 2
@@ -278,7 +306,7 @@ def test_model_or_output_left_out(softmax: Bench) -> None:
     for arguments in ([], [softmax.path]):
         result = run(*arguments)
         assert result.exit_code == 2
-        assert "give MODEL and -o PLAN (or --diff A B)" in result.stderr
+        assert "Missing" in result.stderr
 
 
 def test_help_has_an_example() -> None:

@@ -15,7 +15,7 @@ from collab_plugin.formats.ggml_types import TYPES, tensor_bytes
 from collab_plugin.formats.tensor_names import Role
 from collab_plugin.planning.allocators.knapsack import UNIFORM
 from collab_plugin.planning.criteria.builtin_criteria import CRITERIA
-from collab_plugin.planning.request import StatsSource
+from collab_plugin.planning.sources import StatsSource
 from collab_plugin.plans.artifact import artifact_layout
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.plan_file import plan_fingerprint
@@ -237,7 +237,7 @@ def test_pruned_plan(bench: Bench) -> None:
     p, t = plan.pruning, bench.topology
     assert p.expert_count == 12
     assert p.criterion == "freq-score"
-    assert p.options == {"alpha": 0.5, "seed": 0, "order": "original"}
+    assert (p.options, p.order, p.layers) == ({"alpha": 0.5}, "original", "same")
     assert p.normalisation == "layer-max"
     assert p.group_policy == ("balanced" if t.groups > 1 else "none")
     assert set(p.kept) == set(t.moe_layers)
@@ -292,7 +292,7 @@ def test_criteria_choose_differently(softmax: Bench, name: str) -> None:
 
 
 def test_alpha_is_recorded_and_matters(softmax: Bench) -> None:
-    plans = [softmax.plan(None, keep_types=True, keep="8", alpha=alpha) for alpha in (0.0, 1.0)]
+    plans = [softmax.plan(None, keep_types=True, keep="8", criterion_options={"alpha": alpha}) for alpha in (0.0, 1.0)]
     assert [plan.pruning.options["alpha"] for plan in plans] == [0.0, 1.0]
     assert plans[0].pruning.kept != plans[1].pruning.kept
 
@@ -301,7 +301,7 @@ def test_reordering_alone(bench: Bench) -> None:
     """All experts stay, the most important of each group first; nothing else changes."""
     plan = bench.plan(None, keep_types=True, order="importance", criterion=BY_NAME["freq"])
     t, routing = bench.topology, bench.source.stats.routing
-    assert plan.pruning.options["order"] == "importance"
+    assert plan.pruning.order == "importance"
     assert (plan.pruning.expert_count, plan.activation.used, plan.metadata) == (EXPERTS, TOP_K, {})
     assert plan.pruning.mass_lost == 0
     for layer, kept in plan.pruning.kept.items():

@@ -100,9 +100,9 @@ def test_equal_scores_keep_the_lower_id() -> None:
 def test_random_draws_differ_by_layer() -> None:
     random = next(c for c in CRITERIA if c.name == "random")
     routing = {layer: counted(*[7] * 64) for layer in range(2)}
-    kept = choose(routing, topology(64, layers=2), 32, "none", random, CriterionOptions(seed=3)).kept
+    kept = choose(routing, topology(64, layers=2), 32, "none", random, CriterionOptions({"seed": 3})).kept
     assert kept[0] != kept[1]
-    assert kept == choose(routing, topology(64, layers=2), 32, "none", random, CriterionOptions(seed=3)).kept
+    assert kept == choose(routing, topology(64, layers=2), 32, "none", random, CriterionOptions({"seed": 3})).kept
 
 
 @given(st.data())
@@ -143,7 +143,7 @@ def test_unseen_experts_outlive_the_least_used() -> None:
 
 def test_random_draws_the_unseen_like_all_others() -> None:
     random = next(c for c in CRITERIA if c.name == "random")
-    options = CriterionOptions(seed=1)
+    options = CriterionOptions({"seed": 1})
     np.testing.assert_array_equal(
         importance_of(counted(1, 0, 3), random, options), importance_of(counted(1, 2, 3), random, options)
     )

@@ -21,7 +21,7 @@ from test_pruning import topology
 
 from collab_plugin.planning.criteria.builtin_criteria import CRITERIA
 from collab_plugin.planning.criteria.criterion import CriterionOptions, ImportanceCriterion
-from collab_plugin.planning.pruning import Choice, choose
+from collab_plugin.planning.pruning import Kept, choose
 from collab_plugin.plans.plan import GroupPolicy
 from collab_plugin.stats.stats import LayerRouting
 
@@ -63,17 +63,17 @@ def _choose(
     policy: GroupPolicy,
     criterion: ImportanceCriterion = WEIGHT_SUM,
     keep: int = 192,
-) -> Choice:
+) -> Kept:
     return choose(routing, TOPOLOGY, keep, policy, criterion, CriterionOptions())
 
 
-def _weight_lost(routing: Mapping[int, LayerRouting], choice: Choice) -> float:
+def _weight_lost(routing: Mapping[int, LayerRouting], choice: Kept) -> float:
     """Percent of the router weights that the dropped had; mean over layers."""
     shares = [1 - r.weight_sum[list(choice.kept[n])].sum() / r.weight_sum.sum() for n, r in routing.items()]
     return 100 * float(np.mean(shares))
 
 
-def _agreement(a: Choice, b: Choice) -> float:
+def _agreement(a: Kept, b: Kept) -> float:
     """Percent of the kept set that two choices share."""
     return 100 * float(np.mean([len(set(a.kept[n]) & set(b.kept[n])) / len(a.kept[n]) for n in a.kept]))
 

@@ -13,34 +13,32 @@ from small_models.random_moe import EXPERTS, GROUPS, TOP_K, imagined_stats
 
 from collab_plugin.checkpoint.checkpoint import quantizable
 from collab_plugin.checkpoint.gguf import open_gguf
+from collab_plugin.checkpoint.identity import model_id
 from collab_plugin.compression.gguf_file import compress
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.ggml_types import TYPES, fallback
-from collab_plugin.planning.allocators.knapsack import KNAPSACK, UNIFORM
-from collab_plugin.planning.candidates import Frames
+from collab_plugin.planning.allocators.knapsack import UNIFORM
+from collab_plugin.planning.candidates import Candidates
 from collab_plugin.planning.criteria.builtin_criteria import CRITERIA
-from collab_plugin.planning.decide import prunings
-from collab_plugin.planning.request import PlanRequest
-from collab_plugin.planning.search import make_plans, notches, options, sensitivity_of
+from collab_plugin.planning.planning_input import PlanningInput
+from collab_plugin.planning.predictor import predictor_of
+from collab_plugin.planning.search import make_plans
+from collab_plugin.planning.search_space import counts_to_weigh, notches, prunings
+from collab_plugin.planning.sources import SensitivitySource
 from collab_plugin.plans.plan import Plan, Point
+from collab_plugin.progress import untold
 from collab_plugin.quantize.error import ErrorTable
-from collab_plugin.stats.probes import Probes, PruneProbe, TypeProbe
+from collab_plugin.stats.sensitivity import PruningProbe, Sensitivity, TypeProbe
 
 FAST = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
 
 
-def _quiet(done: float, total: float | None = None) -> None: ...
+def _planning(bench: Bench, source: str | None = "own", **request: object) -> PlanningInput:
+    return bench.planning(10**7, source=source, **request)
 
 
-def _frames(bench: Bench, source: str = "own", **request: object) -> Frames:
-    given = {"budget": 10**7, "criterion": CRITERIA[0], "allocator": KNAPSACK, **request}
-    return Frames(
-        bench.checkpoint,
-        bench.topology,
-        bench.source if source == "own" else None,
-        PlanRequest(**given),  # type: ignore[arg-type]  # keyword arguments of many types
-        bench.kernels,
-    )
+def _candidates(bench: Bench, **request: object) -> Candidates:
+    return Candidates(_planning(bench, **request))
 
 
 def _budget(bench: Bench, bpw: float) -> int:
@@ -55,46 +53,46 @@ def _of(plan: Plan, kind: str) -> list[Point]:
 
 
 def test_counts(softmax: Bench, grouped: Bench) -> None:
-    assert notches(_frames(softmax)) == list(range(EXPERTS, EXPERTS // 2 - 1, -1))
-    assert notches(_frames(grouped)) == [16, 12, 8]  # whole groups of four
-    assert notches(_frames(grouped, groups="disband")) == list(range(16, 7, -1))
+    assert notches(_planning(softmax)) == list(range(EXPERTS, EXPERTS // 2 - 1, -1))
+    assert notches(_planning(grouped)) == [16, 12, 8]  # whole groups of four
+    assert notches(_planning(grouped, groups="disband")) == list(range(16, 7, -1))
 
 
-def test_options(bench: Bench) -> None:
-    scaled = options(_frames(bench))
-    counts = notches(_frames(bench))
+def test_counts_to_weigh(bench: Bench) -> None:
+    scaled = counts_to_weigh(_planning(bench))
+    counts = notches(_planning(bench))
     assert scaled == [(n, max(1, int(TOP_K * n / EXPERTS + 0.5))) for n in counts]
-    both = options(_frames(bench, experts_used="auto"))
+    both = counts_to_weigh(_planning(bench, experts_used="auto"))
     assert set(both) == set(scaled) | {(n, TOP_K) for n in counts}
     assert len(both) == len(set(both))
-    assert options(_frames(bench, experts_used=2)) == [(n, 2) for n in counts]
-    assert options(_frames(bench, keep="0.75")) == [(12, 3)]
-    assert options(_frames(bench, keep="0.75", experts_used="auto")) == [(12, 4), (12, 3)]
-    assert options(_frames(bench, source="none")) == [(16, 4)]
+    assert counts_to_weigh(_planning(bench, experts_used=2)) == [(n, 2) for n in counts]
+    assert counts_to_weigh(_planning(bench, keep="0.75")) == [(12, 3)]
+    assert counts_to_weigh(_planning(bench, keep="0.75", experts_used="auto")) == [(12, 4), (12, 3)]
+    assert counts_to_weigh(_planning(bench, source=None)) == [(16, 4)]
 
 
 def test_counts_that_cannot_serve_the_top_k_are_left_out(softmax: Bench, grouped: Bench) -> None:
-    assert options(_frames(softmax, experts_used=14)) == [(16, 14), (15, 14), (14, 14)]
-    assert options(_frames(grouped, experts_used=6)) == [(16, 6), (12, 6)]  # 2 groups of 2 have four
+    assert counts_to_weigh(_planning(softmax, experts_used=14)) == [(16, 14), (15, 14), (14, 14)]
+    assert counts_to_weigh(_planning(grouped, experts_used=6)) == [(16, 6), (12, 6)]  # 2 groups of 2 have four
     with pytest.raises(CollabError, match="9 experts a token cannot come from 2 groups of 4"):
-        options(_frames(grouped, experts_used=9))
+        counts_to_weigh(_planning(grouped, experts_used=9))
 
 
 @pytest.mark.parametrize("criterion", CRITERIA, ids=lambda c: c.name)
 @pytest.mark.parametrize("order", ["original", "importance"])
 def test_kept_sets_are_nested(bench: Bench, criterion: object, order: str) -> None:
     """Errors are measured on the experts of the smallest candidate, which are in every other."""
-    frames = _frames(bench, criterion=criterion, order=order)
-    for more, fewer in itertools.pairwise(notches(frames)):
-        large, small = (frames.choice(n, 1).kept for n in (more, fewer))
+    candidates = _candidates(bench, criterion=criterion, order=order)
+    for more, fewer in itertools.pairwise(notches(candidates.planning)):
+        large, small = (candidates.kept(n, 1).kept for n in (more, fewer))
         for layer in bench.topology.moe_layers:
             assert set(small[layer]) < set(large[layer])
 
 
 def test_more_is_lost_with_fewer_experts(bench: Bench) -> None:
-    frames = _frames(bench)
+    candidates = _candidates(bench)
     for layer in bench.topology.moe_layers:
-        lost = [frames.choice(n, 1).weight_lost[layer] for n in notches(frames)]
+        lost = [candidates.kept(n, 1).weight_lost[layer] for n in notches(candidates.planning)]
         assert lost[0] == 0
         assert lost == sorted(lost)
         assert lost[-1] < 1
@@ -105,20 +103,20 @@ def test_more_is_lost_with_fewer_experts(bench: Bench) -> None:
 
 def test_prunings_from_mild_to_half(softmax: Bench, grouped: Bench) -> None:
     """The ones nearest to a sixteenth, a quarter, an eighth and a half dropped, before their neighbours."""
-    assert [n for n, _ in prunings(_frames(softmax))][:4] == [15, 12, 14, 8]
-    assert set(prunings(_frames(softmax))) == set(options(_frames(softmax))[1:])
-    assert prunings(_frames(grouped)) == [(12, 3), (8, 2)]
-    assert prunings(_frames(grouped, experts_used="auto")) == [(12, 4), (12, 3), (8, 4), (8, 2)]
+    assert [n for n, _ in prunings(_candidates(softmax))][:4] == [15, 12, 14, 8]
+    assert set(prunings(_candidates(softmax))) == set(counts_to_weigh(_planning(softmax))[1:])
+    assert prunings(_candidates(grouped)) == [(12, 3), (8, 2)]
+    assert prunings(_candidates(grouped, experts_used="auto")) == [(12, 4), (12, 3), (8, 4), (8, 2)]
 
 
 def test_nothing_is_pruned_to_probe_on_thin_statistics(softmax: Bench) -> None:
     """The search would not prune either; a count that was asked for is refused before minutes are spent."""
     thin = dataclasses.replace(softmax.source, stats=imagined_stats(softmax.checkpoint, tokens=60))
     bench = dataclasses.replace(softmax, source=thin)
-    assert prunings(_frames(bench)) == []
-    assert len(prunings(_frames(bench, allow_few_tokens=True))) == 8
+    assert prunings(_candidates(bench)) == []
+    assert len(prunings(_candidates(bench, allow_few_tokens=True))) == 8
     with pytest.raises(CollabError, match="too few calibration tokens"):
-        prunings(_frames(bench, keep="12"))
+        prunings(_candidates(bench, keep="12"))
 
 
 # -- what a plan tells
@@ -131,7 +129,7 @@ def searched(bench: Bench) -> Plan:
 
 def test_candidates_are_the_options(bench: Bench, searched: Plan) -> None:
     found = [(p.expert_count, p.experts_used) for p in _of(searched, "candidate")]
-    assert sorted(found) == sorted(options(_frames(bench, experts_used="auto")))
+    assert sorted(found) == sorted(counts_to_weigh(_planning(bench, experts_used="auto")))
 
 
 def test_exactly_one_is_chosen_and_it_is_the_plan(searched: Plan) -> None:
@@ -204,15 +202,13 @@ def test_the_papers_setting_is_a_baseline(bench: Bench) -> None:
     }  # fmt: skip
     tensors = {n: i for n, i in bench.checkpoint.tensors.items() if quantizable(i)}
     types = {n: fallback(rule[i.role], i.shape[-1]) for n, i in tensors.items()}
-    frames = _frames(bench)
-    assert frames.source is not None
-    assert point.bytes == frames.finish(frames.frame(12, 3), types, {}).bytes
-    table = ErrorTable(
-        bench.checkpoint, {}, frames.source.stats, bench.kernels, 2, _quiet
-    ).measure({n: (kind,) for n, kind in types.items()})  # fmt: skip
-    sensitivity = sensitivity_of(frames)
-    cost = sum(sensitivity.weights[n] * table[n][kind] for n, kind in types.items())
-    assert point.predicted_kld == pytest.approx(cost + sensitivity.prune(12, 3))
+    candidates = _candidates(bench)
+    assert point.bytes == candidates.finish(candidates.candidate(12, 3), types, {}).bytes
+    table = ErrorTable(bench.checkpoint, {}, candidates.planning.imatrix, bench.kernels, 2, untold)
+    errors = table.measure({n: (kind,) for n, kind in types.items()})
+    predictor = predictor_of(candidates)
+    cost = sum(predictor.weights[n] * errors[n][kind] for n, kind in types.items())
+    assert point.predicted_kld == pytest.approx(cost + predictor.prune(12, 3))
 
 
 def test_nothing_is_considered_where_nothing_is_open(bench: Bench) -> None:
@@ -220,8 +216,7 @@ def test_nothing_is_considered_where_nothing_is_open(bench: Bench) -> None:
 
 
 def test_the_best_few_differ_in_experts(bench: Bench) -> None:
-    request = PlanRequest(_budget(bench, 4.5), CRITERIA[0], KNAPSACK, types=FAST, experts_used="auto")
-    plans = make_plans(bench.checkpoint, bench.topology, bench.source, request, bench.kernels, _quiet, 3)
+    plans = make_plans(bench.planning(_budget(bench, 4.5), types=FAST, experts_used="auto"), 3)
     assert len({(p.pruning.expert_count, p.activation.used) for p in plans}) == 3
     costs = [p.predicted_kld or 0.0 for p in plans]
     assert costs == sorted(costs)
@@ -234,8 +229,7 @@ def test_the_best_few_differ_in_experts(bench: Bench) -> None:
 
 def test_other_allocators_are_compared_by_what_they_make(softmax: Bench) -> None:
     budget = _budget(softmax, 4.6)
-    request = PlanRequest(budget, CRITERIA[0], UNIFORM, types=FAST)
-    every = make_plans(softmax.checkpoint, softmax.topology, softmax.source, request, softmax.kernels, _quiet, 9)
+    every = make_plans(softmax.planning(budget, allocator=UNIFORM, types=FAST), 9)
     made = {p.pruning.expert_count: p.predicted_kld for p in every}
     assert sorted(made) == list(range(8, 17))
     assert made == {p.expert_count: p.predicted_kld for p in _of(every[0], "candidate")}
@@ -259,11 +253,12 @@ def _probed(bench: Bench, prune_kld: float, weight: float, attention: float | No
         )
         for n, info in tensors.items()
     )
-    rule = _frames(bench).rule
-    prunes = tuple(PruneProbe(rule, n, k, prune_kld, 0.001) for n, k in options(_frames(bench))[1:])
-    probes = Probes(("text.txt",), "", 512, 2040, "engine", types, prunes)
-    stats = dataclasses.replace(bench.source.stats, probes=probes)
-    return dataclasses.replace(bench, source=dataclasses.replace(bench.source, stats=stats))
+    rule = _planning(bench).rule
+    prunings = tuple(PruningProbe(rule, n, k, prune_kld, 0.001) for n, k in counts_to_weigh(_planning(bench))[1:])
+    found = Sensitivity(
+        model_id(bench.checkpoint), bench.source.sha256, ("text.txt",), "", 512, 8, 2040, "engine", types, prunings
+    )
+    return dataclasses.replace(bench, sensitivity=SensitivitySource.of(found))
 
 
 def test_measured_prunings_decide(bench: Bench) -> None:
@@ -271,8 +266,8 @@ def test_measured_prunings_decide(bench: Bench) -> None:
     cheap, dear = (_probed(bench, kld, 1.0).plan(_budget(bench, 4.5), types=FAST) for kld in (0.0, 100.0))
     assert cheap.pruning.expert_count == EXPERTS // 2
     assert dear.pruning.expert_count == EXPERTS
-    assert dear.sensitivity.startswith("probed: ")
-    assert "defaults" in bench.plan(_budget(bench, 4.5), types=FAST, keep="12").sensitivity
+    assert dear.prediction.startswith("probed: ")
+    assert "defaults" in bench.plan(_budget(bench, 4.5), types=FAST, keep="12").prediction
 
 
 def test_predicted_is_weights_times_errors_plus_pruning(bench: Bench) -> None:
@@ -317,14 +312,14 @@ def test_floors_of_the_user_hold_with_probes(bench: Bench) -> None:
 
 
 def test_importance_is_borrowed_as_the_plan_says(softmax: Bench, tmp_path: Path) -> None:
-    """Whatever the stats given to `compress` say: a confirmed plan and the file made of it later are one."""
+    """The stats say nothing of it: a confirmed plan and the file made of it later are one."""
     plan = softmax.plan(_budget(softmax, 4), types=("Q2_K",), keep="16", borrow=5.0)
     assert plan.calibration is not None
     assert plan.calibration.borrow == 5.0
     out, name = tmp_path / "out.gguf", "blk.1.ffn_down_exps.weight"
-    stats = dataclasses.replace(softmax.source.stats, borrow=99.0)
-    compress(softmax.checkpoint, plan, stats, out, kernels=softmax.kernels, threads=1, report=_quiet)
+    stats = softmax.source.stats
+    compress(softmax.checkpoint, plan, stats, out, kernels=softmax.kernels, threads=1, report=untold)
     values, entry = softmax.checkpoint.read(name, expert=3), stats.imatrix[name]
     written = open_gguf(out).read_raw(name, expert=3).reshape(len(values), -1)
     np.testing.assert_array_equal(written, softmax.kernels.quantize(values, "Q2_K", entry.vector(3, 256, 5.0)))
-    assert not np.array_equal(written, softmax.kernels.quantize(values, "Q2_K", entry.vector(3, 256, 99.0)))
+    assert not np.array_equal(written, softmax.kernels.quantize(values, "Q2_K", entry.vector(3, 256, 0.0)))

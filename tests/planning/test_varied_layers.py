@@ -25,7 +25,7 @@ from collab_plugin.errors import CollabError
 from collab_plugin.formats.ggml_types import tensor_bytes
 from collab_plugin.planning.criteria.criterion import CriterionOptions
 from collab_plugin.planning.pruning import check_servable, choose, fewest_servable, shares_of
-from collab_plugin.planning.request import StatsSource
+from collab_plugin.planning.sources import StatsSource
 from collab_plugin.plans.artifact import artifact_layout
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.plan_diff import Pair, diff_plans
@@ -34,7 +34,7 @@ from collab_plugin.plans.plan_file import plan_fingerprint, read_plan, write_pla
 BY_LAYER = ("expert-count-by-layer",)
 
 
-def run(*args: str | Path) -> Result:
+def run(*args: str | int | Path) -> Result:
     return CliRunner().invoke(main, [str(a) for a in args])
 
 
@@ -255,15 +255,14 @@ def test_nothing_writes_it(layered: Bench, varied: Plan, tmp_path: Path) -> None
         assert done.exit_code == 2
         assert f"{what} has one number for all layers" in done.output
         assert len(done.output.strip().splitlines()) == 1
-        assert "--load-format collab" in done.output
+        assert "load format collab" in done.output
         assert set(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("option", ["--probe", "--confirm=1"])
-def test_it_is_neither_probed_nor_confirmed(option: str, softmax: Bench, tmp_path: Path, text: Path) -> None:
+def test_it_is_not_confirmed(softmax: Bench, tmp_path: Path, text: Path) -> None:
     done = run(
         "plan", softmax.path, "--stats", softmax.stats_path, "--budget", "4bpw", "--layers", "varied",
-        option, "--text", text, "-o", tmp_path / "plan.json",
+        "--confirm", 1, "--text", text, "-o", tmp_path / "plan.json",
     )  # fmt: skip
     assert done.exit_code == 2
     assert "which have one number of experts for all layers" in done.output

@@ -41,7 +41,7 @@ def test_other_types(softmax: Bench) -> None:
 
 
 def test_two_choices_of_experts(softmax: Bench) -> None:
-    a, b = (softmax.plan(None, keep_types=True, keep="8", alpha=alpha) for alpha in (0.0, 1.0))
+    a, b = (softmax.plan(None, keep_types=True, keep="8", criterion_options={"alpha": alpha}) for alpha in (0.0, 1.0))
     diff = diff_plans(a, b)
     for layer in diff.kept_only_in_a:
         assert set(diff.kept_only_in_a[layer]) == set(a.pruning.kept[layer]) - set(b.pruning.kept[layer])

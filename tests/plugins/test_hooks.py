@@ -135,7 +135,7 @@ class Smallest:
     def collab_register_allocators(self, register: Callable[[Allocator], None]) -> None:
         register(Allocator("smallest", "the smallest type everywhere", self.solve))
 
-    def solve(self, items: Sequence[Item], budget: int) -> Mapping[str, int]:
+    def solve(self, items: Sequence[Item], budget: int, options: Mapping[str, float | int | str]) -> Mapping[str, int]:
         return {item.name: 0 for item in items}
 
 

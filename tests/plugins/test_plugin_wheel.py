@@ -55,10 +55,11 @@ def stats_for(model: Path, out: Path) -> Path:
 
 def test_plugins_lists_the_wheel(installed: Path) -> None:
     listed = json.loads(collab(installed, "plugins", "--json").stdout)
-    assert {"kind": "criteria", "name": "least-used", "plugin": "example"} in listed
-    assert {"kind": "placement-policies", "name": "spread", "plugin": "example"} in listed
-    assert {"kind": "checkpoint-formats", "name": "zipped-gguf", "plugin": "example"} in listed
-    assert {"kind": "families", "name": "dots1", "plugin": "example"} in listed
+    options = {"most": {"default": 0, "help": "1 keeps what is used most instead"}}
+    assert {"kind": "criteria", "name": "least-used", "plugin": "example", "options": options} in listed
+    assert {"kind": "placement-policies", "name": "spread", "plugin": "example", "options": {}} in listed
+    assert {"kind": "checkpoint-formats", "name": "zipped-gguf", "plugin": "example", "options": {}} in listed
+    assert {"kind": "families", "name": "dots1", "plugin": "example", "options": {}} in listed
 
 
 def test_without_the_wheel_its_criterion_is_unknown(qwen3moe: Path, tmp_path: Path) -> None:
@@ -94,14 +95,33 @@ def test_broken_archive_is_one_line(installed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.native
-@pytest.mark.parametrize(("criterion", "kept"), [("least-used", "lowest"), ("freq", "highest")])
+@pytest.mark.parametrize(
+    ("criterion", "given", "kept"),
+    [
+        ("least-used", (), "lowest"),
+        ("least-used", ("--criterion-option", "most=1"), "highest"),
+        ("freq", (), "highest"),
+    ],
+)
 def test_plan_with_the_wheel_s_criterion(
-    installed: Path, qwen3moe: Path, tmp_path: Path, criterion: str, kept: str
+    installed: Path, qwen3moe: Path, tmp_path: Path, criterion: str, given: tuple[str, ...], kept: str
 ) -> None:
     stats, out = stats_for(qwen3moe, tmp_path / "stats.gguf"), tmp_path / "plan.json"
     experts = int(open_gguf(qwen3moe).metadata["qwen3moe.expert_count"].value)
     half = experts // 2
-    options = ("--stats", stats, "--keep", half, "--criterion", criterion, "--budget", "8bpw", "--types", "Q8_0,Q4_0")
+    options = (
+        "--stats",
+        stats,
+        "--keep",
+        half,
+        "--criterion",
+        criterion,
+        "--budget",
+        "8bpw",
+        "--types",
+        "Q8_0,Q4_0",
+        *given,
+    )
     done = collab(installed, "plan", qwen3moe, *options, "-o", out)
     assert done.returncode == 0, done.stderr
     plan = json.loads(out.read_text())

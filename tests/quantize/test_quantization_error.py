@@ -13,6 +13,7 @@ from small_models.model_bench import Bench
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo
 from collab_plugin.quantize.error import ErrorTable, Sample, Sampling, relative_error, sample_values
+from collab_plugin.stats.importance_matrix import ImportanceMatrix
 from collab_plugin.stats.stats import ImatrixEntry
 
 EXPERT = "blk.1.ffn_down_exps.weight"
@@ -81,7 +82,9 @@ def test_formula(kind: str, name: str, column: int, softmax: Bench) -> None:
         back = quants.dequantize(kernels.quantize(x, kind, w.astype(np.float32)), GGMLQuantizationType[kind])
         lost += float((w * (x - back).astype(np.float64) ** 2).sum())
         total += float((w * x.astype(np.float64) ** 2).sum())
-    assert relative_error(samples, info, kind, stats, kernels) == pytest.approx(lost / total, rel=1e-5)
+    assert relative_error(samples, info, kind, ImportanceMatrix.of(stats, 0.0), kernels) == pytest.approx(
+        lost / total, rel=1e-5
+    )
 
 
 def test_without_statistics_all_columns_count_alike(softmax: Bench) -> None:
@@ -97,13 +100,13 @@ def test_what_is_copied_has_no_error(softmax: Bench) -> None:
     info = softmax.checkpoint.tensors[DENSE]
     sample = [Sample(None, 0, softmax.checkpoint.read(DENSE)[:4])]
     for kind in (info.type.name, "F32"):
-        assert relative_error(sample, info, kind, softmax.source.stats, softmax.kernels) == 0
+        assert relative_error(sample, info, kind, ImportanceMatrix.of(softmax.source.stats, 0.0), softmax.kernels) == 0
 
 
 def test_zeros_have_no_error(softmax: Bench) -> None:
     info = softmax.checkpoint.tensors[DENSE]
     zeros = [Sample(None, 0, np.zeros((4, 256), np.float32))]
-    assert relative_error(zeros, info, "Q4_K", softmax.source.stats, softmax.kernels) == 0
+    assert relative_error(zeros, info, "Q4_K", ImportanceMatrix.of(softmax.source.stats, 0.0), softmax.kernels) == 0
 
 
 def test_error_does_not_depend_on_the_scale(softmax: Bench) -> None:
@@ -210,7 +213,9 @@ def test_threads_change_nothing(grouped: Bench) -> None:
     candidates = {n: k for n, k in candidates.items() if "norm" not in n and "inp" not in n}
     small = Sampling(values=2**16, per_tensor=2**13)
     one, three = (
-        ErrorTable(grouped.checkpoint, {}, grouped.source.stats, GgmlKernels(), n, _quiet, small).measure(candidates)
+        ErrorTable(
+            grouped.checkpoint, {}, ImportanceMatrix.of(grouped.source.stats, 0.0), GgmlKernels(), n, _quiet, small
+        ).measure(candidates)
         for n in (1, 3)
     )
     assert one == three

@@ -187,7 +187,7 @@ def test_hostile_names_are_text(big: Plan) -> None:
         big,
         source=dataclasses.replace(big.source, name=HOSTILE, architecture=HOSTILE),
         notes=(HOSTILE,),
-        sensitivity=HOSTILE,
+        prediction=HOSTILE,
         versions={HOSTILE: HOSTILE},
         back_off=(BackOff(HOSTILE, 10**9),),
         considered=(*big.considered, Point("baseline", HOSTILE, 1, 1, 10**9, 9.0, 8.0, False)),

@@ -34,6 +34,7 @@ def test_reference_is_current(tmp_path: Path) -> None:
         "cli.md",
         "formats/plan.schema.json",
         "formats/placement.schema.json",
+        "formats/sensitivity.schema.json",
         "formats/pack.schema.json",
         "formats/report.schema.json",
     ):

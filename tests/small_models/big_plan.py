@@ -109,9 +109,7 @@ def big_plan(kept: dict[int, tuple[int, ...]]) -> Plan:
             text_sketch="",
             file="stats.gguf",
         ),
-        pruning=Pruning(
-            "freq-score", {"alpha": 0.5, "seed": 0, "order": "original"}, "layer-max", "balanced", KEPT, kept, 0.1385
-        ),
+        pruning=Pruning("freq-score", {"alpha": 0.5}, "layer-max", "balanced", KEPT, kept, 0.1385),
         activation=Activation(TOP_K, 6, "share"),
         metadata={"deepseek2.expert_count": KEPT, "deepseek2.expert_used_count": 6},
         tensors=tensors,
@@ -119,9 +117,11 @@ def big_plan(kept: dict[int, tuple[int, ...]]) -> Plan:
         bytes=size,
         bits_per_weight=8 * size / old,
         predicted_kld=0.8123,
-        sensitivity="imagined: weights from no probe at all",
+        prediction="imagined: weights from no probe at all",
+        sensitivity=None,
         considered=points(size),
         allocator="knapsack",
+        allocator_options={"seconds": 20.0},
         base="IQ1_S",
         back_off=tuple(
             BackOff(step, int(size * share))

@@ -17,8 +17,10 @@ from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.checkpoint.topology import Topology, topology_of
 from collab_plugin.planning.allocators.knapsack import KNAPSACK
 from collab_plugin.planning.criteria.builtin_criteria import CRITERIA
-from collab_plugin.planning.request import PlanRequest, StatsSource
+from collab_plugin.planning.planning_input import PlanningInput
+from collab_plugin.planning.request import PlanRequest
 from collab_plugin.planning.search import make_plan
+from collab_plugin.planning.sources import SensitivitySource, StatsSource
 from collab_plugin.plans.plan import Plan
 from collab_plugin.stats.stats_file import write_stats
 from small_models.random_moe import imagined_stats
@@ -52,17 +54,24 @@ class Bench:
     topology: Topology
     source: StatsSource
     kernels: GgmlKernels
+    sensitivity: SensitivitySource | None = None
 
-    def plan(self, budget: int | None = None, *, source: StatsSource | str | None = "own", **options: Any) -> Plan:
+    def planning(
+        self, budget: int | None = None, *, source: StatsSource | str | None = "own", **options: Any
+    ) -> PlanningInput:
+        """What a plan is made from; ``options`` of the request."""
         request = {"criterion": CRITERIA[0], "allocator": KNAPSACK, "threads": 2, **options}
-        return make_plan(
+        return PlanningInput(
             self.checkpoint,
             self.topology,
-            self.source if isinstance(source, str) else source,
             PlanRequest(budget=budget, **request),
+            self.source if isinstance(source, str) else source,
+            self.sensitivity,
             self.kernels,
-            lambda done, total=None: None,
         )
+
+    def plan(self, budget: int | None = None, *, source: StatsSource | str | None = "own", **options: Any) -> Plan:
+        return make_plan(self.planning(budget, source=source, **options))
 
 
 def load(path: Path, stats_path: Path, kernels: GgmlKernels) -> Bench:

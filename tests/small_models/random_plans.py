@@ -12,6 +12,7 @@ from collab_plugin.plans.plan import (
     Plan,
     Point,
     Pruning,
+    SensitivityFile,
     Source,
     TensorPlan,
     requirements_of,
@@ -21,6 +22,8 @@ _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 _SIZE = st.integers(0, 2**53)
 _FIGURE = st.floats(0, 1e12)
 _SHA = st.binary(min_size=32, max_size=32).map(lambda b: f"sha256:{b.hex()}")
+# Whole floats come back as integers from `float | int | str`, and equal them.
+_OPTIONS = st.dictionaries(_TEXT, st.one_of(_FIGURE, _SIZE, _TEXT), max_size=3)
 
 
 @st.composite
@@ -33,8 +36,7 @@ def pruning(draw: st.DrawFn) -> Pruning:
     counts = [count - spread, count + spread, count, count]
     return Pruning(
         criterion=draw(_TEXT),
-        # Whole floats come back as integers from `float | int | str`, and equal them.
-        options=draw(st.dictionaries(_TEXT, st.one_of(_FIGURE, _SIZE, _TEXT), max_size=3)),
+        options=draw(_OPTIONS),
         normalisation=draw(_TEXT),
         group_policy=draw(st.sampled_from(["none", "balanced", "disband"])),
         expert_count=count,
@@ -43,6 +45,8 @@ def pruning(draw: st.DrawFn) -> Pruning:
             for layer, n in zip(layers, counts, strict=False)
         },
         mass_lost=draw(st.none() | st.floats(0, 1)),
+        order=draw(st.sampled_from(["original", "importance"])),
+        layers=draw(st.sampled_from(["same", "varied"])),
     )
 
 
@@ -86,9 +90,11 @@ def plans(draw: st.DrawFn) -> Plan:
         bytes=draw(_SIZE),
         bits_per_weight=draw(_FIGURE),
         predicted_kld=draw(st.none() | _FIGURE),
-        sensitivity=draw(_TEXT),
+        prediction=draw(_TEXT),
+        sensitivity=draw(st.none() | st.builds(SensitivityFile, sha256=_SHA, file=st.just("sensitivity.json"))),
         considered=tuple(draw(st.lists(point, max_size=2))),
         allocator=draw(_TEXT),
+        allocator_options=draw(_OPTIONS),
         base=draw(_TEXT),
         back_off=draw(st.lists(st.builds(BackOff, _TEXT, _SIZE), max_size=2).map(tuple)),
         notes=tuple(draw(st.lists(_TEXT, max_size=2))),

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import shutil
 import struct
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,17 +17,13 @@ from small_models.imatrix_files import write_imatrix
 from small_models.odd_stats import LAYERS, small_stats, with_key
 
 from collab_plugin.errors import CollabError
-from collab_plugin.formats.json_document import to_plain
-from collab_plugin.stats.probes import Probes, PruneProbe, TypeProbe
+from collab_plugin.formats.file_hash import file_sha256
 from collab_plugin.stats.stats import ImatrixEntry, LayerRouting
 from collab_plugin.stats.stats_file import (
-    PROBES,
     as_stored,
     read_stats,
     sha256_when_written,
-    stats_sha256,
     unmeasured,
-    write_probes,
     write_stats,
 )
 
@@ -80,10 +74,9 @@ def test_large_counts_are_exact(counts: list[int], sums: st.DataObject, tmp_path
 def test_same_stats_same_bytes(written: Path, tmp_path: Path) -> None:
     write_stats(tmp_path / "again.gguf", small_stats())
     assert (tmp_path / "again.gguf").read_bytes() == written.read_bytes()
-    sha = stats_sha256(written, read_stats(written))
-    assert sha == hashlib.sha256(written.read_bytes()).hexdigest()
+    assert file_sha256(written) == hashlib.sha256(written.read_bytes()).hexdigest()
     write_stats(tmp_path / "other.gguf", small_stats(1))
-    assert stats_sha256(tmp_path / "other.gguf", read_stats(tmp_path / "other.gguf")) != sha
+    assert file_sha256(tmp_path / "other.gguf") != file_sha256(written)
 
 
 def test_stats_in_memory_are_those_of_the_file(written: Path) -> None:
@@ -251,76 +244,8 @@ def test_keys_of_another_kind(key: str, value: object, kind: GGUFValueType, tmp_
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(CollabError, match="does not exist"):
         read_stats(tmp_path / "none.gguf")
-    with pytest.raises(CollabError, match="cannot read the stats"):
-        stats_sha256(tmp_path / "none.gguf", small_stats())
-
-
-# -- probes
-
-PROBED = Probes(
-    texts=("a.txt", "ü b.txt"),
-    text_sha256="",
-    ctx=512,
-    tokens=2040,
-    engine="llama-cpp-python 0.3.36",
-    types=(
-        TypeProbe({"blk.1.attn_q.weight": "IQ3_XXS", "blk.2.attn_q.weight": "IQ3_S"}, 0.123456789, 1.5e-7, 3e-9),
-        TypeProbe({"blk.1.attn_q.weight": "IQ3_XXS"}, 0.1, -1e-12, 0.0),
-    ),
-    prunes=(PruneProbe("freq-score alpha=0.5 seed=0 groups=none", 6, 2, 0.25, 0.0125),),
-)
-
-
-@pytest.fixture
-def probed(written: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "stats.gguf"
-    shutil.copy(written, path)
-    stats = read_stats(path)
-    write_probes(path, stats, stats_sha256(path, stats), PROBED)
-    return path
-
-
-def test_probes_round_trip(probed: Path, written: Path) -> None:
-    stats = read_stats(probed)
-    assert stats.probes == PROBED
-    assert read_stats(written).probes is None
-    before = read_stats(written)
-    for layer, routing in before.routing.items():
-        np.testing.assert_array_equal(stats.routing[layer].weight_sum, routing.weight_sum)
-        np.testing.assert_array_equal(stats.routing[layer].reap_sum, routing.reap_sum)
-
-
-def test_probes_do_not_change_the_hash(probed: Path, written: Path) -> None:
-    """Plans made before probing name the same stats: they still compress."""
-    before = stats_sha256(written, read_stats(written))
-    assert stats_sha256(probed, read_stats(probed)) == before
-    assert probed.read_bytes() != written.read_bytes()
-    stats = read_stats(probed)
-    write_probes(probed, stats, before, dataclasses.replace(PROBED, types=(), prunes=()))
-    assert stats_sha256(probed, read_stats(probed)) == before
-    write_stats(probed, dataclasses.replace(stats, probes=None))
-    assert probed.read_bytes() == written.read_bytes()
-
-
-def test_other_stats_with_the_same_probes_have_another_hash(probed: Path, tmp_path: Path) -> None:
-    write_stats(tmp_path / "other.gguf", dataclasses.replace(small_stats(1), probes=PROBED))
-    other = tmp_path / "other.gguf"
-    assert stats_sha256(other, read_stats(other)) != stats_sha256(probed, read_stats(probed))
-
-
-def test_it_is_still_an_imatrix_with_probes(probed: Path) -> None:
-    fields = GGUFReader(probed).fields
-    assert json.loads(fields[PROBES].contents())["ctx"] == 512
-    assert fields["general.type"].contents() == "imatrix"
-
-
-def test_an_imatrix_of_others_keeps_no_probes(tmp_path: Path) -> None:
-    """It would be written anew, and its bytes, and so its hash, would change."""
-    path = write_imatrix(tmp_path / "imatrix.gguf", small_stats().imatrix)
-    stats, before = read_stats(path), path.read_bytes()
-    with pytest.raises(CollabError, match="cannot keep probes; calibrate again"):
-        write_probes(path, stats, stats_sha256(path, stats), PROBED)
-    assert path.read_bytes() == before
+    with pytest.raises(CollabError, match="cannot read"):
+        file_sha256(tmp_path / "none.gguf")
 
 
 def test_rests_that_round_to_half_of_the_last_place(tmp_path: Path) -> None:
@@ -338,55 +263,12 @@ def test_rests_that_round_to_half_of_the_last_place(tmp_path: Path) -> None:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.lists(st.floats(0, 1e15), min_size=8, max_size=8))
-def test_any_stats_can_keep_probes(values: list[float], tmp_path: Path) -> None:
+def test_any_stats_are_the_same_when_written_as_read(values: list[float], tmp_path: Path) -> None:
+    """A plan of stats in memory records the hash of the file that they came from."""
     sums = np.array(values)
-    routing = {1: LayerRouting(7, np.arange(8), sums, sums)}
     path = tmp_path / "stats.gguf"
-    write_stats(path, dataclasses.replace(small_stats(), routing=routing))
-    stats = read_stats(path)
-    sha = stats_sha256(path, stats)
-    write_probes(path, stats, sha, PROBED)
-    assert stats_sha256(path, read_stats(path)) == sha
-
-
-def _plain() -> dict[str, Any]:
-    found: dict[str, Any] = to_plain(PROBED)
-    return found
-
-
-DAMAGED: dict[str, str] = {
-    "no JSON": "{",
-    "a list": "[]",
-    "not a number": json.dumps(_plain() | {"ctx": "512"}),
-    "unknown member": json.dumps(_plain() | {"surprise": 1}),
-    "missing member": json.dumps({k: v for k, v in _plain().items() if k != "engine"}),
-    "no figure": json.dumps(_plain() | {"types": [_plain()["types"][0] | {"kld": float("nan")}]}),
-    "no figure either": json.dumps(_plain() | {"prunes": [_plain()["prunes"][0] | {"kld": float("inf")}]}),
-    "nested too deep": "[" * 100_000,
-}
-
-
-@pytest.mark.parametrize("what", DAMAGED)
-def test_damaged_probes_are_refused(what: str, tmp_path: Path) -> None:
-    path = with_key(tmp_path / "stats.gguf", PROBES, DAMAGED[what], GGUFValueType.STRING)
-    with pytest.raises(CollabError, match="its probes are damaged") as error:
-        read_stats(path)
-    assert "\n" not in str(error.value)
-    assert str(path) in str(error.value)
-
-
-def test_probes_of_another_kind(tmp_path: Path) -> None:
-    with pytest.raises(CollabError, match=r"collab\.stats\.probes is '5', not str"):
-        read_stats(with_key(tmp_path / "stats.gguf", PROBES, 5, GGUFValueType.UINT32))
-
-
-@pytest.mark.parametrize("error", [(1e-300, 0.1), (0.1, 1e300), (0.1, -1e7)])
-def test_probes_that_nobody_measured(error: tuple[float, float], tmp_path: Path) -> None:
-    """Their ratio is a weight: it would be infinite in the knapsack."""
-    probes = dataclasses.replace(PROBED, types=(TypeProbe({"blk.1.attn_q.weight": "IQ3_XXS"}, *error, 0.0),))
-    write_stats(tmp_path / "stats.gguf", dataclasses.replace(small_stats(), probes=probes))
-    with pytest.raises(CollabError, match="its probes are damaged"):
-        read_stats(tmp_path / "stats.gguf")
+    write_stats(path, dataclasses.replace(small_stats(), routing={1: LayerRouting(7, np.arange(8), sums, sums)}))
+    assert sha256_when_written(read_stats(path)) == file_sha256(path)
 
 
 def test_routing_alone_says_what_is_missing(tmp_path: Path) -> None:

@@ -33,8 +33,9 @@ def plan_of(
         pruning=pruning,
         activation=Activation(used, used, "given"),
         metadata=metadata or {},
-        tensors={}, budget=None, bytes=1, bits_per_weight=1.0, predicted_kld=None, sensitivity="", considered=(),
-        allocator="none", base="", back_off=(), notes=(), versions={},
+        tensors={}, budget=None, bytes=1, bits_per_weight=1.0, predicted_kld=None, prediction="", sensitivity=None,
+        considered=(),
+        allocator="none", allocator_options={}, base="", back_off=(), notes=(), versions={},
     )  # fmt: skip
 
 

@@ -14,10 +14,11 @@ from small_models.tiny_moe import some_stats
 from trained_plans import pruning_plan
 
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.file_hash import file_sha256
 from collab_plugin.plans.plan import Calibration, Plan
 from collab_plugin.plugins.open_checkpoint import open_checkpoint
 from collab_plugin.stats.stats import LayerRouting
-from collab_plugin.stats.stats_file import read_stats, stats_sha256, write_stats
+from collab_plugin.stats.stats_file import write_stats
 
 MODEL = MODELS / "tiny-qwen3moe"
 EXPERTS, HOT = 24, 3
@@ -29,7 +30,7 @@ def written_stats(path: Path, seed: int) -> str:
     routing = {layer: LayerRouting(int(count.sum()), count, count * 0.5) for layer, count in enumerate((up, up[::-1]))}
     stats = dataclasses.replace(some_stats(open_checkpoint(MODEL), seed), routing=routing)
     write_stats(path, stats)
-    return stats_sha256(path, read_stats(path))
+    return file_sha256(path)
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from collab_plugin.planning.options import Option, OptionValue, option_values
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -25,12 +27,22 @@ class Item:
 
 @dataclass(frozen=True)
 class Allocator:
-    """``solve(items, budget)`` returns the chosen index by item name.
+    """``solve(items, budget, options)`` returns the chosen index by item name.
 
     The sum of the chosen ``nbytes`` never exceeds ``budget``; raises ValueError when even the
-    smallest choices do not fit (callers check first and back off).
+    smallest choices do not fit (callers check first and back off). ``options`` declares what it can be told; every
+    option's value comes with each call.
+    ``follows_frontier``: its cost is within one step of the least there is at a budget (frontier.py), so that the
+    search need not solve every candidate. ``default_floors``: the default smallest types of roles guard its choices.
     """
 
     name: str
     description: str
-    solve: Callable[[Sequence[Item], int], Mapping[str, int]]
+    solve: Callable[[Sequence[Item], int, Mapping[str, OptionValue]], Mapping[str, int]]
+    options: tuple[Option, ...] = ()
+    follows_frontier: bool = False
+    default_floors: bool = True
+
+    def values(self, given: Mapping[str, OptionValue]) -> dict[str, OptionValue]:
+        """Value of every option, ``given`` or its default; CollabError for what is not an option of it."""
+        return option_values(self.options, given, f"allocator {self.name}")

@@ -10,9 +10,9 @@ from scipy.sparse import csr_matrix
 
 from collab_plugin.planning.allocators.allocator import Allocator, Choice, Item
 from collab_plugin.planning.allocators.quiet import quiet_stdout
+from collab_plugin.planning.options import Option, OptionValue
 
 GAP = 1e-6
-SECONDS = 20.0
 
 
 def _useful(choices: Sequence[Choice]) -> list[int]:
@@ -24,7 +24,14 @@ def _useful(choices: Sequence[Choice]) -> list[int]:
     return kept
 
 
-def solve(items: Sequence[Item], budget: int) -> dict[str, int]:
+def _not_positive(value: OptionValue) -> str | None:
+    return None if float(value) > 0 else "is not above 0"
+
+
+SECONDS = Option("seconds", 20.0, "longest time for the solver; the best found by then is taken", _not_positive)
+
+
+def solve(items: Sequence[Item], budget: int, options: Mapping[str, OptionValue]) -> dict[str, int]:
     """Least total cost within ``budget`` bytes; see `Allocator`.
 
     Minimise Σ c·x subject to Σ_j x_ij = 1 for each item and Σ b·x ≤ budget, x binary.
@@ -50,7 +57,7 @@ def solve(items: Sequence[Item], budget: int) -> dict[str, int]:
             ],
             integrality=np.ones(len(flat), np.int64),
             bounds=Bounds(0, 1),
-            options={"mip_rel_gap": GAP, "time_limit": SECONDS},
+            options={"mip_rel_gap": GAP, "time_limit": float(options[SECONDS.name])},
         )
     if result.x is None:
         picked = {item.name: u[0] for item, u in zip(items, useful, strict=True)}
@@ -94,10 +101,16 @@ def _neighbour(useful: Sequence[int], at: int, step: int) -> int | None:
     return useful[index] if 0 <= index < len(useful) else None
 
 
-KNAPSACK = Allocator("knapsack", "least predicted cost within the budget, solved by HiGHS (default)", solve)
+KNAPSACK = Allocator(
+    "knapsack",
+    "least predicted cost within the budget, solved by HiGHS (default)",
+    solve,
+    options=(SECONDS,),
+    follows_frontier=True,
+)
 
 
-def _uniform(items: Sequence[Item], budget: int) -> Mapping[str, int]:
+def _uniform(items: Sequence[Item], budget: int, options: Mapping[str, OptionValue]) -> Mapping[str, int]:
     """One type for all tensors: the largest that fits; where a tensor lacks it, its next smaller one."""
     names = {choice.type for item in items for choice in item.choices}
     best: dict[str, int] | None = None
@@ -123,4 +136,6 @@ def _at_most(choices: Sequence[Choice], kind: str) -> int:
     return max(fitting, key=lambda i: choices[i].nbytes) if fitting else 0
 
 
-UNIFORM = Allocator("uniform", "one type for all tensors, the largest that fits: a baseline", _uniform)
+UNIFORM = Allocator(
+    "uniform", "one type for all tensors, the largest that fits: a baseline", _uniform, default_floors=False
+)

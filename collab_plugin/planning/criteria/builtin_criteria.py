@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collab_plugin.planning.criteria.criterion import CriterionOptions, ImportanceCriterion
+from collab_plugin.planning.options import Option, OptionValue
 from collab_plugin.stats.stats import LayerRouting
 
 NORMALISATION = "layer-max"
@@ -40,7 +41,8 @@ def score(routing: LayerRouting, options: CriterionOptions) -> F64:
 
 def freq_score(routing: LayerRouting, options: CriterionOptions) -> F64:
     """I_e = α f_e + (1 − α) s_e (arXiv 2509.25689 eq. 1)."""
-    return options.alpha * freq(routing, options) + (1 - options.alpha) * score(routing, options)
+    alpha = options.number("alpha")
+    return alpha * freq(routing, options) + (1 - alpha) * score(routing, options)
 
 
 def reap(routing: LayerRouting, options: CriterionOptions) -> F64:
@@ -59,15 +61,34 @@ def mass(routing: LayerRouting, options: CriterionOptions) -> F64:
 
 
 def random(routing: LayerRouting, options: CriterionOptions) -> F64:
-    """Uniform random numbers from ``seed`` and the layer's number: the baseline."""
-    return np.random.default_rng((options.seed, options.layer)).random(len(routing.count))
+    """Uniform random numbers from the option ``seed`` and the layer's number: the baseline."""
+    return np.random.default_rng((int(options.number("seed")), options.layer)).random(len(routing.count))
 
 
+def _not_a_share(value: OptionValue) -> str | None:
+    return None if 0 <= float(value) <= 1 else "is not between 0 and 1"
+
+
+def _not_a_seed(value: OptionValue) -> str | None:
+    return None if int(value) >= 0 else "is negative"
+
+
+ALPHA = Option("alpha", 0.5, "weight of frequency, from 0 to 1", _not_a_share)
+SEED = Option("seed", 0, "number that the random choice starts from", _not_a_seed)
+FREQ = ImportanceCriterion("freq", "activation frequency", freq)
+FREQ_SCORE = ImportanceCriterion(
+    "freq-score",
+    "the paper's α·frequency + (1−α)·score (default)",
+    freq_score,
+    ("weight_sum",),
+    options=(ALPHA,),
+    without_weights=FREQ,
+)
 CRITERIA = (
-    ImportanceCriterion("freq-score", "the paper's α·frequency + (1−α)·score (default)", freq_score, ("weight_sum",)),
+    FREQ_SCORE,
     ImportanceCriterion("reap", "router weight × expert output norm (REAP)", reap, ("reap_sum",)),
     ImportanceCriterion("mass", "router weight × expert output norm, summed over its tokens", mass, ("reap_sum",)),
-    ImportanceCriterion("freq", "activation frequency", freq),
+    FREQ,
     ImportanceCriterion("score", "mean router weight when selected", score, ("weight_sum",)),
-    ImportanceCriterion("random", "a seeded random choice, as a baseline", random),
+    ImportanceCriterion("random", "a seeded random choice, as a baseline", random, options=(SEED,), unseen="as-scored"),
 )

@@ -3,46 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
-from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.compression.as_gguf import runnable
 from collab_plugin.compression.gguf_file import compress
-from collab_plugin.engines.engine import Engine, Windows
+from collab_plugin.planning.measure.measuring import Measuring
+from collab_plugin.planning.measure.scratch_folder import scratch_folder
+from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.plans.plan import Plan, Point, ascending
 from collab_plugin.progress import OnProgress, silent, track
-from collab_plugin.quantize.kernels import Kernels
-from collab_plugin.stats.stats import Stats
 
 
-def confirm(
-    plans: Sequence[Plan],
-    checkpoint: Checkpoint,
-    stats: Stats | None,
-    kernels: Kernels,
-    engine: Engine,
-    windows: Windows,
-    *,
-    threads: int,
-    folder: Path,
-    progress: OnProgress = silent,
+def confirm_plans(
+    plans: Sequence[Plan], planning: PlanningInput, measuring: Measuring, progress: OnProgress = silent
 ) -> Plan:
     """Return the plan with the least measured KL divergence; its ``considered`` holds every measurement.
 
-    ``folder`` needs room for one artifact and the original's logits.
+    The user's cache folder needs room for one artifact and the original's logits.
     """
     measured: dict[tuple[int, int], float] = {}
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".collab-confirm-") as name:
-        reference, out = Path(name) / "reference.npy", Path(name) / "candidate.gguf"
-        original = runnable(engine, "reference", checkpoint, threads, progress)
+    checkpoint, kernels, threads = planning.checkpoint, planning.needed_kernels(), planning.request.threads
+    engine, windows = measuring.engine, measuring.windows
+    original = runnable(engine, "reference", checkpoint, threads, progress)
+    with scratch_folder() as folder:
+        reference, out = folder / "reference.npy", folder / "candidate.gguf"
         with track(progress, "running the original", unit="tokens") as report:
             engine.reference(original, windows, out=reference, threads=threads, progress=report)
         for number, plan in enumerate(plans, 1):
             what = f"candidate {number} of {len(plans)} ({_label(plan)})"
             with track(progress, f"compressing {what}", unit="weights") as report:
-                compress(checkpoint, plan, stats, out, kernels=kernels, threads=threads, report=report)
+                compress(checkpoint, plan, planning.stats, out, kernels=kernels, threads=threads, report=report)
             with track(progress, f"evaluating {what}", unit="tokens") as report:
                 result = engine.evaluate(out, reference, windows, threads=threads, progress=report)
             measured[_key(plan)] = result.mean_kld

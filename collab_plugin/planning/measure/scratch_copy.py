@@ -21,8 +21,7 @@ from collab_plugin.plans.artifact import artifact_layout
 from collab_plugin.plans.copy_plan import copy_plan
 from collab_plugin.progress import OnProgress, silent, track
 from collab_plugin.quantize.kernels import Bytes, Kernels
-from collab_plugin.stats.stats import Stats
-from collab_plugin.stats.vectors import importance
+from collab_plugin.stats.importance_matrix import ImportanceMatrix, importance_vector
 
 
 class Scratch:
@@ -31,13 +30,13 @@ class Scratch:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        stats: Stats | None,
+        imatrix: ImportanceMatrix | None,
         kernels: Kernels,
         folder: Path,
         threads: int,
         progress: OnProgress = silent,
     ) -> None:
-        self.checkpoint, self.stats, self.kernels, self.threads = checkpoint, stats, kernels, threads
+        self.checkpoint, self.imatrix, self.kernels, self.threads = checkpoint, imatrix, kernels, threads
         self.path = folder / "scratch.gguf"
         self.plan = copy_plan(checkpoint)
         with track(progress, "copying the model to probe it", unit="weights") as report:
@@ -69,13 +68,13 @@ class Scratch:
     def _worse(self, tile: Tile, kind: str) -> Bytes:
         info = self.checkpoint.tensors[tile.tensor]
         values = self.checkpoint.read(tile.tensor, expert=tile.expert, rows=slice(tile.start, tile.stop))
-        vector = importance(info, tile.expert, kind, self.stats)
+        vector = importance_vector(info, tile.expert, kind, self.imatrix)
         n = info.shape[-1]
         back = self.kernels.dequantize(self.kernels.quantize(values.reshape(-1, n), kind, vector), kind, n)
         stored = info.type.name
         if stored == "F32":
             return np.ascontiguousarray(back).view(np.uint8)
-        return self.kernels.quantize(back, stored, importance(info, tile.expert, stored, self.stats))
+        return self.kernels.quantize(back, stored, importance_vector(info, tile.expert, stored, self.imatrix))
 
     @staticmethod
     def _write(handle: int, tile: Tile, data: Bytes) -> None:

@@ -58,7 +58,7 @@ def front_plot(facts: Facts) -> Figure:
 
 
 def _level(facts: Facts) -> str:
-    return "KL divergence, nats a token (log)" if facts.plan.sensitivity else "predicted cost, no unit (log)"
+    return "KL divergence, nats a token (log)" if facts.plan.prediction else "predicted cost, no unit (log)"
 
 
 def _over_bytes(axes: Axes, facts: Facts) -> None:

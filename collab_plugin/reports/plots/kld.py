@@ -20,7 +20,7 @@ def pairs_plot(facts: Facts) -> Figure:
     axes = figure.add_subplot()
     own, rest = [p for p in pairs if p.chosen], [p for p in pairs if not p.chosen]
     predicted, measured = [p.predicted for p in pairs], [p.measured for p in pairs]
-    if facts.plan.sensitivity:
+    if facts.plan.prediction:
         # Room on both sides, so that the band's borders are seen.
         low, high = min(predicted + measured) / 2, max(predicted + measured) * 2
         ends = [low / 3, high * 3]
@@ -57,7 +57,7 @@ def pairs_plot(facts: Facts) -> Figure:
             linestyle="none",
             label="this plan",
         )
-    unit = "predicted KL divergence, nats a token (log)" if facts.plan.sensitivity else "predicted cost, no unit (log)"
+    unit = "predicted KL divergence, nats a token (log)" if facts.plan.prediction else "predicted cost, no unit (log)"
     axes.set_xlabel(unit)
     axes.set_ylabel("measured KL divergence,\nnats a token (log)")
     axes.grid(True, which="major")

@@ -16,18 +16,21 @@ from collab_plugin import (
     ImportanceCriterion,
     LayerRouting,
     LayerUse,
+    Option,
     PlacementPolicy,
     hookimpl,
 )
 
 
 def least_used_first(routing: LayerRouting, options: CriterionOptions) -> NDArray[np.float64]:
-    return -routing.count.astype(np.float64)
+    sign = 1 if options["most"] else -1
+    return sign * routing.count.astype(np.float64)
 
 
 @hookimpl
 def collab_register_criteria(register: Callable[[ImportanceCriterion], None]) -> None:
-    register(ImportanceCriterion("least-used", "keeps what is used least", least_used_first))
+    most = Option("most", 0, "1 keeps what is used most instead")
+    register(ImportanceCriterion("least-used", "keeps what is used least", least_used_first, options=(most,)))
 
 
 def spread(use: LayerUse, number: int) -> Sequence[int]:

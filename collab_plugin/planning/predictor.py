@@ -1,4 +1,4 @@
-"""How much a tensor's error, and pruning, move the output: KL divergence in nats, predicted.
+"""The KL divergence, in nats, that a tensor's error and pruning are predicted to cost.
 
 D(plan) = Σ_i ω_i ε_i + P(experts kept, experts used); method.md §6 has the evidence that it adds up.
 """
@@ -15,8 +15,9 @@ import numpy as np
 from collab_plugin.checkpoint.checkpoint import Checkpoint, quantizable
 from collab_plugin.checkpoint.topology import Topology
 from collab_plugin.formats.tensor_names import Role
+from collab_plugin.planning.candidates import Candidates
 from collab_plugin.planning.measure.groups import part_of
-from collab_plugin.stats.probes import Probes, PruneProbe
+from collab_plugin.stats.sensitivity import PruningProbe, Sensitivity
 
 # Nats per unit of relative error of one tensor: medians over the layers of the two trained models in
 # tests/models, probed at IQ3_XXS (benchmarks/sensitivity/run.py; docs/quality.md has the table).
@@ -46,7 +47,7 @@ PruneCost = Callable[[int, int], float]
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class Predictor:
     """``weights``: nats per unit of relative error, by tensor. ``source``: one line for the plan."""
 
     weights: Mapping[str, float]
@@ -74,7 +75,7 @@ def default_weights(checkpoint: Checkpoint, topology: Topology) -> dict[str, flo
     return found
 
 
-def probed_weights(default: Mapping[str, float], probes: Probes) -> dict[str, float]:
+def probed_weights(default: Mapping[str, float], probes: Sensitivity) -> dict[str, float]:
     """Weights from probes: of the smallest group that a tensor was probed in.
 
     Within a group the error is shared evenly. Tensors in no group keep the default, scaled by the
@@ -116,7 +117,7 @@ def default_prune_cost(
     return cost
 
 
-def probed_prune_cost(default: PruneCost, probes: tuple[PruneProbe, ...], experts: int) -> PruneCost:
+def probed_prune_cost(default: PruneCost, probes: tuple[PruningProbe, ...], experts: int) -> PruneCost:
     """Measured where probed; between probes the default, scaled by what the nearest ones say.
 
     The scale is interpolated in the share dropped among probes of the same experts used (else of all).
@@ -136,7 +137,7 @@ def probed_prune_cost(default: PruneCost, probes: tuple[PruneProbe, ...], expert
     return cost
 
 
-def _ratios(default: PruneCost, probes: list[PruneProbe], experts: int) -> list[tuple[float, float]]:
+def _ratios(default: PruneCost, probes: list[PruningProbe], experts: int) -> list[tuple[float, float]]:
     """(share dropped, log of measured over default), ascending, one a share."""
     found: dict[float, float] = {}
     for p in probes:
@@ -144,3 +145,33 @@ def _ratios(default: PruneCost, probes: list[PruneProbe], experts: int) -> list[
         if guess > 0 and p.kld > 0:
             found[1 - p.expert_count / experts] = math.log(p.kld / guess)
     return sorted(found.items())
+
+
+def predictor_of(candidates: Candidates) -> Predictor:
+    """From the sensitivity document where there is one, else from models probed earlier.
+
+    Probed prunings count when they were made by the same rule on the same statistics: they dropped the same experts.
+    """
+    planning = candidates.planning
+    checkpoint, topology = planning.checkpoint, planning.topology
+    default = default_weights(checkpoint, topology)
+
+    def lost(count: int, used: int) -> Mapping[int, float]:
+        return candidates.kept(count, used).weight_lost
+
+    found = planning.sensitivity
+    if found is None or not (found.types or found.prunings):
+        guess = default_prune_cost(checkpoint, topology, default, lost)
+        return Predictor(
+            default, guess, "defaults learnt on two small models: order of magnitude only (probe measures it)"
+        )
+    weights = probed_weights(default, found)
+    same = planning.stats_source is not None and planning.stats_source.sha256 == found.stats_sha256
+    prunings = tuple(p for p in found.prunings if same and p.rule == planning.rule)
+    guess = default_prune_cost(checkpoint, topology, weights, lost)
+    return Predictor(
+        weights,
+        probed_prune_cost(guess, prunings, topology.expert_count),
+        f"probed: {len(found.types)} groups ({len(found.probed & set(default))} of {len(default)} tensors) and "
+        f"{len(prunings)} prunings on {found.tokens:,} tokens",
+    )

@@ -10,7 +10,7 @@ from small_models.model_bench import Bench
 from collab_plugin.checkpoint.checkpoint import quantizable
 from collab_plugin.formats.tensor_names import Role
 from collab_plugin.planning.measure.groups import coarse, part_of, split
-from collab_plugin.planning.sensitivity import (
+from collab_plugin.planning.predictor import (
     DEFAULT_WEIGHT,
     ENDS,
     default_prune_cost,
@@ -18,21 +18,21 @@ from collab_plugin.planning.sensitivity import (
     probed_prune_cost,
     probed_weights,
 )
-from collab_plugin.stats.probes import Probes, PruneProbe, TypeProbe
+from collab_plugin.stats.sensitivity import PruningProbe, Sensitivity, TypeProbe
 
 DEFAULT = {"a": 1.0, "b": 2.0, "c": 4.0, "d": 8.0}
 
 
-def _probes(*types: TypeProbe) -> Probes:
-    return Probes(("text.txt",), "", 512, 2040, "engine", types)
+def _probes(*types: TypeProbe) -> Sensitivity:
+    return Sensitivity("model", "stats", ("text.txt",), "", 512, 8, 2040, "engine", types)
 
 
 def _type(names: str, error: float, kld: float) -> TypeProbe:
     return TypeProbe(dict.fromkeys(names, "IQ3_XXS"), error, kld, 0.001)
 
 
-def _prune(count: int, used: int, kld: float) -> PruneProbe:
-    return PruneProbe("freq-score", count, used, kld, 0.001)
+def _prune(count: int, used: int, kld: float) -> PruningProbe:
+    return PruningProbe("freq-score", count, used, kld, 0.001)
 
 
 # -- weights

@@ -1,0 +1,86 @@
+"""How many experts to keep and to use: what a request leaves open, and in which order prunings are probed."""
+
+from __future__ import annotations
+
+from collab_plugin.errors import CollabError
+from collab_plugin.planning.candidates import Candidates
+from collab_plugin.planning.planning_input import PlanningInput
+from collab_plugin.planning.pruning import check_servable, parse_keep
+from collab_plugin.planning.top_k import scaled_top_k
+
+# Shares of experts dropped, in the order in which prunings are probed: the mild ones first, because
+# they are what a search takes, then what shows the curve.
+_ORDER = (1 / 16, 1 / 4, 1 / 8, 1 / 2)
+
+
+def notches(planning: PlanningInput) -> list[int]:
+    """Counts that the search weighs: all experts, then a sixteenth fewer each (whole groups), down to half."""
+    t = planning.topology
+    step = max(t.expert_count // 16, 1)
+    if planning.policy == "balanced":
+        step = -(-step // t.groups) * t.groups
+    return list(range(t.expert_count, (t.expert_count - 1) // 2, -step))
+
+
+def counts_to_weigh(planning: PlanningInput) -> list[tuple[int, int]]:
+    """(experts kept, experts used) that the request leaves open, all experts first; at least one.
+
+    Raises CollabError when no count can serve the experts a token that were asked for.
+    """
+    t, request, stats = planning.topology, planning.request, planning.stats
+    if request.keep != "auto":
+        counts = [parse_keep(request.keep, t, planning.policy)]
+    elif stats is None or not set(t.moe_layers) <= set(stats.routing):
+        counts = [t.expert_count]
+    else:
+        counts = notches(planning)
+    found = []
+    for count in counts:
+        used = _used(planning, count)
+        found += [(count, k) for k in used if len(counts) == 1 or servable(planning, count, k)]
+    if not found:
+        check_servable(t, counts[0], _used(planning, counts[0])[0], planning.policy)
+    return found
+
+
+def _used(planning: PlanningInput, count: int) -> list[int]:
+    """Experts a token to weigh with ``count`` kept."""
+    asked, scaled = planning.request.experts_used, scaled_top_k(planning.topology, count)
+    if isinstance(asked, int):
+        return [asked]
+    return sorted({scaled, planning.topology.experts_used}, reverse=True) if asked == "auto" else [scaled]
+
+
+def servable(planning: PlanningInput, count: int, used: int) -> bool:
+    """True when ``used`` experts a token can be chosen from ``count`` under the group policy."""
+    try:
+        check_servable(planning.topology, count, used, planning.policy)
+    except CollabError:
+        return False
+    return True
+
+
+def prunings(candidates: Candidates) -> list[tuple[int, int]]:
+    """(experts kept, experts used) to probe, most telling first: what the request leaves open."""
+    t = candidates.planning.topology
+    every = (t.expert_count, t.experts_used)
+    found = [p for p in counts_to_weigh(candidates.planning) if p != every and _possible(candidates, *p)]
+
+    def rank(pair: tuple[int, int]) -> tuple[float, float, int]:
+        dropped = 1 - pair[0] / t.expert_count
+        near = min(range(len(_ORDER)), key=lambda i: abs(_ORDER[i] - dropped))
+        # The one nearest to a mark before its neighbours; of equal ones more experts used first.
+        return (round(abs(_ORDER[near] - dropped), 9), near, -pair[1])
+
+    return sorted(found, key=rank)
+
+
+def _possible(candidates: Candidates, count: int, used: int) -> bool:
+    """False where a search would not prune (too few calibration tokens); what was asked for raises."""
+    try:
+        candidates.candidate(count, used)
+    except CollabError:
+        if candidates.planning.request.keep != "auto":
+            raise
+        return False
+    return True

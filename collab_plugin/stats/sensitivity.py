@@ -1,0 +1,65 @@
+"""How much quantizing each part of a model, and pruning it, moved its output: the document `probe` writes.
+
+Reading and writing: sensitivity_file.py. Page: docs/formats/sensitivity.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+SENSITIVITY_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TypeProbe:
+    """Mean KL divergence (nats) against the original when only these tensors were quantized.
+
+    ``types`` by tensor name; ``error``: sum of their relative errors as method.md §5 defines them.
+    """
+
+    types: Mapping[str, str]
+    error: float
+    kld: float
+    stderr: float
+
+
+@dataclass(frozen=True)
+class PruningProbe:
+    """Mean KL divergence (nats) against the original when experts were pruned and nothing quantized.
+
+    ``rule`` names criterion, its options and the group policy: figures of another rule do not count.
+    """
+
+    rule: str
+    expert_count: int
+    experts_used: int
+    kld: float
+    stderr: float
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """All probes of one model on one text.
+
+    ``model_id``: checkpoint.identity.model_id of the probed model. ``stats_sha256``: of the stats file whose
+    importance matrix quantized and whose routing pruned. ``texts``: file names; ``text_sha256``: of their bytes,
+    one after the other. Windows of ``ctx`` tokens, at most ``chunks`` of each text (None: all),
+    ``tokens`` scored in all. ``engine``: its name and version.
+    """
+
+    model_id: str
+    stats_sha256: str
+    texts: tuple[str, ...]
+    text_sha256: str
+    ctx: int
+    chunks: int | None
+    tokens: int
+    engine: str
+    types: tuple[TypeProbe, ...] = ()
+    prunings: tuple[PruningProbe, ...] = ()
+
+    @property
+    def probed(self) -> frozenset[str]:
+        """Names of the tensors that some probe quantized."""
+        return frozenset(name for probe in self.types for name in probe.types)
