@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,12 @@ def _take_a_core() -> None:
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Without llama-cpp-python, files that are of no use are not even read: they may import it."""
+    name = collection_path.relative_to(Path(__file__).parent).as_posix() + "/"
+    return True if find_spec("llama_cpp") is None and name.startswith(NATIVE_FOLDERS) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
