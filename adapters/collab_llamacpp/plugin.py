@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 from collab_plugin import hookimpl
 
 if TYPE_CHECKING:
-    from collab_plugin.engines.engine import Engine
-    from collab_plugin.engines.target import TargetProvider
-    from collab_plugin.quantize.kernels import Kernels
+    from collab_plugin import Engine, Kernels, TargetProvider
 
 
 @hookimpl

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from collab_plugin import hookimpl
 
 if TYPE_CHECKING:
-    from collab_plugin.evaluation.task_runner import TaskRunner
+    from collab_plugin import TaskRunner
 
 
 @hookimpl

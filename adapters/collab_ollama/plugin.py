@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING
 from collab_plugin import hookimpl
 
 if TYPE_CHECKING:
-    from collab_plugin.engines.engine import Engine
-    from collab_plugin.engines.supported_types import Loader
-    from collab_plugin.engines.target import TargetProvider
-    from collab_plugin.plugins.command import PluginCommand
+    from collab_plugin import Engine, Loader, PluginCommand, TargetProvider
 
 
 @hookimpl
@@ -37,7 +34,7 @@ def collab_register_targets(register: Callable[[TargetProvider], None]) -> None:
 
 @hookimpl
 def collab_register_commands(register: Callable[[PluginCommand], None]) -> None:
-    from collab_plugin.plugins.command import PluginCommand
+    from collab_plugin import PluginCommand
 
     register(
         PluginCommand("export ollama", "Write a Modelfile for `ollama create`.", "collab_ollama.cli.export:command")

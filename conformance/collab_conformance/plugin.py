@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from collab_plugin import hookimpl
 
 if TYPE_CHECKING:
-    from collab_plugin.plugins.command import PluginCommand
+    from collab_plugin import PluginCommand
 
 
 @hookimpl
 def collab_register_commands(register: Callable[[PluginCommand], None]) -> None:
-    from collab_plugin.plugins.command import PluginCommand
+    from collab_plugin import PluginCommand
 
     register(
         PluginCommand(

@@ -19,29 +19,47 @@ from collab_llamacpp.native.ggml_kernels import GgmlKernels
 from small_models.hf_folder import qwen, write_folder
 from small_models.tiny_moe import WIDTH
 
-from collab_plugin import Config, Family, TensorRule, hookimpl
-from collab_plugin.checkpoint.checkpoint import Checkpoint, CheckpointFormat
+from collab_plugin import (
+    Advance,
+    Allocator,
+    Checkpoint,
+    CheckpointFormat,
+    Choice,
+    CollabError,
+    Config,
+    CriterionOptions,
+    Decoding,
+    Engine,
+    Family,
+    Generation,
+    ImportanceCriterion,
+    Item,
+    Kernels,
+    LayerRouting,
+    LayerUse,
+    LoadedTasks,
+    Loader,
+    PlacementPolicy,
+    PluginCommand,
+    Score,
+    Served,
+    Target,
+    TargetInfo,
+    TargetProvider,
+    TaskRun,
+    TaskRunner,
+    TensorRule,
+    hookimpl,
+    open_gguf,
+)
 from collab_plugin.checkpoint.families.qwen3moe import QWEN3_MOE
-from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.checkpoint.safetensors import open_safetensors
 from collab_plugin.cli.main import main
-from collab_plugin.engines.engine import Decoding, Engine
-from collab_plugin.engines.results import Generation, Served
-from collab_plugin.engines.supported_types import Loader, allowed_types, refuse_types
-from collab_plugin.engines.target import Target, TargetInfo, TargetProvider
-from collab_plugin.errors import CollabError
-from collab_plugin.evaluation.scores import Score, TaskRun
-from collab_plugin.evaluation.task_runner import LoadedTasks, TaskRunner
+from collab_plugin.engines.supported_types import allowed_types, refuse_types
 from collab_plugin.evaluation.tasks import evaluate_tasks
-from collab_plugin.placement.policy import LayerUse, PlacementPolicy, hot_experts
-from collab_plugin.planning.allocators.allocator import Allocator, Choice, Item
-from collab_plugin.planning.criteria.criterion import CriterionOptions, ImportanceCriterion
+from collab_plugin.placement.policy import hot_experts
 from collab_plugin.plugins import hookspecs
-from collab_plugin.plugins.command import PluginCommand
 from collab_plugin.plugins.manager import Registry, build_registry, plugin_manager, registry
-from collab_plugin.progress import Advance
-from collab_plugin.quantize.kernels import Kernels
-from collab_plugin.stats.stats import LayerRouting
 
 HOOKS = sorted(name for name, _ in inspect.getmembers(hookspecs, inspect.isfunction) if name.startswith("collab_"))
 

@@ -8,7 +8,7 @@ from dataclasses import fields
 
 import pytest
 
-from collab_plugin.errors import CollabError
+from collab_plugin import CollabError
 from collab_plugin.plugins import hookspecs
 from collab_plugin.plugins.manager import CONTRACTS, KINDS, Registry, build_registry, pick, plugin_manager
 

@@ -15,9 +15,7 @@ from conformance.torch_python import torch_python
 from small_models.converted import EXPERTS, KEPT, llama_cpp_logits, make_checkpoints, nmse
 from small_models.tiny_moe import some_stats
 
-from collab_plugin.checkpoint.gguf import open_gguf
-from collab_plugin.stats.stats import LayerRouting, Stats
-from collab_plugin.stats.stats_file import write_stats
+from collab_plugin import LayerRouting, Stats, open_gguf, write_stats
 
 WHEEL = Path(__file__).parent / "plugin_wheel"
 

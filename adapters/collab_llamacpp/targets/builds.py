@@ -9,8 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from collab_llamacpp.native.libraries import OTHER_FOLDER, SUFFIXES, installed_folder, library, library_folder
+from collab_plugin import CollabError
 from collab_plugin.engines.program_settings import Setting, configured
-from collab_plugin.errors import CollabError
 
 LIBRARIES = Setting("llama_libraries", "COLLAB_LLAMA_LIBRARIES")
 """Folders of libraries to verify beside the installed ones, separated as PATH is."""

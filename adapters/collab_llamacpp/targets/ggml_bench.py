@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from collab_llamacpp.native.ggml import Ggml, GgmlTensor, InitParams
 from collab_llamacpp.targets.selection import DeviceSelection
-from collab_plugin.engines.target import F32, I32, Bytes, KernelBench, NotOfferedError
+from collab_plugin import KernelBench, NotOfferedError
+from collab_plugin.engines.target import F32, I32, Bytes
 from collab_plugin.formats.ggml_types import TYPES, row_bytes, type_info
 
 _F32, _I32 = GGMLQuantizationType.F32.value, GGMLQuantizationType.I32.value

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from collab_llamacpp.targets.builds import Build
-from collab_plugin.engines.target import Device
-from collab_plugin.errors import CollabError
+from collab_plugin import CollabError, Device
 
 Kind = Literal["cpu", "gpu", "igpu", "accelerator"]
 

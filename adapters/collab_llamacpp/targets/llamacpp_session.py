@@ -14,9 +14,9 @@ from collab_llamacpp.native.libraries import library_folder
 from collab_llamacpp.native.model import ContextError, Placement
 from collab_llamacpp.native.observe import RoutingObserver
 from collab_llamacpp.targets.selection import DeviceSelection
+from collab_plugin import CollabError, LoadOptions, LogProbabilities, NotOfferedError, Routing, Session
 from collab_plugin.engines.compare_logits import log_softmax
-from collab_plugin.engines.target import F32, I32, LoadOptions, LogProbabilities, NotOfferedError, Routing, Session
-from collab_plugin.errors import CollabError
+from collab_plugin.engines.target import F32, I32
 
 # What a step of `greedy` tells.
 _ALTERNATIVES = 5

@@ -13,8 +13,7 @@ from collab_llamacpp.native.libraries import installed_folder, library_folder
 from collab_llamacpp.targets.builds import Build, backend_libraries, builds
 from collab_llamacpp.targets.ggml_devices import Listed, Listing, list_devices
 from collab_llamacpp.targets.selection import NO_REPACK, DeviceSelection, kind_of_file, select
-from collab_plugin.engines.target import KernelBench, LoadOptions, Session, Target, TargetInfo, TargetProvider
-from collab_plugin.errors import CollabError
+from collab_plugin import CollabError, KernelBench, LoadOptions, Session, Target, TargetInfo, TargetProvider
 
 ENGINE = "llamacpp"
 # Kinds to speak of also where nothing has them, by what users call them.

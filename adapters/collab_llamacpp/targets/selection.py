@@ -9,7 +9,7 @@ from pathlib import Path
 from collab_llamacpp.native.ggml import Ggml
 from collab_llamacpp.targets.builds import backend_libraries
 from collab_llamacpp.targets.ggml_devices import kind_of
-from collab_plugin.errors import CollabError
+from collab_plugin import CollabError
 
 NO_REPACK = "-norepack"
 

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from collab_plugin.checkpoint.checkpoint import F32, Checkpoint
-from collab_plugin.checkpoint.gguf import open_gguf
-from collab_plugin.engines.target import NotOfferedError
+from collab_plugin import Checkpoint, NotOfferedError, open_gguf
+from collab_plugin.checkpoint.checkpoint import F32
 
 _SHARD = 2 * 10**9
 """Bytes of a file, and about what is in memory at a time."""

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from collab_plugin.engines.target import F32, I32, Bytes, KernelBench
+from collab_plugin import KernelBench
+from collab_plugin.engines.target import F32, I32, Bytes
 from collab_plugin.formats.ggml_types import TYPES
 from collab_vllm.experts.ggml.dequantize import SUPPORTED, dequantize
 

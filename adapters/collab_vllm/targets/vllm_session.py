@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from collab_plugin.engines.target import F32, LoadOptions, LogProbabilities, NotOfferedError, Routing, Session
+from collab_plugin import LoadOptions, LogProbabilities, NotOfferedError, Routing, Session
+from collab_plugin.engines.target import F32
 from collab_vllm.load.latent_attention import around_latent_attention
 from collab_vllm.targets.hugging_face import write_folder
 

@@ -11,7 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from collab_plugin.engines.target import (
+from collab_plugin import (
+    CollabError,
     Device,
     KernelBench,
     LoadOptions,
@@ -21,7 +22,6 @@ from collab_plugin.engines.target import (
     TargetInfo,
     TargetProvider,
 )
-from collab_plugin.errors import CollabError
 from collab_vllm.our_packages import python_path
 from collab_vllm.vllm_python import vllm_python
 
