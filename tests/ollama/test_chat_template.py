@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from collab_ollama.model.chat_template import why_not_rendered
+from collab_ollama.model.template_check import why_not_rendered
 from real_ollama import MODELS, Ollama, Running, collab, running
 from small_models.gguf_copies import write_with_template
 

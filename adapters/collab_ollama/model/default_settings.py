@@ -10,7 +10,7 @@ from typing import Any
 
 from collab_ollama.model.gguf_for_ollama import OllamaArtifact
 from collab_ollama.model.parameters import Value
-from collab_ollama.model.sampling import sampling_of
+from collab_ollama.model.stated_sampling import sampling_of
 from collab_ollama.server.device_memory import available_memory
 from collab_plugin.errors import CollabError
 

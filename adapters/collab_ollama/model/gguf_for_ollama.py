@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from collab_ollama.model.chat_template import why_not_rendered
 from collab_ollama.model.ollama_types import OLLAMA
+from collab_ollama.model.template_check import why_not_rendered
 from collab_plugin.checkpoint.gguf import GgufCheckpoint, open_gguf, shard_paths
 from collab_plugin.engines.supported_types import refuse_types
 from collab_plugin.errors import CollabError

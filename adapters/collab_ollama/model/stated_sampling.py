@@ -1,4 +1,4 @@
-"""Sampling parameters and stop tokens that a GGUF or generation_config.json states, as Ollama takes them."""
+"""StatedSampling parameters and stop tokens that a GGUF or generation_config.json states, as Ollama takes them."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _END_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
 
 
 @dataclass(frozen=True)
-class Sampling:
+class StatedSampling:
     """``notes``: what was stated and is left out, and why, a sentence each."""
 
     parameters: dict[str, Value]
     notes: tuple[str, ...]
 
 
-def sampling_of(metadata: Mapping[str, MetaValue], generation: Mapping[str, Any]) -> Sampling:
+def sampling_of(metadata: Mapping[str, MetaValue], generation: Mapping[str, Any]) -> StatedSampling:
     """What the GGUF's ``metadata`` and a parsed generation_config.json state; the latter wins.
 
     A whole number written as 50.0 is 50. A value that Ollama would not take, or that means nothing, is left out with
@@ -58,7 +58,7 @@ def sampling_of(metadata: Mapping[str, MetaValue], generation: Mapping[str, Any]
     if generation.get("do_sample") is False:
         parameters["temperature"] = 0.0
     texts, more = _stop_tokens(metadata, generation)
-    return Sampling(parameters | ({"stop": texts} if texts else {}), (*notes, *more))
+    return StatedSampling(parameters | ({"stop": texts} if texts else {}), (*notes, *more))
 
 
 def _stated(metadata: Mapping[str, MetaValue], generation: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
