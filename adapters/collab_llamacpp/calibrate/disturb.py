@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from collab_llamacpp.calibrate.disturber import Disturber
 from collab_llamacpp.calibrate.job_types import DisturbJob
-from collab_llamacpp.native.model import Session
+from collab_llamacpp.native.model import LoadedModel
 from collab_plugin.engines.compare_logits import log_softmax
 from collab_plugin.engines.disturbance import Disturbance, ErrorShape
 from collab_plugin.errors import CollabError
@@ -61,7 +61,7 @@ def disturb(job: DisturbJob, progress: Advance) -> dict[str, NDArray[Any]]:
     count = sequences_for(ctx, job.vocabulary, len(disturbances))
     disturber = Disturber(_shapes(job.shapes), count, ctx, job.logits_as_weights)
     sums = [_Sums() for _ in disturbances]
-    with Session(
+    with LoadedModel(
         Path(job.model), ctx=ctx, threads=job.threads, callback=disturber.callback, sequences=count
     ) as session:
         windows = session.windows([Path(text) for text in job.cut.texts], ctx, job.cut.chunks)

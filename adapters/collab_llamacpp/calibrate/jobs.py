@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from collab_llamacpp.calibrate.collector import Collector
 from collab_llamacpp.calibrate.job_types import CalibrateJob, Cut, EvaluateJob, GenerateJob, ReferenceJob
 from collab_llamacpp.calibrate.original_logits import Original, RunningOriginal
-from collab_llamacpp.native.model import Session
+from collab_llamacpp.native.model import LoadedModel
 from collab_llamacpp.native.sampling import piece, sampler
 from collab_plugin.engines.compare_logits import Comparison, scored_rows
 from collab_plugin.engines.engine import REFERENCE
@@ -32,7 +32,7 @@ def calibrate(job: CalibrateJob, progress: Advance) -> Arrays:
     """All windows through the model with every logit on: without, the last layer sees one token a batch."""
     ctx = job.cut.ctx
     collector = Collector(job.experts, job.architecture == "llama4")
-    with Session(
+    with LoadedModel(
         Path(job.model),
         ctx=ctx,
         threads=job.threads,
@@ -70,7 +70,7 @@ def evaluate(job: EvaluateJob, progress: Advance) -> Arrays:
     following = slice(scored_rows(ctx).start + 1, None)
     found = Comparison()
     with ExitStack() as stack:
-        model = stack.enter_context(Session(Path(job.model), ctx=ctx, threads=job.threads))
+        model = stack.enter_context(LoadedModel(Path(job.model), ctx=ctx, threads=job.threads))
         windows = model.windows(*_cut(job.cut))
         original = _original(job, stack)
         if model.n_vocab != original.n_vocab or not original.same_windows(windows):
@@ -88,14 +88,14 @@ def _original(job: EvaluateJob, stack: ExitStack) -> Original:
     path = Path(job.original)
     if path.suffix == REFERENCE:
         return Reference(path)
-    session = stack.enter_context(Session(path, ctx=job.cut.ctx, threads=job.threads))
+    session = stack.enter_context(LoadedModel(path, ctx=job.cut.ctx, threads=job.threads))
     return RunningOriginal(session, session.windows(*_cut(job.cut)))
 
 
 def reference(job: ReferenceJob, progress: Advance) -> Arrays:
     """Write the original's logits as job.out."""
     ctx = job.cut.ctx
-    with Session(Path(job.original), ctx=ctx, threads=job.threads) as session:
+    with LoadedModel(Path(job.original), ctx=ctx, threads=job.threads) as session:
         windows = session.windows(*_cut(job.cut))
         with writing_reference(Path(job.out), windows, session.n_vocab) as store:
             for index, window in enumerate(windows):
@@ -106,7 +106,7 @@ def reference(job: ReferenceJob, progress: Advance) -> Arrays:
 
 def generate(job: GenerateJob, write: Callable[[str], None]) -> Arrays:
     """Hand each piece of text to ``write``; return counts and seconds."""
-    with Session(Path(job.model), ctx=job.ctx, threads=job.threads) as session:
+    with LoadedModel(Path(job.model), ctx=job.ctx, threads=job.threads) as session:
         tokens = session.tokenize(job.prompt, special=True)
         if not len(tokens):
             raise CollabError("the prompt is empty")

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from collab_llamacpp.native.model import Session
+from collab_llamacpp.native.model import LoadedModel
 
 I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
@@ -26,7 +26,7 @@ class Original(Protocol):
 class RunningOriginal:
     """A loaded model, run window by window."""
 
-    def __init__(self, session: Session, windows: Sequence[I64]) -> None:
+    def __init__(self, session: LoadedModel, windows: Sequence[I64]) -> None:
         self.session, self.windows, self.n_vocab = session, windows, session.n_vocab
 
     def same_windows(self, windows: Sequence[I64]) -> bool:

@@ -69,7 +69,7 @@ class Placement:
         return listed
 
 
-class Session:
+class LoadedModel:
     """One loaded model with a context; freed by `close` or the with statement.
 
     ``placement`` None: where llama.cpp puts it by itself. ``kv_type``: ggml type of the key and value cache.
@@ -138,7 +138,7 @@ class Session:
             llama.llama_free(self.ctx)
             self.ctx = plain
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> LoadedModel:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import llama_cpp as llama
 
-from collab_llamacpp.native.model import Session
+from collab_llamacpp.native.model import LoadedModel
 
 
 def sampler(temperature: float, seed: int) -> Any:
@@ -21,7 +21,7 @@ def sampler(temperature: float, seed: int) -> Any:
     return chain
 
 
-def piece(session: Session, token: int) -> bytes:
+def piece(session: LoadedModel, token: int) -> bytes:
     """The bytes a token stands for; control tokens as they are written."""
     buffer = ctypes.create_string_buffer(256)
     size = llama.llama_token_to_piece(session.vocab, token, buffer, len(buffer), 0, True)

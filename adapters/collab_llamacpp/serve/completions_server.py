@@ -18,7 +18,7 @@ import llama_cpp as llama
 from aiohttp import web
 
 from collab_llamacpp.calibrate.job_types import ServeJob
-from collab_llamacpp.native.model import Session
+from collab_llamacpp.native.model import LoadedModel
 from collab_llamacpp.native.sampling import piece
 from collab_llamacpp.serve.scorer import Scored, Scorer
 from collab_plugin.engines.child_main import Parent, run_child
@@ -33,7 +33,7 @@ MOST_BYTES = 64 << 20
 class Completions:
     """Answers requests from one model."""
 
-    def __init__(self, session: Session, ctx: int) -> None:
+    def __init__(self, session: LoadedModel, ctx: int) -> None:
         self.session = session
         self.scorer = Scorer(session, ctx)
         self.bos = int(llama.llama_vocab_bos(session.vocab))
@@ -182,7 +182,7 @@ def _serve(job: ServeJob, parent: Parent) -> None:
     """Serve on a free port, told as a line ``{"port": ...}``, until the parent ends us."""
     import socket
 
-    with Session(Path(job.model), ctx=job.ctx, threads=job.threads) as session:
+    with LoadedModel(Path(job.model), ctx=job.ctx, threads=job.threads) as session:
         app = application(Completions(session, job.ctx), job.token)
         listener = socket.create_server(("127.0.0.1", 0))
         parent.say(port=listener.getsockname()[1])

@@ -11,11 +11,11 @@ import llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
-from collab_llamacpp.native.model import Session
+from collab_llamacpp.native.model import LoadedModel
 from collab_llamacpp.native.sampling import piece, sampler
 from collab_plugin.errors import CollabError
 
-# llama.cpp's micro-batch in `Session`. A prompt that begins like the last one is taken up at a multiple of
+# llama.cpp's micro-batch in `LoadedModel`. A prompt that begins like the last one is taken up at a multiple of
 # it, so that every batch has the shape that it has without: figures do not depend on what was asked before.
 BLOCK = 512
 
@@ -42,7 +42,7 @@ class Scored:
 class Scorer:
     """One loaded model; remembers the last prompt."""
 
-    def __init__(self, session: Session, ctx: int) -> None:
+    def __init__(self, session: LoadedModel, ctx: int) -> None:
         self.session = session
         self.ctx = ctx
         self._held: list[int] = []
