@@ -53,7 +53,7 @@ class ContextError(CollabError):
 
 
 @dataclass(frozen=True)
-class Placement:
+class DeviceChoice:
     """Where a model runs: ``devices`` (ggml_backend_dev_t) hold every layer, none meaning the CPU; without
     ``extra_buffers`` weights stay as they are in the file (no repacking, no AMX)."""
 
@@ -84,7 +84,7 @@ class LoadedModel:
         threads: int,
         callback: Any = None,
         model_only: bool = False,
-        placement: Placement | None = None,
+        placement: DeviceChoice | None = None,
         kv_type: str = "f16",
         sequences: int = 1,
     ) -> None:

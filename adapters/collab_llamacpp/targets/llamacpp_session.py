@@ -11,7 +11,7 @@ import numpy as np
 
 from collab_llamacpp.native import model as bindings
 from collab_llamacpp.native.libraries import library_folder
-from collab_llamacpp.native.model import ContextError, Placement
+from collab_llamacpp.native.model import ContextError, DeviceChoice
 from collab_llamacpp.native.observe import RoutingObserver
 from collab_llamacpp.targets.selection import DeviceSelection
 from collab_plugin import CollabError, LoadOptions, LogProbabilities, NotOfferedError, Routing, Session
@@ -90,7 +90,7 @@ def _best(logits: F32, n: int) -> LogProbabilities:
 def load(selection: DeviceSelection, artifact: Path, options: LoadOptions) -> Iterator[LlamaCppSession]:
     """Load with every layer on the selected device, or on the CPU alone."""
     _check_layout()
-    placement = Placement((selection.device,) if selection.offloads else (), selection.extra_buffers)
+    placement = DeviceChoice((selection.device,) if selection.offloads else (), selection.extra_buffers)
     with ExitStack() as stack:
         try:
             made = bindings.Session(
