@@ -39,7 +39,7 @@ SENTENCES = [
     ("method.md", "mean of n_e is below {}", (LEAST,)),
     ("method.md", "(`--borrow`, {:.0f})", (BORROW,)),
     ("method.md", "up to {} experts, evenly spaced", (f"{SAMPLE}.slices",)),
-    ("method.md", "to a relative gap of 10⁻⁶, for at most {:.0f} s", ("planning.allocators.knapsack:SECONDS",)),
+    ("method.md", "to a relative gap of 10⁻⁶, for at most {:.0f} s", ("planning.allocators.knapsack:SECONDS.default",)),
     ("plan.md", "({} selections each on average)", (LEAST,)),
     ("plan.md", "is mixed with ({:.0f})", (BORROW,)),
 ]

@@ -27,7 +27,7 @@ _PLAIN_CACHES = ("f32", "f16")
 class LlamaCppSession(Session):
     """A model in a context of ``options.ctx`` tokens; longer sequences are a CollabError."""
 
-    def __init__(self, session: bindings.Session) -> None:
+    def __init__(self, session: bindings.LoadedModel) -> None:
         self._session = session
 
     def logits(self, tokens: Sequence[int], *, batch: int | None = None) -> F32:
@@ -93,7 +93,7 @@ def load(selection: DeviceSelection, artifact: Path, options: LoadOptions) -> It
     placement = DeviceChoice((selection.device,) if selection.offloads else (), selection.extra_buffers)
     with ExitStack() as stack:
         try:
-            made = bindings.Session(
+            made = bindings.LoadedModel(
                 artifact, ctx=options.ctx, threads=options.threads, placement=placement, kv_type=options.kv_type
             )
         except ContextError as error:

@@ -1,4 +1,4 @@
-"""StatedSampling parameters and stop tokens that a GGUF or generation_config.json states, as Ollama takes them."""
+"""Sampling parameters and stop tokens that a GGUF or generation_config.json states, as Ollama takes them."""
 
 from __future__ import annotations
 
