@@ -57,7 +57,7 @@ _HOMES = {
     "quantize.kernels": ("Kernels",),
     "reports.gather": ("Facts",),
     "reports.write": ("write_report",),
-    "stats.sensitivity": ("PruningProbe", "Sensitivity", "TypeProbe"),
+    "stats.sensitivity": ("GroupProbe", "PruningProbe", "Sensitivity"),
     "stats.sensitivity_file": ("read_sensitivity", "write_sensitivity"),
     "stats.stats": ("ImatrixEntry", "LayerRouting", "Stats"),
     "stats.stats_file": ("read_stats", "write_stats"),
@@ -152,9 +152,9 @@ if TYPE_CHECKING:
     from collab_plugin.quantize.kernels import Kernels as Kernels
     from collab_plugin.reports.gather import Facts as Facts
     from collab_plugin.reports.write import write_report as write_report
+    from collab_plugin.stats.sensitivity import GroupProbe as GroupProbe
     from collab_plugin.stats.sensitivity import PruningProbe as PruningProbe
     from collab_plugin.stats.sensitivity import Sensitivity as Sensitivity
-    from collab_plugin.stats.sensitivity import TypeProbe as TypeProbe
     from collab_plugin.stats.sensitivity_file import read_sensitivity as read_sensitivity
     from collab_plugin.stats.sensitivity_file import write_sensitivity as write_sensitivity
     from collab_plugin.stats.stats import ImatrixEntry as ImatrixEntry

@@ -28,7 +28,6 @@ from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.prediction import prunable
 from collab_plugin.planning.request import PlanRequest
 from collab_plugin.plans.plan import GroupPolicy
-from collab_plugin.plugins.manager import first_kernels
 from collab_plugin.progress import OnProgress, silent
 from collab_plugin.stats.sensitivity import Sensitivity
 from collab_plugin.stats.sensitivity_file import write_sensitivity
@@ -60,8 +59,8 @@ def probe(
     ``ctx`` tokens (default: as the stats were calibrated) of each. ``out``: file of the document: probes that it holds
     are not measured again, and it is written also when the work is interrupted. ``criterion``,
     ``criterion_options``, ``groups`` and ``experts_used`` are those that plans will have: prunings are measured by
-    that rule. ``warn`` gets one sentence where windows are longer than what the model was trained for. A copy of the
-    model lies in the user's cache folder for as long as this runs.
+    that rule. ``warn`` gets one sentence where windows are longer than what the model was trained for. The model runs
+    as it is and is disturbed while it runs: nothing is written but ``out``.
 
     Raises CollabError when ``out`` holds probes of another model, text, stats or engine.
 
@@ -80,7 +79,7 @@ def probe(
         threads=threads_of(threads),
     )
     begun = None if out is None or not Path(out).exists() else sensitivity_of(out)
-    planning = PlanningInput(checkpoint, topology_of(checkpoint), request, source, begun, first_kernels())
+    planning = PlanningInput(checkpoint, topology_of(checkpoint), request, source, begun)
 
     measuring = measuring_of(engine, texts, ctx, chunks, planning.stats)
     if note := window_note(checkpoint, measuring.windows.ctx):

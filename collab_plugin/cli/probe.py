@@ -90,7 +90,7 @@ def command(
     threads: int,
     as_json: bool,
 ) -> None:
-    """Measure what quantizing each part of a model costs, and what pruning costs.
+    """Measure what quantizing each part of a model costs, and what pruning costs, without a copy of it.
 
     Without it `plan` predicts from what was learnt on two small models. Probes that the output file holds
     already are not measured again; those of another text or model are refused.
@@ -128,12 +128,11 @@ def render_sensitivity(console: Console, found: cp.Sensitivity, out: Path) -> No
     table = Table("probed", "tensors", "KL divergence", "per unit of error")
     for column in table.columns[1:]:
         column.justify = "right"
-    for probe in sorted(found.types, key=lambda p: -p.kld):
-        name = next(iter(probe.types))
-        more = f" and {len(probe.types) - 1} more" if len(probe.types) > 1 else ""
+    for probe in sorted(found.groups, key=lambda p: -p.kld):
+        more = f" and {len(probe.tensors) - 1} more" if len(probe.tensors) > 1 else ""
         table.add_row(
-            f"{name}{more} as {', '.join(sorted(set(probe.types.values())))}",
-            str(len(probe.types)),
+            f"{probe.tensors[0]}{more}",
+            str(len(probe.tensors)),
             f"{probe.kld:.5f} ± {probe.stderr:.5f}",
             f"{probe.kld / probe.error:.4f}" if probe.error > 0 else "",
         )
@@ -146,5 +145,5 @@ def render_sensitivity(console: Console, found: cp.Sensitivity, out: Path) -> No
         )
     console.print(table)
     console.print(
-        f"{out}: {len(found.types)} groups of tensors and {len(found.prunings)} prunings on {found.tokens:,} tokens"
+        f"{out}: {len(found.groups)} groups of tensors and {len(found.prunings)} prunings on {found.tokens:,} tokens"
     )

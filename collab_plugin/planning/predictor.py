@@ -83,11 +83,11 @@ def probed_weights(default: Mapping[str, float], probes: Sensitivity) -> dict[st
     """
     found: dict[str, float] = {}
     ratios = []
-    for probe in sorted(probes.types, key=lambda p: len(p.types), reverse=True):
-        known = [default[n] for n in probe.types if n in default]
+    for probe in sorted(probes.groups, key=lambda p: len(p.tensors), reverse=True):
+        known = [default[n] for n in probe.tensors if n in default]
         if probe.error > 0 and known:
             weight = max(probe.kld, 0.0) / probe.error
-            found |= dict.fromkeys(probe.types, weight)
+            found |= dict.fromkeys(probe.tensors, weight)
             ratios.append(weight / mean(known))
     scale = median(ratios) if len(ratios) >= ENOUGH_GROUPS else 1.0
     return {n: found.get(n, w * scale) for n, w in default.items()}
@@ -160,7 +160,7 @@ def predictor_of(candidates: Candidates) -> Predictor:
         return candidates.kept(count, used).weight_lost
 
     found = planning.sensitivity
-    if found is None or not (found.types or found.prunings):
+    if found is None or not (found.groups or found.prunings):
         guess = default_prune_cost(checkpoint, topology, default, lost)
         return Predictor(
             default, guess, "defaults learnt on two small models: order of magnitude only (probe measures it)"
@@ -172,6 +172,6 @@ def predictor_of(candidates: Candidates) -> Predictor:
     return Predictor(
         weights,
         probed_prune_cost(guess, prunings, topology.expert_count),
-        f"probed: {len(found.types)} groups ({len(found.probed & set(default))} of {len(default)} tensors) and "
+        f"probed: {len(found.groups)} groups ({len(found.probed & set(default))} of {len(default)} tensors) and "
         f"{len(prunings)} prunings on {found.tokens:,} tokens",
     )

@@ -5,20 +5,20 @@ Reading and writing: sensitivity_file.py. Page: docs/formats/sensitivity.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 SENSITIVITY_VERSION = 1
 
 
 @dataclass(frozen=True)
-class TypeProbe:
-    """Mean KL divergence (nats) against the original when only these tensors were quantized.
+class GroupProbe:
+    """Mean KL divergence (nats) against the original when only the products of these tensors were disturbed, as
+    quantizing them to the same relative error does.
 
-    ``types`` by tensor name; ``error``: sum of their relative errors as method.md §5 defines them.
+    ``error``: sum of their relative errors as method.md §5 defines them.
     """
 
-    types: Mapping[str, str]
+    tensors: tuple[str, ...]
     error: float
     kld: float
     stderr: float
@@ -26,7 +26,8 @@ class TypeProbe:
 
 @dataclass(frozen=True)
 class PruningProbe:
-    """Mean KL divergence (nats) against the original when experts were pruned and nothing quantized.
+    """Mean KL divergence (nats) against the original when experts were never chosen and nothing else
+    was disturbed.
 
     ``rule`` names criterion, its options and the group policy: figures of another rule do not count.
     """
@@ -43,7 +44,7 @@ class Sensitivity:
     """All probes of one model on one text.
 
     ``model_id``: checkpoint.identity.model_id of the probed model. ``stats_sha256``: of the stats file whose
-    importance matrix quantized and whose routing pruned. ``texts``: file names; ``text_sha256``: of their bytes,
+    importance matrix weighed errors and whose routing pruned. ``texts``: file names; ``text_sha256``: of their bytes,
     one after the other. Windows of ``ctx`` tokens, at most ``chunks`` of each text (None: all),
     ``tokens`` scored in all. ``engine``: its name and version.
     """
@@ -56,10 +57,10 @@ class Sensitivity:
     chunks: int | None
     tokens: int
     engine: str
-    types: tuple[TypeProbe, ...] = ()
+    groups: tuple[GroupProbe, ...] = ()
     prunings: tuple[PruningProbe, ...] = ()
 
     @property
     def probed(self) -> frozenset[str]:
-        """Names of the tensors that some probe quantized."""
-        return frozenset(name for probe in self.types for name in probe.types)
+        """Names of the tensors that some probe disturbed."""
+        return frozenset(name for probe in self.groups for name in probe.tensors)

@@ -20,10 +20,10 @@ def _check(sensitivity: Sensitivity) -> None:
     for name, value in (("ctx", sensitivity.ctx), ("chunks", sensitivity.chunks), ("tokens", sensitivity.tokens)):
         if value is not None and value < 1:
             raise CollabError(f"$.{name} is {value}")
-    for index, probe in enumerate(sensitivity.types):
-        _check_figures(f"$.types[{index}]", probe.kld, probe.stderr)
+    for index, probe in enumerate(sensitivity.groups):
+        _check_figures(f"$.groups[{index}]", probe.kld, probe.stderr)
         if not 0 <= probe.error <= MOST_NATS or 0 < probe.error < LEAST_ERROR:
-            raise CollabError(f"$.types[{index}].error is {probe.error}, which nothing measures")
+            raise CollabError(f"$.groups[{index}].error is {probe.error}, which nothing measures")
     for index, pruned in enumerate(sensitivity.prunings):
         _check_figures(f"$.prunings[{index}]", pruned.kld, pruned.stderr)
 

@@ -18,17 +18,17 @@ from collab_plugin.planning.predictor import (
     probed_prune_cost,
     probed_weights,
 )
-from collab_plugin.stats.sensitivity import PruningProbe, Sensitivity, TypeProbe
+from collab_plugin.stats.sensitivity import GroupProbe, PruningProbe, Sensitivity
 
 DEFAULT = {"a": 1.0, "b": 2.0, "c": 4.0, "d": 8.0}
 
 
-def _probes(*types: TypeProbe) -> Sensitivity:
+def _probes(*types: GroupProbe) -> Sensitivity:
     return Sensitivity("model", "stats", ("text.txt",), "", 512, 8, 2040, "engine", types)
 
 
-def _type(names: str, error: float, kld: float) -> TypeProbe:
-    return TypeProbe(dict.fromkeys(names, "IQ3_XXS"), error, kld, 0.001)
+def _type(names: str, error: float, kld: float) -> GroupProbe:
+    return GroupProbe(tuple(names), error, kld, 0.001)
 
 
 def _prune(count: int, used: int, kld: float) -> PruningProbe:
@@ -63,8 +63,8 @@ def test_the_level_of_one_group_is_not_taken_for_the_others() -> None:
     assert weights["d"] == DEFAULT["d"]
 
 
-@pytest.mark.parametrize("probe", [_type("a", 0.0, 0.3), TypeProbe({}, 0.5, 0.3, 0), _type("z", 0.5, 0.3)])
-def test_probes_that_say_nothing(probe: TypeProbe) -> None:
+@pytest.mark.parametrize("probe", [_type("a", 0.0, 0.3), GroupProbe((), 0.5, 0.3, 0), _type("z", 0.5, 0.3)])
+def test_probes_that_say_nothing(probe: GroupProbe) -> None:
     """Nothing was lost, no tensor, a tensor that the model does not have."""
     assert probed_weights(DEFAULT, _probes(probe)) == DEFAULT
 

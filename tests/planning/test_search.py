@@ -28,7 +28,7 @@ from collab_plugin.planning.sources import SensitivitySource
 from collab_plugin.plans.plan import Plan, Point
 from collab_plugin.progress import untold
 from collab_plugin.quantize.error import ErrorTable
-from collab_plugin.stats.sensitivity import PruningProbe, Sensitivity, TypeProbe
+from collab_plugin.stats.sensitivity import GroupProbe, PruningProbe, Sensitivity
 
 FAST = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
 
@@ -248,9 +248,7 @@ def _probed(bench: Bench, prune_kld: float, weight: float, attention: float | No
     """Every tensor was probed to cost ``weight`` a unit of error, but attention's."""
     tensors = {n: info for n, info in bench.checkpoint.tensors.items() if quantizable(info)}
     types = tuple(
-        TypeProbe(
-            {n: "IQ3_XXS"}, 0.1, 0.1 * (weight if attention is None or info.role != "attention" else attention), 0
-        )
+        GroupProbe((n,), 0.1, 0.1 * (weight if attention is None or info.role != "attention" else attention), 0)
         for n, info in tensors.items()
     )
     rule = _planning(bench).rule

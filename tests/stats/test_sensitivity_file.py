@@ -12,7 +12,7 @@ import pytest
 
 from collab_plugin.errors import CollabError
 from collab_plugin.planning.sources import SensitivitySource
-from collab_plugin.stats.sensitivity import PruningProbe, Sensitivity, TypeProbe
+from collab_plugin.stats.sensitivity import GroupProbe, PruningProbe, Sensitivity
 from collab_plugin.stats.sensitivity_file import read_sensitivity, sensitivity_schema, write_sensitivity
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "formats" / "sensitivity.schema.json"
@@ -25,15 +25,15 @@ MEASURED = Sensitivity(
     chunks=8,
     tokens=2040,
     engine="llama-cpp-python 0.3.36",
-    types=(
-        TypeProbe({"blk.1.attn_q.weight": "IQ3_XXS", "blk.2.attn_q.weight": "IQ3_S"}, 0.123456789, 1.5e-7, 3e-9),
-        TypeProbe({"blk.1.attn_q.weight": "IQ3_XXS"}, 0.1, -1e-12, 0.0),
+    groups=(
+        GroupProbe(("blk.1.attn_q.weight", "blk.2.attn_q.weight"), 0.123456789, 1.5e-7, 3e-9),
+        GroupProbe(("blk.1.attn_q.weight",), 0.1, -1e-12, 0.0),
     ),
     prunings=(PruningProbe("freq-score alpha=0.5 groups=none", 6, 2, 0.25, 0.0125),),
 )
 
 
-@pytest.mark.parametrize("document", [MEASURED, dataclasses.replace(MEASURED, chunks=None, types=(), prunings=())])
+@pytest.mark.parametrize("document", [MEASURED, dataclasses.replace(MEASURED, chunks=None, groups=(), prunings=())])
 def test_round_trip(document: Sensitivity, tmp_path: Path) -> None:
     path = tmp_path / "sensitivity.json"
     write_sensitivity(path, document)
@@ -74,12 +74,12 @@ def _with(path: Path, *at: str | int, value: object) -> Path:
         (("ctx",), "512", r"\$\.ctx"),
         (("ctx",), 0, r"\$\.ctx is 0"),
         (("chunks",), -1, r"\$\.chunks is -1"),
-        (("types", 0, "kld"), float("nan"), r"\$\.types\[0\]\.kld"),
+        (("groups", 0, "kld"), float("nan"), r"\$\.groups\[0\]\.kld"),
         (("prunings", 0, "kld"), float("inf"), r"\$\.prunings\[0\]\.kld"),
         # Their ratio is a weight: it would be infinite in the knapsack.
-        (("types", 1, "error"), 1e-300, r"\$\.types\[1\]\.error is 1e-300, which nothing measures"),
-        (("types", 1, "error"), -0.1, r"\$\.types\[1\]\.error is -0\.1, which nothing measures"),
-        (("types", 1, "kld"), 1e300, r"\$\.types\[1\]\.kld is 1e\+300, which nothing measures"),
+        (("groups", 1, "error"), 1e-300, r"\$\.groups\[1\]\.error is 1e-300, which nothing measures"),
+        (("groups", 1, "error"), -0.1, r"\$\.groups\[1\]\.error is -0\.1, which nothing measures"),
+        (("groups", 1, "kld"), 1e300, r"\$\.groups\[1\]\.kld is 1e\+300, which nothing measures"),
         (("prunings", 0, "stderr"), -1e7, r"\$\.prunings\[0\]\.stderr is -10000000\.0, which nothing measures"),
     ],
 )

@@ -26,6 +26,14 @@ def default_ctx(stats: Stats | None) -> int:
     return stats.chunk_size if stats is not None else Windows(()).ctx
 
 
+def check_disturbing(planning: PlanningInput, measuring: Measuring) -> None:
+    """CollabError when the engine cannot disturb a running model, or the request has nothing to measure."""
+    if planning.request.layers == "varied":
+        raise CollabError("`layers` varied cannot be probed: leave it out, what is measured counts for such plans too")
+    check_able(measuring.engine, "disturb")
+    check_reads(measuring.engine, "gguf", "what is measured")
+
+
 def check_measuring(planning: PlanningInput, measuring: Measuring) -> None:
     """CollabError when there is nothing to measure, or the engine cannot."""
     if planning.request.keep_types:

@@ -1,35 +1,30 @@
-"""Probe a model: KL divergence of one group of tensors quantized, and of experts pruned, within a time."""
+"""Probe a model: the KL divergence that errors of its parts cost, and pruning, while the model runs undamaged."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from collab_plugin.checkpoint.identity import model_id
 from collab_plugin.compression.as_gguf import runnable
-from collab_plugin.compression.gguf_file import compress
-from collab_plugin.engines.results import Evaluation
+from collab_plugin.engines.disturbance import Disturbance, Effect, ErrorShape
 from collab_plugin.errors import CollabError
 from collab_plugin.planning.candidates import Candidates
+from collab_plugin.planning.measure.error_shapes import error_shape
 from collab_plugin.planning.measure.groups import Group
-from collab_plugin.planning.measure.measuring import Measuring, check_measuring
-from collab_plugin.planning.measure.probe_order import Task, tasks
-from collab_plugin.planning.measure.scratch_copy import Scratch
-from collab_plugin.planning.measure.scratch_folder import scratch_folder
+from collab_plugin.planning.measure.measuring import Measuring, check_disturbing
+from collab_plugin.planning.measure.probe_order import Task, next_round
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.search_space import prunings
 from collab_plugin.planning.sources import SensitivitySource, StatsSource
-from collab_plugin.planning.type_choices import possible
-from collab_plugin.progress import Advance, OnProgress, silent, track, untold
-from collab_plugin.quantize.error import ErrorTable
-from collab_plugin.stats.sensitivity import PruningProbe, Sensitivity, TypeProbe
+from collab_plugin.progress import OnProgress, silent, track
+from collab_plugin.stats.sensitivity import GroupProbe, PruningProbe, Sensitivity
 from collab_plugin.stats.text_hash import texts_sha256
 
-PROBE_TYPE = "IQ3_XXS"
-"""Hard enough to be seen above rounding, mild enough that harm is still proportional to error: from
-IQ3_XXS to IQ1_S the ratio moves by a factor below 2 (docs/quality.md §1)."""
+PROBE_ERROR = 0.03
+"""Relative squared error that is put in, about IQ3_XXS's: seen above the noise of the routers' choices, mild enough
+that harm is still proportional to it (docs/quality.md §1)."""
 
 
 def probe(
@@ -39,34 +34,40 @@ def probe(
     keep: Callable[[Sensitivity], None] = lambda found: None,
     progress: OnProgress = silent,
 ) -> Sensitivity:
-    """Measure until ``seconds`` have passed or nothing is left, and return all probes there are.
+    """Measure round by round until ``seconds`` have passed or nothing is left, and return all probes there are.
 
-    What the sensitivity document of ``planning`` holds is not measured again. ``keep`` gets all probes when the
-    work ends, also by an interruption or an error; it is not called when nothing new was measured.
-
-    First every part of the model at three depths, then some prunings, those that the request leaves open, then both
-    by turns: the group with the largest KL divergence is split, the next pruning measured. The user's cache folder
-    gets a copy of the model and the original's logits for as long as this runs.
+    What the sensitivity document of ``planning`` holds is not measured again. ``keep`` gets all probes after every
+    round. The first round takes every part of the model at three depths and the prunings that the request leaves
+    open; a later one splits the groups with the largest KL divergence. Nothing is written but the document: the
+    engine runs the model as it is, and disturbs what it computes.
 
     Raises CollabError without stats, and where the document at hand is of other stats, another text, windows or engine.
     """
     if planning.stats_source is None:
-        raise CollabError("probing needs statistics to quantize and prune by: give `stats`")
-    check_measuring(planning, measuring)
-    known = _begun(planning, planning.stats_source, measuring)
+        raise CollabError("probing needs statistics, for errors and prunings to be like real ones: give `stats`")
+    check_disturbing(planning, measuring)
+    found = _begun(planning, planning.stats_source, measuring)
     candidates = Candidates(planning)
     counts = prunings(candidates)
-    start = time.monotonic()
-    original = runnable(measuring.engine, "reference", planning.checkpoint, planning.request.threads, progress)
-    with scratch_folder() as folder:
-        prober = _Prober(candidates, measuring, known, folder, original, progress)
-        with track(progress, "probing", unit="s") as report:
-            try:
-                prober.run(counts, start, seconds, report)
-            finally:
-                if prober.done:
-                    keep(prober.found)
-    return prober.found
+    end = time.monotonic() + seconds
+    model = runnable(measuring.engine, "disturb", planning.checkpoint, planning.request.threads, progress)
+    shapes: dict[str, ErrorShape] = {}
+    number = 0
+    while time.monotonic() < end and (todo := next_round(planning.checkpoint, counts, found, planning.rule)):
+        number += 1
+        _add_shapes(planning, shapes, todo, progress)
+        with track(progress, f"probing, round {number}", unit="tokens") as advance:
+            effects = measuring.engine.disturb(
+                model,
+                [_disturbance(candidates, task) for task in todo],
+                shapes,
+                measuring.windows,
+                threads=planning.request.threads,
+                progress=advance,
+            )
+        found = _with(found, todo, effects, planning.rule)
+        keep(found)
+    return found
 
 
 def _begun(planning: PlanningInput, stats: StatsSource, measuring: Measuring) -> Sensitivity:
@@ -102,66 +103,34 @@ def _check_same(source: SensitivitySource, fresh: Sensitivity) -> None:
             raise CollabError(f"{source.label} was probed {what}, and cannot go on here; name another file to write")
 
 
-class _Prober:
-    def __init__(
-        self,
-        candidates: Candidates,
-        measuring: Measuring,
-        known: Sensitivity,
-        folder: Path,
-        original: Path,
-        progress: OnProgress,
-    ) -> None:
-        self.candidates, self.planning, self.measuring = candidates, candidates.planning, measuring
-        self.folder, self.progress, self.found = folder, progress, known
-        self.checkpoint, self.threads = self.planning.checkpoint, self.planning.request.threads
-        kernels, imatrix = self.planning.needed_kernels(), self.planning.imatrix
-        self.errors = ErrorTable(self.checkpoint, {}, imatrix, kernels, self.threads, untold)
-        self.reference = folder / "reference.npy"
-        with track(progress, "running the original", unit="tokens") as report:
-            measuring.engine.reference(
-                original, measuring.windows, out=self.reference, threads=self.threads, progress=report
-            )
-        self.scratch = Scratch(self.checkpoint, imatrix, kernels, folder, self.threads, progress)
-        self.done = 0
+def _add_shapes(
+    planning: PlanningInput, shapes: dict[str, ErrorShape], todo: Sequence[Task], progress: OnProgress
+) -> None:
+    """Shapes of the errors of every tensor that is to be disturbed."""
+    names = [n for task in todo if isinstance(task.what, Group) for n in task.what.tensors if n not in shapes]
+    if not names:
+        return
+    tensors = planning.checkpoint.tensors
+    with track(progress, "reading what errors will be like", len(names), "tensors") as advance:
+        for done, name in enumerate(names, 1):
+            shapes[name] = error_shape(planning.checkpoint, tensors[name], planning.imatrix)
+            advance(done)
 
-    def run(self, counts: Sequence[tuple[int, int]], start: float, seconds: float, report: Advance) -> None:
-        """Do one task after another; ``start`` and ``seconds`` on the monotonic clock."""
-        self.found = replace(self.found, tokens=self._evaluate(self.scratch.path).tokens)
-        begun = time.monotonic()
-        for task in tasks(self.checkpoint, counts, lambda: self.found):
-            if task.known(self.found, self.planning.rule):
-                continue
-            spent = time.monotonic() - start
-            each = (time.monotonic() - begun) / self.done if self.done else 0.0
-            if spent + each > seconds:
-                break
-            self._do(task)
-            self.done += 1
-            report(min(time.monotonic() - start, seconds - 0.1), seconds)
-        report(seconds, seconds)
 
-    def _do(self, task: Task) -> None:
+def _disturbance(candidates: Candidates, task: Task) -> Disturbance:
+    if isinstance(task.what, Group):
+        return Disturbance(errors=dict.fromkeys(task.what.tensors, PROBE_ERROR))
+    count, used = task.what
+    candidate = candidates.candidate(count, used)
+    return Disturbance(kept=candidate.plan.pruning.kept, experts_used=used)
+
+
+def _with(found: Sensitivity, todo: Sequence[Task], effects: Sequence[Effect], rule: str) -> Sensitivity:
+    groups, pruned = list(found.groups), list(found.prunings)
+    for task, effect in zip(todo, effects, strict=True):
         if isinstance(task.what, Group):
-            self.found = replace(self.found, types=(*self.found.types, self._group(task.what)))
+            error = PROBE_ERROR * len(task.what.tensors)
+            groups.append(GroupProbe(task.what.tensors, error, effect.mean_kld, effect.stderr))
         else:
-            self.found = replace(self.found, prunings=(*self.found.prunings, self._pruning(*task.what)))
-
-    def _evaluate(self, model: Path) -> Evaluation:
-        m = self.measuring
-        return m.engine.evaluate(model, self.reference, m.windows, threads=self.threads, progress=untold)
-
-    def _group(self, group: Group) -> TypeProbe:
-        types = {n: possible(self.planning, self.checkpoint.tensors[n], PROBE_TYPE) for n in group.tensors}
-        errors = self.errors.measure({name: (kind,) for name, kind in types.items()})
-        with self.scratch.quantized(types) as path:
-            result = self._evaluate(path)
-        error = sum(errors[name][kind] for name, kind in types.items())
-        return TypeProbe(types, error, result.mean_kld, result.mean_kld_stderr)
-
-    def _pruning(self, count: int, used: int) -> PruningProbe:
-        out = self.folder / "pruned.gguf"
-        plan = self.candidates.finish(self.candidates.candidate(count, used), {}, {})
-        compress(self.checkpoint, plan, None, out, kernels=None, threads=self.threads, report=untold)
-        result = self._evaluate(out)
-        return PruningProbe(self.planning.rule, count, used, result.mean_kld, result.mean_kld_stderr)
+            pruned.append(PruningProbe(rule, *task.what, effect.mean_kld, effect.stderr))
+    return replace(found, tokens=effects[0].tokens, groups=tuple(groups), prunings=tuple(pruned))

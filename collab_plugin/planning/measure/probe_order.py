@@ -2,54 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.planning.measure.groups import Group, coarse, split
 from collab_plugin.stats.sensitivity import Sensitivity
 
+SPLIT_AT_ONCE = 7
+"""Groups that a round splits, those with the largest KL divergence: their halves fill a batch of sequences."""
+
 
 @dataclass(frozen=True)
 class Task:
-    """A group of tensors to quantize, or (experts kept, experts used) to prune to."""
+    """A group of tensors to disturb, or (experts kept, experts used) to prune to."""
 
     what: Group | tuple[int, int]
 
     def known(self, found: Sensitivity, rule: str) -> bool:
         """True when it was measured already; prunings by the same ``rule``."""
         if isinstance(self.what, Group):
-            return any(set(p.types) == set(self.what.tensors) for p in found.types)
+            return any(set(p.tensors) == set(self.what.tensors) for p in found.groups)
         return any((p.expert_count, p.experts_used) == self.what and p.rule == rule for p in found.prunings)
 
 
-def tasks(
-    checkpoint: Checkpoint, counts: Sequence[tuple[int, int]], found: Callable[[], Sensitivity]
-) -> Iterator[Task]:
-    """Parts of the model at three depths, two prunings, then by turns the next pruning and the halves of the group
-    with the largest KL divergence, until nothing is left.
+def next_round(checkpoint: Checkpoint, counts: Sequence[tuple[int, int]], found: Sensitivity, rule: str) -> list[Task]:
+    """Tasks to run together now that ``found`` is known; none when every tensor stands alone.
 
-    ``counts``: prunings, most telling first. ``found()``: what was measured by then.
+    First parts of the model at three depths and the prunings ``counts``, then the halves of the groups with the largest
+    KL divergence.
     """
     groups = coarse(checkpoint)
-    yield from map(Task, groups)
-    yield from map(Task, counts[:2])
-    left = iter(counts)
-    while True:
-        pruning = next(left, None)
-        if pruning is not None:
-            yield Task(pruning)
-        worst = _worst(groups, checkpoint, found())
-        if worst is not None:
-            parts = split(worst, checkpoint)
-            groups = [g for g in groups if g != worst] + list(parts)
-            yield from map(Task, parts)
-        if worst is None and pruning is None:
-            return
+    first = [task for task in (*map(Task, groups), *map(Task, counts)) if not task.known(found, rule)]
+    if first:
+        return first
+    kld = {frozenset(p.tensors): p.kld for p in found.groups}
 
+    def smallest_known(group: Group) -> list[Group]:
+        parts = split(group, checkpoint)
+        known = parts and all(frozenset(part.tensors) in kld for part in parts)
+        return [leaf for part in parts for leaf in smallest_known(part)] if known else [group]
 
-def _worst(groups: Sequence[Group], checkpoint: Checkpoint, found: Sensitivity) -> Group | None:
-    """The group with the largest KL divergence among those that can be split."""
-    kld = {frozenset(p.types): p.kld for p in found.types}
-    able = [g for g in groups if split(g, checkpoint)]
-    return max(able, key=lambda g: kld.get(frozenset(g.tensors), 0.0), default=None)
+    leaves = [leaf for group in groups for leaf in smallest_known(group) if split(leaf, checkpoint)]
+    worst = sorted(leaves, key=lambda g: -kld[frozenset(g.tensors)])[:SPLIT_AT_ONCE]
+    halves = [Task(part) for group in worst for part in split(group, checkpoint)]
+    return [task for task in halves if not task.known(found, rule)]
