@@ -14,9 +14,9 @@ import os
 from pathlib import Path
 
 from benchmarks.quality.bench import ROOT, Bench
+from benchmarks.sensitivity.scratch_copy import Scratch
 from collab_plugin.engines.engine import Windows
 from collab_plugin.planning.measure.groups import coarse
-from collab_plugin.planning.measure.scratch_copy import Scratch
 from collab_plugin.planning.type_choices import possible
 from collab_plugin.progress import untold
 from collab_plugin.quantize.error import ErrorTable
