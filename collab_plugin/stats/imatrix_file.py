@@ -80,6 +80,11 @@ def counted_routing(entries: Mapping[str, ImatrixEntry]) -> dict[int, LayerRouti
     return routing
 
 
+def counted_tokens(entries: Mapping[str, ImatrixEntry]) -> int:
+    """Tokens that a tensor without experts met: of a file that does not say how many chunks it was made of."""
+    return int(max((entry.count[0] for entry in entries.values() if len(entry.count) == 1), default=0))
+
+
 def old_format_hint(path: Path) -> str | None:
     """How to convert ``path`` when it is in llama.cpp's old layout, whatever its name; None when it is not.
 

@@ -24,7 +24,7 @@ from collab_plugin.formats.file_hash import file_sha256
 from collab_plugin.formats.gguf_header import Header
 from collab_plugin.formats.gguf_layout import TensorSpec, layout
 from collab_plugin.formats.gguf_values import MetaValue
-from collab_plugin.stats.imatrix_file import counted_routing, imatrix_entries, old_format_hint
+from collab_plugin.stats.imatrix_file import counted_routing, counted_tokens, imatrix_entries, old_format_hint
 from collab_plugin.stats.stats import LayerRouting, Stats
 
 VERSION = 1
@@ -154,6 +154,8 @@ def read_stats(path: str | os.PathLike[str]) -> Stats:
         raise CollabError(f"{path} has stats version {meta['collab.stats.version'].value}, not {VERSION}")
     routing = _our_routing(path, header, data, without) if ours else counted_routing(imatrix)
     tokens = _value(meta, "collab.stats.tokens", int, 0) or _value(meta, "imatrix.chunk_count", int, 0) * chunk
+    if not tokens:
+        tokens = counted_tokens(imatrix)
     if tokens < 0 or chunk < 1:
         raise CollabError(f"{path} claims {tokens} tokens in windows of {chunk}; calibrate again")
     return Stats(

@@ -80,6 +80,11 @@ def test_one_count_for_all_experts_tells_no_routing(tmp_path: Path) -> None:
     assert read_stats(write_imatrix(tmp_path / "imatrix.gguf", {GATE: entry})).routing == {}
 
 
+def test_tokens_of_a_file_that_does_not_count_its_chunks(tmp_path: Path) -> None:
+    path = write_imatrix(tmp_path / "imatrix.gguf", small_stats().imatrix, keys={"chunk_count": 0})
+    assert read_stats(path).tokens == 512  # of the attention's tensors
+
+
 # -- the old layout
 
 OLD = {GATE: np.arange(1, 4 * 64 + 1, dtype=F32), QUERY: np.ones(64, F32)}
