@@ -9,9 +9,8 @@ from pathlib import Path
 import llama_cpp as llama
 import numpy as np
 
-from collab_llamacpp.native import model as bindings
 from collab_llamacpp.native.libraries import library_folder
-from collab_llamacpp.native.model import ContextError, DeviceChoice
+from collab_llamacpp.native.model import ContextError, DeviceChoice, LoadedModel
 from collab_llamacpp.native.observe import RoutingObserver
 from collab_llamacpp.targets.selection import DeviceSelection
 from collab_plugin import CollabError, LoadOptions, LogProbabilities, NotOfferedError, Routing, Session
@@ -27,7 +26,7 @@ _PLAIN_CACHES = ("f32", "f16")
 class LlamaCppSession(Session):
     """A model in a context of ``options.ctx`` tokens; longer sequences are a CollabError."""
 
-    def __init__(self, session: bindings.LoadedModel) -> None:
+    def __init__(self, session: LoadedModel) -> None:
         self._session = session
 
     def logits(self, tokens: Sequence[int], *, batch: int | None = None) -> F32:
@@ -93,7 +92,7 @@ def load(selection: DeviceSelection, artifact: Path, options: LoadOptions) -> It
     placement = DeviceChoice((selection.device,) if selection.offloads else (), selection.extra_buffers)
     with ExitStack() as stack:
         try:
-            made = bindings.LoadedModel(
+            made = LoadedModel(
                 artifact, ctx=options.ctx, threads=options.threads, placement=placement, kv_type=options.kv_type
             )
         except ContextError as error:
