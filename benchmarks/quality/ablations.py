@@ -27,34 +27,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+import collab_plugin as cp
 from benchmarks.quality.bench import Bench, trained_models
-from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.checkpoint.gguf import open_gguf, open_shard
-from collab_plugin.checkpoint.identity import model_id
-from collab_plugin.compression.gguf_file import compress
-from collab_plugin.engines.engine import Windows
-from collab_plugin.planning.candidates import Candidates
 from collab_plugin.planning.criteria.builtin_criteria import FREQ_SCORE
 from collab_plugin.planning.criteria.criterion import CriterionOptions, ImportanceCriterion
-from collab_plugin.planning.planning_input import PlanningInput
-from collab_plugin.planning.pruning import parse_keep
-from collab_plugin.planning.request import PlanRequest
-from collab_plugin.planning.search import make_plan
-from collab_plugin.planning.sources import StatsSource
-from collab_plugin.plans.plan import Plan
 from collab_plugin.plugins.manager import registry
-from collab_plugin.progress import untold
 from collab_plugin.stats.stats import LayerRouting
-from collab_plugin.stats.stats_file import write_stats
 
 ROOT = Path(__file__).resolve().parents[2]
 F64 = NDArray[np.float64]
 SIDES = ("gate", "up", "down")
 Measured = tuple[str, float, float]
-
-
-def quiet(done: float, total: float | None = None) -> None:
-    """Report nothing."""
 
 
 def router_weight(routing: LayerRouting, options: CriterionOptions) -> F64:
@@ -103,26 +87,21 @@ def main() -> None:
                 print(f"{model.name:18} {idea:54} {kld:.4f} ± {stderr:.4f}", flush=True)
 
 
-def pruned(bench: Bench, checkpoint: Checkpoint, keep: str, criterion: ImportanceCriterion) -> Plan:
-    source = bench.plain_stats
-    anyones = StatsSource(dataclasses.replace(source.stats, model_id=None), source.path, source.sha256)
-    request = PlanRequest(
-        None, criterion, registry().allocators["knapsack"], keep=keep, experts_used=bench.topology.experts_used,
-        keep_types=True,
-    )  # fmt: skip
-    candidates = Candidates(PlanningInput(checkpoint, bench.topology, request, anyones))
-    count = parse_keep(keep, bench.topology, candidates.planning.policy)
-    return candidates.finish(candidates.candidate(count, bench.topology.experts_used), {}, {})
+def pruned(bench: Bench, checkpoint: cp.Checkpoint, keep: str, criterion: str | cp.ImportanceCriterion) -> cp.Plan:
+    # Of no model in particular: the routers of some are changed on purpose.
+    stats = dataclasses.replace(cp.read_stats(bench.stats), model_id=None)
+    return cp.plan(checkpoint, stats=stats, criterion=criterion, keep=keep, experts_used=bench.topology.experts_used,
+                   keep_types=True)  # fmt: skip
 
 
-def measure(bench: Bench, checkpoint: Checkpoint, plan: Plan, idea: str) -> Measured:
+def measure(bench: Bench, checkpoint: cp.Checkpoint, plan: cp.Plan, idea: str) -> Measured:
     out = bench.work / "idea.gguf"
-    compress(checkpoint, plan, None, out, kernels=None, threads=bench.threads, report=quiet)
+    cp.compress(checkpoint, plan, out, threads=bench.threads)
     return evaluate(bench, out, idea)
 
 
 def evaluate(bench: Bench, file: Path, idea: str) -> Measured:
-    e = bench.engine.evaluate(file, bench.reference, bench.validated, threads=bench.threads, progress=untold)
+    e = bench.evaluated(file)
     return idea, e.mean_kld, e.mean_kld_stderr
 
 
@@ -138,7 +117,7 @@ def merging(bench: Bench, keep: str) -> Iterator[Measured]:
     for matched in (False, True):
         path = merged(bench, keep, matched)
         checkpoint = open_gguf(path)
-        plan = pruned(bench, checkpoint, keep, registry().criteria["mass"])
+        plan = pruned(bench, checkpoint, keep, "mass")
         yield measure(bench, checkpoint, plan, f"mass, merged{' with neurons matched' if matched else ''}")
 
 
@@ -147,7 +126,7 @@ def merged(bench: Bench, keep: str, matched: bool) -> Path:
     path = bench.work / "merged.gguf"
     shutil.copy(bench.original, path)
     header, _ = open_shard(bench.original)
-    kept = pruned(bench, bench.checkpoint, keep, registry().criteria["mass"]).pruning.kept
+    kept = pruned(bench, bench.checkpoint, keep, "mass").pruning.kept
     with path.open("r+b") as file:
         for layer, ids in kept.items():
             for side, values in averages(bench, layer, ids, matched).items():
@@ -166,7 +145,7 @@ def averages(
     t = bench.topology
     rows = bench.checkpoint.read(f"blk.{layer}.ffn_gate_inp.weight")
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    mass = bench.plain_stats.stats.routing[layer].weight_sum
+    mass = cp.read_stats(bench.stats).routing[layer].weight_sum
     assert mass is not None
     weights = {
         side: [bench.checkpoint.read(f"blk.{layer}.ffn_{side}_exps.weight", expert=e) for e in range(t.expert_count)]
@@ -213,7 +192,7 @@ def rescaling(bench: Bench, keep: str) -> Iterator[Measured]:
                 file.seek(info.offset)
                 file.write(bench.kernels.quantize(values, info.type.name).tobytes())
         checkpoint = open_gguf(path)
-        plan = pruned(bench, checkpoint, keep, registry().criteria["mass"])
+        plan = pruned(bench, checkpoint, keep, "mass")
         yield measure(bench, checkpoint, plan, f"mass, router rows × {factor}")
 
 
@@ -222,22 +201,14 @@ def rescaling(bench: Bench, keep: str) -> Iterator[Measured]:
 
 def borrowing(bench: Bench) -> Iterator[Measured]:
     for chunks, texts in ((1, bench.calibration[:1]), (1, bench.calibration), (8, bench.calibration)):
-        stats = bench.engine.calibrate(
-            bench.original, Windows(texts, chunks=chunks), threads=bench.threads, progress=untold
-        )
-        path = bench.work / "little.stats.gguf"
-        write_stats(path, dataclasses.replace(stats, model_id=model_id(bench.checkpoint)))
-        source = StatsSource.read(path)
+        stats = cp.calibrate(bench.original, texts=texts, chunks=chunks, threads=bench.threads)
         for borrow in (0.0, 1.0, 8.0, 32.0, 128.0):
-            request = PlanRequest(
-                10**12, registry().criteria["freq-score"], registry().allocators["uniform"], keep="100%",
-                types=("IQ2_XXS",), borrow=borrow, allow_few_tokens=True, threads=bench.threads,
+            plan = cp.plan(
+                bench.checkpoint, stats=stats, budget=10**12, allocator="uniform", keep="100%", types="IQ2_XXS",
+                borrow=borrow, allow_few_tokens=True, kernels=bench.kernels, threads=bench.threads,
             )  # fmt: skip
-            plan = make_plan(PlanningInput(bench.checkpoint, bench.topology, request, source, kernels=bench.kernels))
             out = bench.work / "idea.gguf"
-            compress(
-                bench.checkpoint, plan, source.stats, out, kernels=bench.kernels, threads=bench.threads, report=quiet
-            )
+            cp.compress(bench.checkpoint, plan, out, stats=stats, kernels=bench.kernels, threads=bench.threads)
             yield evaluate(bench, out, f"IQ2_XXS after {stats.tokens} tokens, borrowing {borrow:g}")
 
 

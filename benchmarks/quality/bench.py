@@ -14,31 +14,16 @@ import numpy as np
 from collab_llamacpp.native.ggml_kernels import GgmlKernels
 from numpy.typing import NDArray
 
-from collab_plugin.checkpoint.identity import model_id
-from collab_plugin.checkpoint.topology import topology_of
+import collab_plugin as cp
 from collab_plugin.compression.as_gguf import as_gguf
-from collab_plugin.compression.gguf_file import compress
-from collab_plugin.engines.engine import Decoding, Windows
-from collab_plugin.errors import CollabError
-from collab_plugin.planning.allocators.allocator import Allocator, Item
 from collab_plugin.planning.back_off import DEFAULT_BASE, DEFAULT_FLOORS
-from collab_plugin.planning.budget import parse_budget
 from collab_plugin.planning.candidates import Candidates
-from collab_plugin.planning.criteria.criterion import ImportanceCriterion
-from collab_plugin.planning.decide import decide
-from collab_plugin.planning.measure.measuring import Measuring
-from collab_plugin.planning.measure.probe import probe
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.predictor import predictor_of
 from collab_plugin.planning.request import PlanRequest
 from collab_plugin.planning.sources import SensitivitySource, StatsSource
-from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.plan_file import plan_fingerprint
 from collab_plugin.plugins.manager import registry
-from collab_plugin.plugins.open_checkpoint import open_checkpoint
-from collab_plugin.progress import untold
-from collab_plugin.stats.sensitivity_file import write_sensitivity
-from collab_plugin.stats.stats_file import write_stats
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ROOT / "tests" / "texts"
@@ -92,11 +77,10 @@ class Bench:
         self.model, self.work, self.chunks, self.threads = model, work, chunks, threads
         self.probe_minutes = probe_minutes
         work.mkdir(parents=True, exist_ok=True)
-        self.checkpoint = open_checkpoint(model)
-        self.topology = topology_of(self.checkpoint)
+        self.checkpoint = cp.open_checkpoint(model)
+        self.topology = cp.inspect(self.checkpoint)
         self.kernels = Remembering()
-        self.engine = registry().engines["llamacpp"]
-        self.original = as_gguf(open_checkpoint(model), threads)
+        self.original = as_gguf(self.checkpoint, threads)
 
     # -- statistics
 
@@ -109,50 +93,41 @@ class Bench:
         return tuple(sorted(TEXTS.glob("*.validation.txt")))
 
     @cached_property
-    def plain_stats_file(self) -> Path:
+    def stats(self) -> Path:
         """Stats of the calibration texts, made once."""
         path = self.work / "plain.stats.gguf"
         if not path.exists():
-            stats = self.engine.calibrate(
-                self.original, Windows(self.calibration, chunks=24), threads=self.threads, progress=untold
-            )
-            write_stats(path, dataclasses.replace(stats, model_id=model_id(self.checkpoint)))
+            cp.write_stats(path, cp.calibrate(self.original, texts=self.calibration, chunks=24, threads=self.threads))
         return path
 
     @cached_property
-    def plain_stats(self) -> StatsSource:
-        return StatsSource.read(self.plain_stats_file)
-
-    @cached_property
-    def sensitivity(self) -> SensitivitySource:
+    def sensitivity(self) -> Path:
+        """What the calibration texts tell of the model, probed once."""
         path = self.work / "sensitivity.json"
         if not path.exists():
-            planning = self.planning(None, experts_used="auto")
-            write_sensitivity(path, probe(planning, self._measuring, self.probe_minutes * 60))
-        return SensitivitySource.read(path)
+            found = cp.probe(self.checkpoint, stats=self.stats, minutes=self.probe_minutes, experts_used="auto",
+                             **self._measuring)  # fmt: skip
+            cp.write_sensitivity(path, found)
+        return path
 
     @property
-    def _measuring(self) -> Measuring:
-        return Measuring(self.engine, Windows(self.calibration, chunks=min(4, self.chunks)))
+    def _measuring(self) -> dict[str, Any]:
+        chunks = min(4, self.chunks)
+        return {"texts": self.calibration, "chunks": chunks, "threads": self.threads}
 
-    def planning(
-        self,
-        sensitivity: SensitivitySource | None,
-        *,
-        budget: int | None = None,
-        criterion: str | ImportanceCriterion = "freq-score",
-        allocator: str | Allocator = "knapsack",
-        **options: Any,
-    ) -> PlanningInput:
-        """What a plan of this model is made from."""
+    def planning(self, sensitivity: Path | None, criterion: str = "freq-score", **options: Any) -> PlanningInput:
+        """What a plan of this model is made from, for plans by rule and for what the planner predicts."""
         request = PlanRequest(
-            budget=budget,
-            criterion=registry().criteria[criterion] if isinstance(criterion, str) else criterion,
-            allocator=registry().allocators[allocator] if isinstance(allocator, str) else allocator,
-            threads=self.threads,
-            **options,
+            None, registry().criteria[criterion], registry().allocators["knapsack"], threads=self.threads, **options
         )
-        return PlanningInput(self.checkpoint, self.topology, request, self.plain_stats, sensitivity, self.kernels)
+        return PlanningInput(
+            self.checkpoint,
+            self.topology,
+            request,
+            StatsSource.read(self.stats),
+            None if sensitivity is None else SensitivitySource.read(sensitivity),
+            self.kernels,
+        )
 
     # -- files by plan
 
@@ -175,31 +150,30 @@ class Bench:
             return [row]
         try:
             plan = self._decide(self.sensitivity if probed else None, bpw, options, confirm)
-        except CollabError as error:
+        except cp.CollabError as error:
             print(f"{self.model.name} {bpw} {variant}: {error}")
             return []
         p = plan.pruning
         detail = f"{p.expert_count} experts, top-{plan.activation.used}, predicted {plan.predicted_kld:.4f}"
-        return [self.built(key, variant, bpw, detail, plan, self.plain_stats)]
+        return [self.built(key, variant, bpw, detail, plan)]
 
-    def _decide(self, sensitivity: SensitivitySource | None, bpw: float, options: dict[str, Any], confirm: int) -> Plan:
+    def _decide(self, sensitivity: Path | None, bpw: float, options: dict[str, Any], confirm: int) -> cp.Plan:
         options = dict(options)
         if options.pop("floors", False):
             options |= {"floors": {str(r): k for r, k in DEFAULT_FLOORS.items()}, "base": DEFAULT_BASE}
         if options.get("allocator") == "error-alone":
             options["allocator"] = self._error_alone(sensitivity)
-        budget = parse_budget(f"{bpw}bpw", self.topology.total_parameters)
-        planning = self.planning(sensitivity, budget=budget, **options)
-        return decide(planning, confirm=confirm, measuring=self._measuring)
+        return cp.plan(self.checkpoint, stats=self.stats, sensitivity=sensitivity, budget=f"{bpw}bpw", confirm=confirm,
+                       kernels=self.kernels, **self._measuring, **options)  # fmt: skip
 
-    def _error_alone(self, sensitivity: SensitivitySource | None) -> Allocator:
+    def _error_alone(self, sensitivity: Path | None) -> cp.Allocator:
         """The knapsack without sensitivity: every tensor's relative error counts alike."""
         knapsack = registry().allocators["knapsack"]
         weights = predictor_of(Candidates(self.planning(sensitivity))).weights
 
         def solve(items: Any, budget: int, values: Any) -> Any:
             plain = [
-                Item(
+                cp.Item(
                     item.name,
                     tuple(dataclasses.replace(c, cost=c.cost / max(weights[item.name], 1e-12)) for c in item.choices),
                 )
@@ -207,44 +181,40 @@ class Bench:
             ]
             return knapsack.solve(plain, budget, values)
 
-        return Allocator("error-alone", "relative error without sensitivity", solve, options=knapsack.options)
+        return cp.Allocator("error-alone", "relative error without sensitivity", solve, options=knapsack.options)
 
-    def built(self, key: str, variant: str, bpw: float, detail: str, plan: Plan, stats: StatsSource) -> Row:
+    def built(self, key: str, variant: str, bpw: float, detail: str, plan: cp.Plan) -> Row:
         out = self.work / "out.gguf"
         same = f"file {plan_fingerprint(plan)}"
         known = self._known(same)
         if known is None:
-            compress(
-                self.checkpoint, plan, stats.stats, out, kernels=self.kernels, threads=self.threads,
-                report=lambda done, total=None: None,
-            )  # fmt: skip
+            cp.compress(self.checkpoint, plan, out, stats=self.stats, kernels=self.kernels, threads=self.threads)
             known = self.measured(same, variant, bpw, detail, out)
         return self._keep(key, dataclasses.replace(known, variant=variant, budget_bpw=bpw, detail=detail))
 
     # -- measuring
-
-    @property
-    def validated(self) -> Windows:
-        return Windows(self.validation, chunks=self.chunks)
 
     @cached_property
     def reference(self) -> Path:
         path = self.work / "reference.npy"
         if not path.exists():
             part = self.work / "part.npy"
-            self.engine.reference(self.original, self.validated, out=part, threads=self.threads, progress=untold)
+            cp.reference(self.original, part, texts=self.validation, chunks=self.chunks, threads=self.threads)
             part.with_suffix(".windows.npy").rename(path.with_suffix(".windows.npy"))
             part.rename(path)
         return path
+
+    def evaluated(self, file: Path) -> cp.Evaluation:
+        return cp.evaluate(
+            file, against=self.reference, texts=self.validation, chunks=self.chunks, threads=self.threads
+        )
 
     def measured(self, key: str, variant: str, bpw: float, detail: str, file: Path) -> Row:
         """Evaluate ``file`` and let it generate; remembered under ``key``."""
         if (known := self._known(key)) is not None:
             return known
-        e = self.engine.evaluate(file, self.reference, self.validated, threads=self.threads, progress=untold)
-        speed = self.engine.generate(
-            file, PROMPT, Decoding(ctx=512), threads=self.threads, write=lambda t: None
-        ).tokens_per_second
+        e = self.evaluated(file)
+        speed = cp.run(file, PROMPT, ctx=512, threads=self.threads).tokens_per_second
         size = file.stat().st_size
         row = Row(
             self.model.name, bpw, variant, detail, size, size * 8 / self.topology.total_parameters, e.mean_kld,

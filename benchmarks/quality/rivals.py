@@ -11,11 +11,10 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+import collab_plugin as cp
 from benchmarks.quality.bench import Bench, Row
 from collab_plugin.checkpoint.checkpoint import quantizable
 from collab_plugin.checkpoint.gguf import open_shard
-from collab_plugin.compression.gguf_file import compress
-from collab_plugin.errors import CollabError
 from collab_plugin.formats.ggml_types import bits_per_weight
 from collab_plugin.formats.tensor_names import Role
 from collab_plugin.planning.candidates import Candidates
@@ -23,7 +22,6 @@ from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.pruning import parse_keep
 from collab_plugin.planning.type_choices import possible
 from collab_plugin.stats.stats import ImatrixEntry, Stats
-from collab_plugin.stats.stats_file import write_stats
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "Q2_K_S", "Q2_K", "IQ3_XXS", "IQ3_XS", "IQ3_S",
@@ -84,7 +82,7 @@ def around(sizes: dict[str, int], budget: int) -> list[str]:
 
 def presets(bench: Bench, bpw: float) -> list[Row]:
     """The two presets around the budget: what fits, and what has more bytes than ours."""
-    return _presets(bench, bpw, bench.original, bench.plain_stats_file, "llama-quantize")
+    return _presets(bench, bpw, bench.original, bench.stats, "llama-quantize")
 
 
 def _presets(bench: Bench, bpw: float, source: Path, imatrix: Path, label: str) -> list[Row]:
@@ -106,13 +104,11 @@ def pruned_preset(bench: Bench, bpw: float) -> list[Row]:
     """REAP at 75 %, k as it was (as its authors do), then the presets around the budget."""
     source, imatrix = bench.work / "reap.gguf", bench.work / "reap.stats.gguf"
     if not (source.exists() and imatrix.exists()):
-        k = bench.topology.experts_used
-        candidates = Candidates(bench.planning(None, criterion="reap", keep=REAP_KEEP, experts_used=k, keep_types=True))
-        count = parse_keep(REAP_KEEP, bench.topology, candidates.planning.policy)
-        plan = candidates.finish(candidates.candidate(count, k), {}, {})
-        compress(bench.checkpoint, plan, None, source, kernels=None, threads=bench.threads,
-                 report=lambda done, total=None: None)  # fmt: skip
-        write_stats(imatrix, cut(bench.plain_stats.stats, plan.pruning.kept))
+        used = bench.topology.experts_used
+        plan = cp.plan(bench.checkpoint, stats=bench.stats, criterion="reap", keep=REAP_KEEP, experts_used=used,
+                       keep_types=True)  # fmt: skip
+        cp.compress(bench.checkpoint, plan, source, threads=bench.threads)
+        cp.write_stats(imatrix, cut(cp.read_stats(bench.stats), plan.pruning.kept))
     return _presets(bench, bpw, source, imatrix, f"REAP {REAP_KEEP} + llama-quantize")
 
 
@@ -168,12 +164,12 @@ def _ruled(bench: Bench, bpw: float, detail: str, keep: str, rule: Callable[...,
     try:
         count = parse_keep(keep, bench.topology, candidates.planning.policy)
         candidate = candidates.candidate(count, candidates.scaled(count))
-    except CollabError:
+    except cp.CollabError:
         return []
     plan = candidates.finish(candidate, _types(candidates.planning, rule), {})
     if fits and plan.bytes > budget_of(bench, bpw):
         return []
-    return [bench.built(f"rule {detail} {bpw}", detail, bpw, detail, plan, bench.plain_stats)]
+    return [bench.built(f"rule {detail} {bpw}", detail, bpw, detail, plan)]
 
 
 def _types(planning: PlanningInput, rule: Callable[..., str]) -> dict[str, str]:

@@ -13,9 +13,9 @@ import argparse
 import os
 from pathlib import Path
 
+import collab_plugin as cp
 from benchmarks.quality.bench import ROOT, Bench
 from benchmarks.sensitivity.scratch_copy import Scratch
-from collab_plugin.engines.engine import Windows
 from collab_plugin.planning.measure.groups import coarse
 from collab_plugin.planning.type_choices import possible
 from collab_plugin.progress import untold
@@ -32,12 +32,11 @@ def main() -> None:
     p.add_argument("--work", type=Path, default=Path("/tmp/collab-quality"))
     a = p.parse_args()
     bench = Bench(a.model, a.work / a.model.name, a.chunks, a.threads, 0)
-    windows, options = Windows(bench.calibration, chunks=a.chunks), {"threads": a.threads, "progress": untold}
     reference = bench.work / "linearity.npy"
-    bench.engine.reference(bench.original, windows, out=reference, **options)
+    cp.reference(bench.original, reference, texts=bench.calibration, chunks=a.chunks, threads=a.threads)
     planning = bench.planning(None)
     scratch = Scratch(bench.checkpoint, planning.imatrix, bench.kernels, bench.work, a.threads)
-    table = ErrorTable(bench.checkpoint, {}, planning.imatrix, bench.kernels, a.threads, lambda done, total=None: None)
+    table = ErrorTable(bench.checkpoint, {}, planning.imatrix, bench.kernels, a.threads, untold)
     print("| group | " + " | ".join(TYPES) + " |\n|---|" + "---|" * len(TYPES))
     for group in coarse(bench.checkpoint):
         cells = []
@@ -45,7 +44,9 @@ def main() -> None:
             types = {n: possible(planning, bench.checkpoint.tensors[n], kind) for n in group.tensors}
             errors = table.measure({n: (k,) for n, k in types.items()})
             with scratch.quantized(types) as path:
-                result = bench.engine.evaluate(path, reference, windows, **options)
+                result = cp.evaluate(
+                    path, against=reference, texts=bench.calibration, chunks=a.chunks, threads=a.threads
+                )
             ratio = result.mean_kld / sum(errors[n][k] for n, k in types.items())
             cells.append(f"{ratio:.3f}" + ("" if set(types.values()) == {kind} else " *"))
         print(f"| {group.part}, {group.tensors[0].removesuffix('.weight')} | " + " | ".join(cells) + " |", flush=True)

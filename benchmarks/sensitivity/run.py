@@ -110,7 +110,7 @@ def tried(bench: Bench, seed: int) -> Tried:
     table = ErrorTable(bench.checkpoint, kept, imatrix, bench.kernels, bench.threads, untold)
     errors = table.measure({n: (k,) for n, k in types.items()})
     plan = candidates.finish(candidate, types, errors)
-    row = bench.built(f"random {seed}", "random", plan.bits_per_weight, str(count), plan, bench.plain_stats)
+    row = bench.built(f"random {seed}", "random", plan.bits_per_weight, str(count), plan)
     predicted = {"error alone": sum(errors[n][k] for n, k in types.items())}
     for kind, predictor in kinds.items():
         cost = sum(predictor.weights[n] * errors[n][k] for n, k in types.items())

@@ -22,21 +22,14 @@ from gguf import GGMLQuantizationType, GGUFValueType
 from numpy.typing import NDArray
 from rich.console import Console
 
+import collab_plugin as cp
 from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo
 from collab_plugin.checkpoint.identity import model_id
-from collab_plugin.checkpoint.topology import topology_of
 from collab_plugin.cli.plan_table import render_plan
 from collab_plugin.formats.ggml_types import tensor_bytes
 from collab_plugin.formats.gguf_values import MetaValue
 from collab_plugin.formats.tensor_names import layer_of, role_of
-from collab_plugin.planning.budget import parse_budget
-from collab_plugin.planning.decide import decide
-from collab_plugin.planning.planning_input import PlanningInput
-from collab_plugin.planning.request import PlanRequest
-from collab_plugin.planning.sources import StatsSource
-from collab_plugin.plugins.manager import first_kernels, registry
 from collab_plugin.stats.stats import ImatrixEntry, LayerRouting, Stats
-from collab_plugin.stats.stats_file import write_stats
 
 LAYERS, DENSE, EXPERTS, WIDTH, EXPERT_WIDTH, VOCABULARY = 61, 3, 256, 7168, 2048, 129280
 TOKENS = 1_600_000
@@ -152,23 +145,13 @@ def main() -> None:
     p.add_argument("--threads", type=int, default=2)
     a = p.parse_args()
     checkpoint = Imagined()
-    topology = topology_of(checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         stats = Path(folder) / "stats.gguf"
-        write_stats(stats, statistics(checkpoint, a.data))
+        cp.write_stats(stats, statistics(checkpoint, a.data))
         start, cpu = time.monotonic(), time.process_time()
-        source = StatsSource.read(stats)
-        read = time.monotonic()
-        request = PlanRequest(
-            budget=parse_budget(a.budget, topology.total_parameters),
-            criterion=registry().criteria["freq-score"],
-            allocator=registry().allocators["knapsack"],
-            experts_used="auto",
-            threads=a.threads,
-        )
-        plan = decide(PlanningInput(checkpoint, topology, request, source, kernels=first_kernels()))
+        plan = cp.plan(checkpoint, stats=stats, budget=a.budget, experts_used="auto", threads=a.threads)
         seconds, busy = time.monotonic() - start, time.process_time() - cpu
-    print(f"{seconds:.1f} s ({read - start:.1f} s reading statistics), {busy:.1f} CPU-seconds, {a.threads} threads")
+    print(f"{seconds:.1f} s, {busy:.1f} CPU-seconds, {a.threads} threads")
     render_plan(Console(), plan)
     for point in plan.considered:
         if point.kind != "front":

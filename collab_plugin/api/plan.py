@@ -33,6 +33,7 @@ from collab_plugin.planning.request import DEFAULT_TYPES, PlanRequest
 from collab_plugin.plans.plan import GroupPolicy, Layers, Order, Plan
 from collab_plugin.plugins.manager import first_kernels, pick, registry
 from collab_plugin.progress import OnProgress, silent
+from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.stats.sensitivity import Sensitivity
 from collab_plugin.stats.stats import Stats
 
@@ -65,6 +66,7 @@ def plan(
     ctx: int | None = None,
     chunks: int = 8,
     engine: str | Engine = "llamacpp",
+    kernels: Kernels | None = None,
     threads: int | None = None,
     progress: OnProgress = silent,
 ) -> Plan:
@@ -81,6 +83,8 @@ def plan(
     only these; ``loader``: only those that this program loads. ``keep_types``: prune alone, without a budget.
     ``confirm``: so many of the best candidates are built in the user's cache folder and measured on ``texts``, at
     most ``chunks`` windows of ``ctx`` tokens (default: as the stats were calibrated) of each; the winner is returned.
+
+    ``kernels`` measure what quantizing costs; by default the first that a plugin brings.
 
     Raises CollabError when no plan within the rules holds the budget, naming the smallest that would.
 
@@ -115,7 +119,7 @@ def plan(
         request,
         source,
         None if sensitivity is None else sensitivity_of(sensitivity),
-        None if keep_types else first_kernels(),
+        None if keep_types else kernels or first_kernels(),
     )
     measuring = measuring_of(engine, texts, ctx, chunks, planning.stats) if confirm else None
     made = decide(planning, confirm=confirm, measuring=measuring, progress=progress)

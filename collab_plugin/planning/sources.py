@@ -37,7 +37,7 @@ class StatsSource:
     @property
     def label(self) -> str:
         """What to call them in a message."""
-        return "the stats" if self.path is None else str(self.path)
+        return "`stats`" if self.path is None else str(self.path)
 
     @property
     def file(self) -> str:
@@ -67,7 +67,7 @@ class SensitivitySource:
     @property
     def label(self) -> str:
         """What to call it in a message."""
-        return "the sensitivity document" if self.path is None else str(self.path)
+        return "`sensitivity`" if self.path is None else str(self.path)
 
     @property
     def file(self) -> str:

@@ -85,6 +85,7 @@ def test_a_report_of_objects(model: Path, stats: cp.Stats, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("call", "says"),
     [
+        (lambda m, t: cp.plan(m), "`budget` is missing"),
         (lambda m, t: cp.plan(m, budget=0), "'0' is zero"),
         (lambda m, t: cp.plan(m, budget="3bpw", criterion="wisdom"), "unknown criterion 'wisdom'"),
         (lambda m, t: cp.plan(m, keep_types=True, threads=-1), "`threads` -1 is less than 1"),
