@@ -16,16 +16,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
 
+import collab_plugin as cp
 from benchmarks.quality.bench import ROOT, Bench, trained_models
 from benchmarks.sensitivity.scratch_copy import Scratch
-from collab_plugin.engines.engine import Windows
 from collab_plugin.planning.measure.groups import coarse
-from collab_plugin.planning.measure.measuring import Measuring
-from collab_plugin.planning.measure.probe import probe
 from collab_plugin.planning.type_choices import possible
 from collab_plugin.progress import untold
 from collab_plugin.quantize.error import ErrorTable
@@ -52,14 +51,15 @@ class Compared:
 
 def compare(bench: Bench, chunks: int) -> tuple[list[Compared], float, float]:
     """All groups, and the seconds that noise and quantizing took."""
-    windows = Windows(bench.calibration, chunks=chunks)
+    windows: dict[str, Any] = {"texts": bench.calibration, "chunks": chunks, "threads": bench.threads}
     planning = bench.planning(None)
     start = time.monotonic()
-    found = probe(planning, Measuring(bench.engine, windows), 1.0)  # one round: every part at three depths
+    # A second is one round: every part at three depths.
+    found = cp.probe(bench.checkpoint, stats=bench.stats, minutes=1 / 60, **windows)
     noise_seconds, start = time.monotonic() - start, time.monotonic()
     by_noise = {frozenset(p.tensors): p for p in found.groups}
     reference = bench.work / "noise.npy"
-    bench.engine.reference(bench.original, windows, out=reference, threads=bench.threads, progress=untold)
+    cp.reference(bench.original, reference, **windows)
     scratch = Scratch(bench.checkpoint, planning.imatrix, bench.kernels, bench.work, bench.threads)
     table = ErrorTable(bench.checkpoint, {}, planning.imatrix, bench.kernels, bench.threads, untold)
     rows = []
@@ -67,7 +67,7 @@ def compare(bench: Bench, chunks: int) -> tuple[list[Compared], float, float]:
         types = {n: possible(planning, bench.checkpoint.tensors[n], TYPE) for n in group.tensors}
         errors = table.measure({n: (k,) for n, k in types.items()})
         with scratch.quantized(types) as path:
-            result = bench.engine.evaluate(path, reference, windows, threads=bench.threads, progress=untold)
+            result = cp.evaluate(path, against=reference, **windows)
         quantized = result.mean_kld / sum(errors[n][k] for n, k in types.items())
         noise = _weight(by_noise[frozenset(group.tensors)])
         rows.append(Compared(bench.model.name, group.part, group.tensors[0], len(group.tensors), noise, quantized))
