@@ -213,12 +213,16 @@ def _subjects(request: Request, scratch: Path) -> tuple[Subject, ...]:
 
 def _fidelity(request: Request, original: Path, subjects: tuple[Subject, ...]) -> tuple[Fidelity, ...]:
     from collab_conformance.judge.fidelity import measure_fidelity
-    from collab_plugin.plugins.manager import pick, registry
 
-    engine = pick(registry().engines, FIDELITY_ENGINE, "engine")
     return tuple(
         measure_fidelity(
-            engine, Path(subject.artifact), subject.name, original, request.texts, request.threads, bars.shown()
+            FIDELITY_ENGINE,
+            Path(subject.artifact),
+            subject.name,
+            original,
+            request.texts,
+            request.threads,
+            bars.shown(),
         )
         for subject in subjects
     )

@@ -6,13 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import collab_plugin as cp
 from collab_conformance.report.verify_report import Fidelity
-from collab_plugin.compression.as_gguf import all_runnable
-from collab_plugin.engines.engine import Engine, Windows
-from collab_plugin.engines.results import Evaluation
-from collab_plugin.errors import CollabError
-from collab_plugin.plugins.open_checkpoint import open_checkpoint
-from collab_plugin.progress import OnProgress, silent, track
+from collab_plugin.progress import silent
 
 CTX = 512
 LEAST_BITS = 2.0
@@ -50,30 +46,28 @@ def grade(mean_kld: float, stderr: float, bits_per_weight: float) -> str:
 
 
 def measure_fidelity(
-    engine: Engine,
+    engine: str,
     artifact: Path,
     name: str,
     original: Path,
     texts: Sequence[Path],
     threads: int,
-    progress: OnProgress = silent,
+    progress: cp.OnProgress = silent,
 ) -> Fidelity:
     """Evaluate ``artifact`` against ``original`` on ``texts``, in windows of 512 tokens. CollabError as `evaluate`."""
-    whole = open_checkpoint(original)
+    whole = cp.open_checkpoint(original)
     parameters = sum(info.n_elements for info in whole.tensors.values())
-    small = open_checkpoint(artifact)
+    small = cp.open_checkpoint(artifact)
     if small.architecture != whole.architecture:
-        raise CollabError(
+        raise cp.CollabError(
             f"{artifact} is a {small.architecture} and {original} a {whole.architecture}: not its original"
         )
-    ours, theirs = all_runnable(engine, "evaluate", (small, whole), threads, progress)
-    with track(progress, f"comparing {name} with its original", unit="tokens") as advance:
-        e = engine.evaluate(ours, theirs, Windows(tuple(texts), CTX), threads=threads, progress=advance)
+    e = cp.evaluate(small, against=whole, texts=texts, ctx=CTX, engine=engine, threads=threads, progress=progress)
     bits = 8 * sum(info.nbytes for info in small.tensors.values()) / parameters
     return fidelity_of(name, e, bits)
 
 
-def fidelity_of(name: str, e: Evaluation, bits_per_weight: float) -> Fidelity:
+def fidelity_of(name: str, e: cp.Evaluation, bits_per_weight: float) -> Fidelity:
     """The figures of the report; ``bits_per_weight`` over the original's parameters, pruned ones included."""
     return Fidelity(
         artifact=name,
