@@ -28,6 +28,7 @@ SIZE, N, WARNING = "stats.text_overlap:SIZE", "stats.text_overlap:N", "cli.evalu
 LEAST, BORROW = "planning.pruning:MIN_SELECTIONS", "stats.stats:BORROW"
 SAMPLE = "quantize.error:Sampling"
 FLOORS = "planning.back_off:DEFAULT_FLOORS"
+CONSIDERED, PREDICTOR = "planning.considered", "planning.predictor"
 # Page, text with places for the constants, the constants.
 SENTENCES = [
     ("calibrate.md", "up to {:,} hashes of {}-token windows", (SIZE, N)),
@@ -40,6 +41,12 @@ SENTENCES = [
     ("method.md", "(`--borrow`, {:.0f})", (BORROW,)),
     ("method.md", "up to {} experts, evenly spaced", (f"{SAMPLE}.slices",)),
     ("method.md", "to a relative gap of 10⁻⁶, for at most {:.0f} s", ("planning.allocators.knapsack:SECONDS.default",)),
+    ("method.md", "the best candidate at {} budgets", (f"{CONSIDERED}:FRONT_POINTS",)),
+    ("method.md", "from the smallest file to {} B", (f"{CONSIDERED}:FRONT_SPAN",)),
+    ("method.md", "P(E', k') = {:.0f} Σ_l", (f"{PREDICTOR}:PRUNING",)),
+    ("method.md", "{0} / max(L, {0})", (f"{PREDICTOR}:DEFAULT_LAYERS",)),
+    ("method.md", "ω_i = D_G / ({} |G|)", ("planning.measure.probe:PROBE_ERROR",)),
+    ("plan.md", "from the smallest file to {} times yours", (f"{CONSIDERED}:FRONT_SPAN",)),
     ("plan.md", "({} selections each on average)", (LEAST,)),
     ("plan.md", "is mixed with ({:.0f})", (BORROW,)),
 ]
@@ -75,6 +82,16 @@ def test_the_first_screen_says_what_was_measured() -> None:
     fits, more = ratios("(fits)"), ratios("(more bytes)")
     assert f"has {min(fits):.1f} to {max(fits):.1f} times the divergence" in page
     assert f"the next larger preset still has {min(more):.1f} to {max(more):.1f} times" in page
+
+
+def test_default_weights() -> None:
+    weights = constant(f"{PREDICTOR}:DEFAULT_WEIGHT")
+    page = words("quality.md")
+    for part, name in (("ffn", "dense FFN"), ("expert", "expert"), ("shared-expert", "shared expert")):
+        assert f"{name} down {weights[f'{part} down']} and gate/up {weights[f'{part} gate/up']}" in page
+    assert all(f"{part} {weights[part]}" in page for part in ("output", "embedding", "attention"))
+    assert constant(f"{PREDICTOR}:ENDS") == 3
+    assert all("three times" in words(name) for name in ("method.md", "quality.md"))
 
 
 def test_powers_of_two() -> None:
