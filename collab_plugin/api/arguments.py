@@ -10,6 +10,7 @@ from collab_plugin.api.cores import cores
 from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.engines.engine import Engine, Windows
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.text_file import text_file
 from collab_plugin.planning.allocators.allocator import Allocator
 from collab_plugin.planning.criteria.criterion import ImportanceCriterion
 from collab_plugin.planning.measure.measuring import Measuring, default_ctx
@@ -59,13 +60,14 @@ def object_or_path(stats: Stats | AnyPath | None) -> Stats | Path | None:
     return Path(stats) if isinstance(stats, (str, os.PathLike)) else stats
 
 
-def paths(texts: AnyPath | Sequence[AnyPath]) -> tuple[Path, ...]:
-    return (Path(texts),) if isinstance(texts, (str, os.PathLike)) else tuple(map(Path, texts))
+def text_files(texts: AnyPath | Sequence[AnyPath]) -> tuple[Path, ...]:
+    """Files that can be read as often as an engine likes: what comes through a pipe is kept."""
+    return tuple(map(text_file, (texts,) if isinstance(texts, (str, os.PathLike)) else texts))
 
 
 def windows_of(texts: AnyPath | Sequence[AnyPath], ctx: int, chunks: int | None) -> Windows:
     """Checked here, before a model is converted for them."""
-    files = tuple(existing(text, "text") for text in paths(texts))
+    files = text_files(texts)
     if not files:
         raise CollabError("`texts` is empty: give UTF-8 files")
     at_least("ctx", ctx, 16)

@@ -11,6 +11,7 @@ from collab_plugin.compression.gguf_file import compress as compress_gguf
 from collab_plugin.compression.hf_folder import CompressedFolder, FolderPrecision, compress_folder
 from collab_plugin.compression.inputs import quantizes, stats_of
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.output_path import check_output, check_output_folder
 from collab_plugin.plans.artifact import check_one_count
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plugins.manager import first_kernels
@@ -88,7 +89,7 @@ def compress(
     if format == "safetensors":
         if stats is not None:
             raise CollabError("`stats` is for GGUF files: 8 and 4 bits of compressed-tensors need none; leave it out")
-
+        check_output_folder(Path(out))
         check_one_count(decided, "a config.json")
         checkpoint = opened(model)
         with track(progress, "compressing", unit="weights") as advance:
@@ -104,7 +105,7 @@ def compress(
         raise CollabError(f"`format` {format!r} is neither gguf nor safetensors")
     if precision is not None:
         raise CollabError("`precision` is for `format` safetensors: a GGUF has the plan's types; leave it out")
-
+    check_output(Path(out))
     check_one_count(decided, "a GGUF")  # before stats and kernels are missed
     checkpoint = opened(model)
     used = stats_of(decided, checkpoint, folder, object_or_path(stats))

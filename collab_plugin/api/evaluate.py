@@ -12,10 +12,12 @@ from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.checkpoint.trained_context import window_note
 from collab_plugin.compression.as_gguf import all_runnable, runnable
 from collab_plugin.engines.engine import REFERENCE, Engine
+from collab_plugin.engines.reference_file import windows_file
 from collab_plugin.engines.results import Evaluation
 from collab_plugin.errors import CollabError
 from collab_plugin.evaluation.scores import TaskReport
 from collab_plugin.evaluation.tasks import evaluate_tasks as run_tasks
+from collab_plugin.formats.output_path import check_output
 from collab_plugin.plugins.manager import first_task_runner
 from collab_plugin.progress import OnProgress, silent, track
 
@@ -74,8 +76,8 @@ def reference(
     chosen, windows = engine_of(engine), windows_of(texts, ctx, chunks)
     if Path(out).suffix != REFERENCE:
         raise CollabError(f"`out` {out} does not end in {REFERENCE}")
-    if not Path(out).parent.is_dir():
-        raise CollabError(f"{Path(out).parent} does not exist; make the folder first")
+    for path in (Path(out), windows_file(Path(out))):
+        check_output(path)
     checkpoint = opened(model)
     _tell_of_window(checkpoint, ctx, warn)
     runs = runnable(chosen, "reference", checkpoint, threads_of(threads), progress)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 import collab_plugin as cp
-from collab_plugin.cli.output import check_folder_of, emit, json_option, warn
+from collab_plugin.cli.output import emit, json_option, warn
 from collab_plugin.cli.threads import threads_option
 
 
@@ -47,9 +47,10 @@ def command(
     Example: collab-plugin calibrate DeepSeek-V3-Q4_K_M.gguf --text prose.txt --text code.txt -o stats.gguf
     """
     from collab_plugin.cli.progress import shown
+    from collab_plugin.formats.output_path import check_output
     from collab_plugin.stats.stats_file import unmeasured
 
-    check_folder_of(out)
+    check_output(out)
     stats = cp.calibrate(
         model, texts=texts, ctx=ctx, chunks=chunks, engine=engine, threads=threads, warn=warn, progress=shown()
     )

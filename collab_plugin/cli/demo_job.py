@@ -15,6 +15,7 @@ from collab_plugin.cli.progress import shown
 from collab_plugin.compression.as_gguf import as_gguf
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.json_document import to_plain
+from collab_plugin.formats.output_path import writing
 
 Say = Callable[[str], None]
 
@@ -52,7 +53,8 @@ class Row:
 def run_demo(request: DemoRequest, say: Say) -> list[Row]:
     """Inspect, calibrate, plan, compress, evaluate and run; ``say`` gets the equivalent commands and text."""
     r, name = request, request.model.name
-    r.out.mkdir(parents=True, exist_ok=True)
+    with writing(r.out):
+        r.out.mkdir(parents=True, exist_ok=True)
     say(f"$ collab-plugin inspect {r.model}")
     topology = cp.inspect(r.model)
     say(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
+from collections.abc import Sequence
 
 import click
 
@@ -26,6 +28,9 @@ COMMANDS = {
     "demo": "demo",
     "plugins": "plugins",
 }
+
+
+_ARGUMENTS = "collab_plugin.arguments"
 
 
 class LazyGroup(RecordsCommand, click.Group):
@@ -53,8 +58,13 @@ class LazyGroup(RecordsCommand, click.Group):
         command: click.Command = module.command
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_ARGUMENTS] = tuple(args)  # click takes them off the list
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> object:
         try:
+            _check_utf8(ctx.meta[_ARGUMENTS])
             return super().invoke(ctx)
         except CollabError as error:
             message = with_options(str(error), command_of(ctx))
@@ -66,6 +76,14 @@ class LazyGroup(RecordsCommand, click.Group):
             message = f"no space left on the disk ({error.filename or 'output'}); free some and run again"
         click.echo(f"error: {' '.join(message.split())}", err=True)
         raise click.exceptions.Exit(2)
+
+
+def _check_utf8(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise CollabError(f"{os.fsencode(argument)!r} is not UTF-8; give the file another name") from None
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

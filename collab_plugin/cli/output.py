@@ -6,14 +6,12 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
 from collab_plugin.cli.option_names import with_options
-from collab_plugin.errors import CollabError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, alone on stdout.")
 
@@ -30,12 +28,6 @@ def emit(result: Any, as_json: bool, render: Callable[[Console], None]) -> None:
 def warn(sentence: str) -> None:
     """Print a warning on stderr; `parameters` in it are named as the running command's options."""
     click.echo(f"warning: {with_options(sentence, click.get_current_context().command)}", err=True)
-
-
-def check_folder_of(out: Path) -> None:
-    """CollabError when the folder to write ``out`` into does not exist: told before minutes are spent."""
-    if not out.parent.is_dir():
-        raise CollabError(f"{out.parent} does not exist; make the folder first")
 
 
 def plain(value: Any) -> Any:

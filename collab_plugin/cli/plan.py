@@ -8,7 +8,7 @@ from typing import Literal
 import click
 
 import collab_plugin as cp
-from collab_plugin.cli.output import check_folder_of, emit, json_option
+from collab_plugin.cli.output import emit, json_option
 from collab_plugin.cli.pairs import pairs
 from collab_plugin.cli.threads import threads_option
 
@@ -181,8 +181,9 @@ def command(
     """
     from collab_plugin.cli.plan_table import render_plan
     from collab_plugin.cli.progress import shown
+    from collab_plugin.formats.output_path import check_output
 
-    check_folder_of(out)
+    check_output(out)
     plan = cp.plan(
         model,
         stats=stats,

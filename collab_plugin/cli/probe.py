@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 import collab_plugin as cp
-from collab_plugin.cli.output import check_folder_of, emit, json_option, warn
+from collab_plugin.cli.output import emit, json_option, warn
 from collab_plugin.cli.pairs import pairs
 from collab_plugin.cli.plan import used_callback
 from collab_plugin.cli.threads import threads_option
@@ -98,8 +98,9 @@ def command(
     Example: collab-plugin probe DeepSeek-V3/ --stats stats.gguf --text prose.txt -o sensitivity.json
     """
     from collab_plugin.cli.progress import shown
+    from collab_plugin.formats.output_path import check_output
 
-    check_folder_of(out)
+    check_output(out)
     found = cp.probe(
         model,
         stats=stats,

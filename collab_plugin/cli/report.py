@@ -64,7 +64,9 @@ def command(
     """
     from collab_plugin.cli.progress import shown
     from collab_plugin.reports.plan_terminal import render_report
+    from collab_plugin.reports.write import check_report_outputs
 
+    check_report_outputs(out, plots)
     facts = cp.report(plan, stats=stats, model=model, evaluations=evaluations, rivals=rivals, ctx=ctx, reserve=reserve)
     written = cp.write_report(facts, out, plots, progress=shown())
     if as_json:

@@ -38,7 +38,7 @@ def writing_reference(path: Path, windows: Sequence[I64], vocabulary: int) -> It
     store = np.lib.format.open_memmap(path, "w+", np.float32, shape)
     yield store
     store.flush()
-    np.save(_windows(path), np.stack(windows))
+    np.save(windows_file(path), np.stack(windows))
 
 
 class Reference:
@@ -46,7 +46,7 @@ class Reference:
 
     def __init__(self, path: Path) -> None:
         self._rows = np.load(path, mmap_mode="r", allow_pickle=False)
-        self._windows = np.load(_windows(path), allow_pickle=False)
+        self._windows = np.load(windows_file(path), allow_pickle=False)
         self.n_vocab = int(self._rows.shape[-1])
 
     def same_windows(self, windows: Sequence[I64]) -> bool:
@@ -57,5 +57,6 @@ class Reference:
         return np.asarray(self._rows[index])
 
 
-def _windows(path: Path) -> Path:
+def windows_file(path: Path) -> Path:
+    """The file of the windows beside a reference."""
     return path.with_suffix(".windows.npy")

@@ -50,14 +50,19 @@ def writing(out: Path, needed: int | None = None) -> Iterator[None]:
         raise CollabError(f"cannot write {out}: {error.strerror or error}") from None
 
 
+def check_utf8(path: Path) -> None:
+    """CollabError for a path that no document could name, as JSON and GGUF hold UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise CollabError(f"the path {os.fsencode(path)!r} is not UTF-8; give it another name") from None
+    if "\0" in str(path):
+        raise CollabError(f"the path {str(path)!r} has a NUL character; give it another name")
+
+
 def _checked_folder(out: Path) -> Path:
     """``out``.partial, in a folder that can be written to."""
-    try:
-        str(out).encode()
-    except UnicodeEncodeError:
-        raise CollabError(f"the path {os.fsencode(out)!r} is not UTF-8; choose another name") from None
-    if "\0" in str(out):
-        raise CollabError(f"the path {str(out)!r} has a NUL character; choose another name")
+    check_utf8(out)
     with writing(out):
         if not out.parent.is_dir():
             raise CollabError(f"cannot write {out}: {out.parent} does not exist; make the folder first")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.output_path import check_utf8
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -14,6 +15,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     from collab_plugin.plugins.manager import registry
 
     path = Path(path)
+    check_utf8(path)
     if not path.exists():
         raise CollabError(f"{path} does not exist")
     formats = registry().checkpoint_formats

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.atomic_write import write_bytes
+from collab_plugin.formats.output_path import check_output, check_output_folder, writing
 from collab_plugin.progress import OnProgress, silent, track
 from collab_plugin.reports.check_extra import check_extra
 from collab_plugin.reports.gather import Facts
@@ -28,12 +29,7 @@ def write_report(
     """
     if out is None and plots is None:
         return []
-    check_extra()
-    for path in (out, plots):
-        if path is not None and not Path(path).parent.is_dir():
-            raise CollabError(f"{Path(path).parent} does not exist; make the folder first")
-    if plots is not None and Path(plots).exists() and not Path(plots).is_dir():
-        raise CollabError(f"`plots` {plots} is a file; give a folder")
+    check_report_outputs(out, plots)
     from collab_plugin.reports.page import page
     from collab_plugin.reports.plots.all import draw_plots
 
@@ -41,7 +37,8 @@ def write_report(
         images = draw_plots(facts, advance)
     written = []
     if plots is not None:
-        Path(plots).mkdir(exist_ok=True)
+        with writing(Path(plots)):
+            Path(plots).mkdir(exist_ok=True)
         for name, image in images.items():
             written.append(Path(plots) / f"{name}.png")
             write_bytes(written[-1], image)
@@ -49,3 +46,16 @@ def write_report(
         write_bytes(Path(out), page(facts, images).encode())
         written.append(Path(out))
     return written
+
+
+def check_report_outputs(out: str | os.PathLike[str] | None, plots: str | os.PathLike[str] | None) -> None:
+    """CollabError when the page or the folder of the plots cannot be written, or what draws them is missing."""
+    if out is None and plots is None:
+        return
+    check_extra()
+    if out is not None:
+        check_output(Path(out))
+    if plots is not None and not Path(plots).is_dir():
+        if Path(plots).exists():
+            raise CollabError(f"`plots` {plots} is a file; give a folder")
+        check_output_folder(Path(plots))

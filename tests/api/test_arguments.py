@@ -93,7 +93,7 @@ def test_a_report_of_objects(model: Path, stats: cp.Stats, tmp_path: Path) -> No
         (lambda m, t: cp.compress(m, cp.plan(m, keep_types=True), t / "x", format="zip"), "`format` 'zip' is neither"),
         (lambda m, t: cp.compress(m, cp.plan(m, keep_types=True), t / "x", precision="plan"), "`precision` is for"),
         (lambda m, t: cp.calibrate(m, texts=[]), "`texts` is empty"),
-        (lambda m, t: cp.calibrate(m, texts=t / "none.txt"), r"the text .*none\.txt does not exist"),
+        (lambda m, t: cp.calibrate(m, texts=t / "none.txt"), r"cannot read the text .*none\.txt: No such file"),
         (lambda m, t: cp.evaluate(m, against=m, texts=__file__, ctx=5), "`ctx` 5 is less than 16"),
         (lambda m, t: cp.evaluate(m, against=m, texts=__file__, chunks=0), "`chunks` 0 is less than 1"),
         (lambda m, t: cp.evaluate(m, against="none.npy", texts=__file__), r"the reference none\.npy does not exist"),

@@ -231,7 +231,7 @@ def test_a_pack_of_a_target_is_a_yardstick(tmp_path: Path) -> None:
     done = verify(other, "--against", pack, *ONE, "--level", "artifact", "--json")
     assert done.returncode == 1
     assert "artifact.sha256" in json.loads(done.stdout)["targets"][0]["reason"]
-    assert "exists; give a folder that does not" in mistake("pack", ARTIFACT, "-o", pack)
+    assert "exists; name a folder that does not" in mistake("pack", ARTIFACT, "-o", pack)
 
 
 @pytest.mark.native

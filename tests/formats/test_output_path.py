@@ -75,8 +75,8 @@ def test_devices_themselves() -> None:
         ("none/out", "none does not exist; make the folder first"),
         ("file/out", "file does not exist; make the folder first"),
         ("x" * 250, "File name too long"),
-        (os.fsdecode(b"caf\xe9.json"), r"caf\xe9.json' is not UTF-8; choose another name"),
-        ("a\0b", "has a NUL character; choose another name"),
+        (os.fsdecode(b"caf\xe9.json"), r"caf\xe9.json' is not UTF-8; give it another name"),
+        ("a\0b", "has a NUL character; give it another name"),
     ],
 )
 def test_names_that_cannot_be_written(name: str, says: str, tmp_path: Path) -> None:

@@ -213,3 +213,22 @@ def test_truncated_model(qwen3moe: Path, prose: Path, tmp_path: Path) -> None:
     with broken.open("r+b") as file:
         file.truncate(qwen3moe.stat().st_size - 1000)
     assert "truncated" in refused(run(broken, "--text", prose, "-o", tmp_path / "stats.gguf"))
+
+
+def test_calibrate_on_stdin(qwen3moe: Path, prose: Path, tmp_path: Path) -> None:
+    """The stats are those of the text as a file, but for its name."""
+    options = ("--ctx", "32", "--chunks", "4", "--threads", "1")
+    whole = ["calibrate", str(qwen3moe), "--text", str(prose), *options, "-o", str(tmp_path / "file.gguf")]
+    assert CliRunner().invoke(main, whole).exit_code == 0
+    result = CliRunner().invoke(
+        main,
+        ["calibrate", str(qwen3moe), "--text", "-", *options, "-o", str(tmp_path / "stdin.gguf")],
+        input=prose.read_bytes(),
+    )
+    assert result.exit_code == 0, result.output
+    ours, theirs = read_stats(tmp_path / "stdin.gguf"), read_stats(tmp_path / "file.gguf")
+    assert (ours.datasets, theirs.datasets) == (("stdin",), (prose.name,))
+    assert ours.tokens == theirs.tokens == 4 * 32
+    assert ours.text_sketch.tolist() == theirs.text_sketch.tolist()
+    for layer, routing in theirs.routing.items():
+        assert ours.routing[layer].count.tolist() == routing.count.tolist()

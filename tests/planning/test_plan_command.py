@@ -188,7 +188,7 @@ def test_budgets_that_cannot_be(budget: str | None, message: str, bench: Bench, 
     ("options", "message"),
     [
         ([], "--text is empty: give UTF-8 files"),
-        (["--text", "none.txt"], "the text none.txt does not exist"),
+        (["--text", "none.txt"], "cannot read the text none.txt"),
         (["--text", "TEXT", "--keep-types"], "--confirm has nothing to measure with --keep-types; leave it out"),
         (["--text", "TEXT", "--engine", "nope"], "unknown engine 'nope'"),
         (["--text", "TEXT", "--budget", "0GB"], "budget '0GB' is zero"),

@@ -28,16 +28,14 @@ def command(artifact: Path, name: str, output: Path, as_json: bool, **options: A
     from collab_ollama.model.gguf_for_ollama import open_artifact
     from collab_ollama.model.model_name import parse_name
     from collab_ollama.model.modelfile import render
-    from collab_plugin.errors import CollabError
     from collab_plugin.formats.atomic_write import write_bytes
+    from collab_plugin.formats.output_path import writing
 
     model = parse_name(name)
     opened, modelfile = modelfile_of(open_artifact(artifact), ModelOptions(**options))
     text = render(modelfile)
-    try:
+    with writing(output):
         output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CollabError(f"cannot make the folder {output}: {error.strerror}") from None
     path = output / "Modelfile"
     write_bytes(path, text.encode())
     result = {

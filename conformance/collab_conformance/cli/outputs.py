@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.output_path import check_output
 
 if TYPE_CHECKING:
     from collab_conformance.report.verify_report import Report
@@ -36,10 +37,8 @@ class Outputs:
                 f"--json {self.json}: a report's name ends in .json; for stdout put --json last, or write --json -"
             )
         for path in (Path(self.json) if self.json and not self.json_on_stdout else None, self.junit, self.html):
-            if path is not None and not path.parent.is_dir():
-                raise CollabError(f"{path.parent} does not exist; make the folder first")
-            if path is not None and path.is_dir():
-                raise CollabError(f"{path} is a folder; give a file")
+            if path is not None:
+                check_output(path)
         if self.html is not None:
             check_jinja()
 

@@ -8,7 +8,7 @@ import click
 
 from collab_plugin.cli.output import emit, json_option
 from collab_plugin.cli.threads import threads_option
-from collab_plugin.errors import CollabError
+from collab_plugin.formats.output_path import check_output_folder
 
 
 @click.command()
@@ -30,18 +30,16 @@ def command(artifact: Path, output: Path, text: Path | None, target: str | None,
 
     Example: collab-plugin verify pack out.gguf -o pack/
     """
-    if output.exists():
-        raise CollabError(f"{output} exists; give a folder that does not")
-    if not output.parent.is_dir():
-        raise CollabError(f"{output.parent} does not exist; make the folder first")
+    check_output_folder(output)
     from collab_conformance.pack.prompts import default_prompts, text_prompts
     from collab_conformance.reference.run_reference import check_reference
     from collab_conformance.run.record_pack import record_reference, record_target
     from collab_plugin.cli.progress import shown
+    from collab_plugin.formats.text_file import text_file
 
     if target is None:
         check_reference(artifact, ", or record what a `target` computes")
-    prompts = default_prompts(artifact) if text is None else text_prompts(artifact, text)
+    prompts = default_prompts(artifact) if text is None else text_prompts(artifact, text_file(text))
     if target is None:
         document = record_reference(artifact, prompts, output, shown())
     else:

@@ -134,6 +134,9 @@ def command(
     )
     _check(request)
     from collab_conformance.report.verify_report import exit_code
+    from collab_plugin.formats.text_file import text_file
+
+    request = dataclasses.replace(request, texts=tuple(map(text_file, texts)))  # pipes are read before the work
 
     with tempfile.TemporaryDirectory(prefix="collab-verify-") as scratch:
         report = _verify(request, Path(scratch))
