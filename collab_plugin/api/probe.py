@@ -20,6 +20,7 @@ from collab_plugin.api.arguments import (
 from collab_plugin.checkpoint.topology import topology_of
 from collab_plugin.checkpoint.trained_context import window_note
 from collab_plugin.engines.engine import Engine
+from collab_plugin.formats.output_path import check_output
 from collab_plugin.planning.allocators.knapsack import KNAPSACK
 from collab_plugin.planning.criteria.criterion import ImportanceCriterion
 from collab_plugin.planning.measure.probe import probe as measure
@@ -66,6 +67,8 @@ def probe(
 
     Example: ``cp.probe("DeepSeek-V3/", stats="stats.gguf", texts="english.txt", out="sensitivity.json")``
     """
+    if out is not None:
+        check_output(Path(out))
     source = source_of(stats)
     checkpoint = prunable(opened(model), source.stats, "auto", groups, keep_types=False)
     request = PlanRequest(
