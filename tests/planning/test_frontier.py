@@ -54,9 +54,9 @@ def test_at_every_budget_within_one_step_of_the_best(items: list[Item]) -> None:
 def test_the_allocator_is_never_worse_and_at_a_step_the_same(items: list[Item]) -> None:
     found = frontier(items)
     for at, size in enumerate(found.sizes):
-        _, cost = _totals(items, dict(KNAPSACK.solve(items, size)))
+        _, cost = _totals(items, dict(KNAPSACK.solve(items, size, KNAPSACK.values({}))))
         assert abs(cost - found.costs[at]) < 2e-5  # HiGHS stops within 1e-6 of the largest cost
-        _, cost = _totals(items, dict(KNAPSACK.solve(items, size + 7)))
+        _, cost = _totals(items, dict(KNAPSACK.solve(items, size + 7, KNAPSACK.values({}))))
         assert cost <= found.cost(size + 7) + 2e-5
 
 

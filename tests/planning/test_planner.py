@@ -89,7 +89,7 @@ def test_same_inputs_same_plan(bench: Bench) -> None:
 
 
 def test_no_budget(bench: Bench) -> None:
-    with pytest.raises(CollabError, match="--budget is missing"):
+    with pytest.raises(CollabError, match="`budget` is missing"):
         bench.plan(None)
 
 
@@ -122,7 +122,7 @@ def test_floor_and_ceiling(bench: Bench) -> None:
 
 
 def test_base_is_never_broken(bench: Bench) -> None:
-    with pytest.raises(CollabError, match=r"no plan holds .* or --base"):
+    with pytest.raises(CollabError, match=r"no plan holds .* or `base`"):
         bench.plan(_bytes(bench, 3), types=FAST, base="Q6_K")
 
 
@@ -220,7 +220,7 @@ def test_the_smallest_budget_named_holds(bench: Bench, options: dict[str, object
 
 
 def test_given_counts_are_not_pruned_further(bench: Bench) -> None:
-    with pytest.raises(CollabError, match=r"the smallest with --keep 12 takes .* or lower --keep"):
+    with pytest.raises(CollabError, match=r"the smallest with `keep` 12 takes .* or lower `keep`"):
         bench.plan(1, keep="12")
 
 
@@ -260,7 +260,7 @@ def test_experts_used_is_given(bench: Bench) -> None:
 
 def test_group_limited_k(grouped: Bench) -> None:
     with pytest.raises(
-        CollabError, match="7 experts a token cannot come from 2 groups of 3; lower --experts-used to 6"
+        CollabError, match="7 experts a token cannot come from 2 groups of 3; lower `experts_used` to 6"
     ):
         grouped.plan(_bytes(grouped, 4), keep="12", experts_used=7)
 
@@ -413,7 +413,7 @@ def test_keep_types_prunes_without_quantizing(bench: Bench) -> None:
 def test_keep_types_checks_a_budget(bench: Bench) -> None:
     plan = bench.plan(None, keep_types=True, keep="12")
     assert bench.plan(plan.bytes, keep_types=True, keep="12").bytes == plan.bytes
-    with pytest.raises(CollabError, match=f"with --keep-types the file takes {plan.bytes:,} bytes"):
+    with pytest.raises(CollabError, match=f"with `keep_types` the file takes {plan.bytes:,} bytes"):
         bench.plan(plan.bytes - 1, keep_types=True, keep="12")
 
 

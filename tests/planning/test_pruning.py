@@ -170,7 +170,7 @@ def test_too_few_tokens_says_how_many_are_needed() -> None:
     message = str(error.value)
     # 50 selections x 8 experts / top-2 = 200 tokens
     assert "layer 0 selected an expert 49.0 times on average, 50 are needed (about 200 tokens)" in message
-    assert "--allow-few-tokens" in message
+    assert "`allow_few_tokens`" in message
 
 
 def test_a_layer_without_statistics_is_named() -> None:
@@ -221,7 +221,7 @@ def test_keep_out_of_range(text: str) -> None:
 def test_count_that_groups_cannot_share_names_its_neighbours() -> None:
     with pytest.raises(CollabError) as error:
         parse_keep("22", topology(32, groups=4), "balanced")
-    assert "22 experts do not divide into 4 groups; keep 20 or 24, or --groups disband" in str(error.value)
+    assert "22 experts do not divide into 4 groups; keep 20 or 24, or `groups` disband" in str(error.value)
     assert parse_keep("22", topology(32, groups=4), "disband") == 22
 
 
@@ -252,7 +252,7 @@ def test_exactly_the_impossible_is_refused(data: st.DataObject) -> None:
         (16, 17, "17 experts a token cannot come from 16 kept ones"),
         (8, 0, "0 experts a token cannot come from 8 kept ones"),
         (8, 4, "8 experts in 8 groups leave 1 a group; the group score needs 2 (keep 16 or more"),
-        (16, 9, "9 experts a token cannot come from 4 groups of 2; lower --experts-used to 8"),
+        (16, 9, "9 experts a token cannot come from 4 groups of 2; lower `experts_used` to 8"),
     ],
 )
 def test_refusals_carry_the_numbers(count: int, used: int, message: str) -> None:

@@ -64,7 +64,7 @@ def _choose(
     criterion: ImportanceCriterion = WEIGHT_SUM,
     keep: int = 192,
 ) -> Kept:
-    return choose(routing, TOPOLOGY, keep, policy, criterion, CriterionOptions())
+    return choose(routing, TOPOLOGY, keep, policy, criterion, CriterionOptions(criterion.values({})))
 
 
 def _weight_lost(routing: Mapping[int, LayerRouting], choice: Kept) -> float:

@@ -95,16 +95,17 @@ def test_example_of_families(made: Any) -> None:
 
 def test_example_of_criteria(made: Any) -> None:
     routing = LayerRouting(10, np.array([7, 1, 2]))
-    assert made.score(routing, CriterionOptions()).argsort().tolist() == [0, 2, 1]
+    for given, order in (({}, [0, 2, 1]), ({"most": "1"}, [1, 2, 0])):
+        assert made.score(routing, CriterionOptions(made.values(given))).argsort().tolist() == order
 
 
 def test_example_of_allocators(made: Any) -> None:
     sizes = {"small": (10, 20), "large": (100, 200), "middle": (50, 90)}
     items = [Item(name, tuple(Choice("F16", size, 1.0) for size in both)) for name, both in sizes.items()]
-    assert made.solve(items, 272) == {"small": 1, "large": 1, "middle": 0}
-    assert made.solve(items, 160) == {"small": 0, "large": 0, "middle": 0}
+    assert made.solve(items, 272, {}) == {"small": 1, "large": 1, "middle": 0}
+    assert made.solve(items, 160, {}) == {"small": 0, "large": 0, "middle": 0}
     with pytest.raises(ValueError, match="take 1 bytes more"):
-        made.solve(items, 159)
+        made.solve(items, 159, {})
 
 
 def test_example_of_placement_policies(made: Any) -> None:

@@ -161,8 +161,8 @@ def test_hook_collab_register_allocators() -> None:
     allocators = registered(Smallest()).allocators
     assert list(allocators) == ["smallest", "knapsack", "uniform"]
     items = [Item(name, (Choice("IQ1_S", 50, 9.0), Choice("Q8_0", 272, 1.0))) for name in ("a", "b")]
-    assert dict(allocators["smallest"].solve(items, 1000)) == {"a": 0, "b": 0}
-    assert dict(allocators["knapsack"].solve(items, 1000)) == {"a": 1, "b": 1}
+    assert dict(allocators["smallest"].solve(items, 1000, {})) == {"a": 0, "b": 0}
+    assert dict(allocators["knapsack"].solve(items, 1000, allocators["knapsack"].values({}))) == {"a": 1, "b": 1}
 
 
 class LastOnes:
