@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import psutil
 
 
 def cores() -> int:
     """Cores that this process may run on: fewer than the machine's in a container or under taskset."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    process = psutil.Process()
+    if hasattr(process, "cpu_affinity"):  # macOS has none
+        return len(process.cpu_affinity() or [0])
+    return psutil.cpu_count() or 1

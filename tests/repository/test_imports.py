@@ -14,6 +14,7 @@ import collab_plugin
 UNIX = ("fcntl", "grp", "posix_ipc", "pty", "pwd", "resource", "syslog", "termios", "tty")
 IMPORT = """
 import importlib, sys
+import psutil  # has other modules of its own on each system: those of this one need Unix
 from importlib.abc import MetaPathFinder
 
 class Absent(MetaPathFinder):

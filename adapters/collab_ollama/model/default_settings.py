@@ -41,8 +41,7 @@ def default_parameters(
         raise CollabError(f"`num_ctx` {context} is more than the model's {artifact.context_length} tokens of context")
     parameters: dict[str, Value] = {"num_ctx": context}
     if mmap is None:
-        free = available_memory()
-        mmap = True if free is not None and artifact.bytes > free else None
+        mmap = True if artifact.bytes > available_memory() else None
     if mmap is not None:
         parameters["use_mmap"] = mmap
     sampling = sampling_of(artifact.checkpoint.metadata, generation)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psutil
 
-def available_memory() -> int | None:
-    """Bytes that programs can still take, the control group's limit included; None where it is not known.
+
+def available_memory() -> int:
+    """Bytes that programs can still take, the control group's limit included.
 
     As in discover/cpu_linux.go of Ollama: MemAvailable, or memory.max - memory.current when that is less.
     """
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        return None
+    free = int(psutil.virtual_memory().available)
     try:
         group = Path("/sys/fs/cgroup")
         limit = (group / "memory.max").read_text().strip()

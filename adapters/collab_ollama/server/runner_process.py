@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from collab_plugin.errors import CollabError
+import psutil
 
 _BUFFER = re.compile(r"^\S+:\s+(\S+)\s+(model|KV|compute|output|RS) buffer size =\s+([\d.]+) MiB")
 _HOST = re.compile(r"^(CPU|.*_Host)")
@@ -27,36 +26,24 @@ class Runner:
 
 
 def runners_of(server: int) -> list[Runner]:
-    """The llama-servers that process ``server`` started, oldest first; CollabError without /proc."""
-    if not Path("/proc/self/environ").is_file():
-        raise CollabError("what a runner was told can be read on Linux only (/proc)")
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and _parent(folder) == server:
-            runner = _runner(folder)
-            if runner is not None:
-                found.append(runner)
+    """The llama-servers that process ``server`` started, oldest first."""
+    try:
+        started = psutil.Process(server).children()
+    except psutil.NoSuchProcess:
+        return []
+    found = [runner for runner in map(_runner, started) if runner is not None]
     return sorted(found, key=lambda runner: runner.pid)
 
 
-def _parent(process: Path) -> int | None:
+def _runner(process: psutil.Process) -> Runner | None:
     try:
-        # The name in parentheses may hold blanks and parentheses itself.
-        return int((process / "stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, IndexError, ValueError):
-        return None
-
-
-def _runner(process: Path) -> Runner | None:
-    try:
-        command = tuple((process / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1])
-        pairs = (process / "environ").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
+        command, environment = tuple(process.cmdline()), process.environ()
+    except psutil.Error:  # it has ended, or is another user's
         return None
     if "--model" not in command:
         return None
-    variables = dict(pair.split("=", 1) for pair in pairs if pair.startswith("LLAMA_ARG_"))
-    return Runner(int(process.name), command, variables)
+    variables = {name: value for name, value in environment.items() if name.startswith("LLAMA_ARG_")}
+    return Runner(process.pid, command, variables)
 
 
 def buffers(log: str, port: str) -> dict[str, dict[str, float]]:

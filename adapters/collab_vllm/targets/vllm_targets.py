@@ -137,10 +137,10 @@ def _processor_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _memory() -> int | None:
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return None
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def _memory() -> int:
+    import psutil  # not at the top: vLLM's own Python imports this module, too
+
+    return int(psutil.virtual_memory().total)
 
 
 def _device(found: Mapping[str, Any]) -> Device:
