@@ -80,8 +80,7 @@ def open_safetensors(folder: Path, families: Sequence[Family] = FAMILIES) -> Saf
     conversion = family.conversion
     assert conversion is not None
     block = _scale_block(folder, raw)
-    for key in family.counts_in(raw)[:1]:
-        raw.setdefault(family.expert_count, raw.get(key))
+    _settle_expert_count(folder, raw, family)
     config = Config(raw, f"{folder}/config.json", conversion.defaults)
     _check_counts(config, family)
     _check_fixed(config, family, conversion)
@@ -124,6 +123,18 @@ def _scale_block(folder: Path, config: Mapping[str, Any]) -> tuple[int, int]:
             "read here; give the original"
         )
     return size[0], size[1]
+
+
+def _settle_expert_count(folder: Path, config: dict[str, Any], family: Family) -> None:
+    """Put the expert count under its usual key; CollabError when config.json has two that differ."""
+    first, *others = family.counts_in(config)
+    for key in others:
+        if config[key] != config[first]:
+            raise CollabError(
+                f"{folder}/config.json has {first} = {str(config[first])[:40]} and {key} = {str(config[key])[:40]}: "
+                "they must be equal; correct one"
+            )
+    config.setdefault(family.expert_count, config.get(first))
 
 
 def _check_counts(config: Config, family: Family) -> None:

@@ -62,8 +62,8 @@ def read_places(path: Path) -> dict[str, Place]:
     Reads the header alone, and not through a memory map, for which systems fetch what lies around it.
     """
 
-    def fail(what: str) -> CollabError:
-        return CollabError(f"{path} is not a sound safetensors file: {what}; download it again")
+    def fail(what: str, do: str = "download it again") -> CollabError:
+        return CollabError(f"{path} is not a sound safetensors file: {what}; {do}")
 
     try:
         with path.open("rb") as file:
@@ -91,10 +91,14 @@ def read_places(path: Path) -> dict[str, Place]:
     for name, entry in sorted(header.items(), key=lambda item: _start(item[1])):
         problem, start, stop = _check(entry, length - body, end)
         if problem:
-            raise fail(f"tensor {name!r} {problem}")
+            unknown = problem.startswith(_UNKNOWN)
+            raise fail(f"tensor {name!r} {problem}", "give the original" if unknown else "download it again")
         end = stop
         found[name] = Place(entry["dtype"], tuple(entry["shape"]), body + start, body + stop)
     return found
+
+
+_UNKNOWN = "has the unknown dtype"
 
 
 def _start(entry: Any) -> int:
@@ -113,7 +117,7 @@ def _check(entry: Any, body: int, free_from: int) -> tuple[str, int, int]:
     if not all(isinstance(v, list) and all(type(n) is int and n >= 0 for n in v) for v in (shape, offsets)):
         return "has a shape or offsets that are no lists of numbers", 0, 0
     if not isinstance(entry["dtype"], str) or entry["dtype"] not in ITEM_BYTES:
-        return f"has the unknown dtype {str(entry['dtype'])[:20]!r}", 0, 0
+        return f"{_UNKNOWN} {str(entry['dtype'])[:20]!r}", 0, 0
     if len(offsets) != 2 or not free_from <= offsets[0] <= offsets[1] <= body:
         return f"lies at {offsets} in {body} bytes of data, or overlaps another", 0, 0
     if len(shape) > 8 or math.prod(shape) * ITEM_BYTES[entry["dtype"]] != offsets[1] - offsets[0]:

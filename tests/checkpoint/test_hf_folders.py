@@ -448,6 +448,17 @@ def test_keys_left_out_have_the_defaults_of_transformers(tmp_path: Path) -> None
     assert "does not renormalise router weights (norm_topk_prob is False)" in message
 
 
+def test_expert_counts_under_two_keys(tmp_path: Path) -> None:
+    config, tensors = qwen()
+    same = open_safetensors(write_folder(tmp_path / "same", config | {"num_local_experts": 4}, tensors))
+    assert same.metadata["qwen3moe.expert_count"].value == 4
+    message = refused(write_folder(tmp_path / "other", config | {"num_local_experts": 8}, tensors))
+    assert "has num_experts = 4 and num_local_experts = 8: they must be equal" in message
+    del config["num_experts"]
+    alone = open_safetensors(write_folder(tmp_path / "alone", config | {"num_local_experts": 4}, tensors))
+    assert alone.metadata == same.metadata | {"general.name": alone.metadata["general.name"]}
+
+
 def test_key_that_nobody_reads_is_noted(tmp_path: Path) -> None:
     config, tensors = qwen()
     checkpoint = open_safetensors(write_folder(tmp_path / "m", config | {"new_trick": 3, "use_cache": True}, tensors))
