@@ -75,15 +75,18 @@ def plan(
     ``stats``: of `calibrate`, or any imatrix GGUF. ``sensitivity``: of `probe`; without it the prediction rests on
     what was learnt on two small models. ``budget``: bytes, or "103GB", "98.5GiB", "2.5bpw"; never exceeded. ``keep``:
     experts a layer, "auto", a share (0.75, "75%") or a count (an int). ``layers`` "varied": each layer its own number
-    with that mean, which only vLLM runs. ``experts_used``: by default scaled with the kept
-    share; "auto": that or the original number. ``criterion`` ranks experts and ``allocator`` gives out bits: names,
-    or objects, each with options of its own (``criterion_options={"alpha": 0.2}``). ``groups``, of routers that have
-    them: "balanced" (default) or "disband". ``borrow``: tokens of the layer's mean importance mixed into each
-    expert's. ``base``, ``floors``, ``ceilings``: smallest and largest ggml types, of experts and by role. ``types``:
-    only these; ``loader``: only those that this program loads. ``keep_types``: prune alone, without a budget.
+    with that mean, which only vLLM runs. ``experts_used``: by default scaled with the kept share; "auto": that or the
+    original number. ``allow_few_tokens``: prune although calibration saw too few.
+
+    ``criterion`` ranks experts and ``allocator`` gives out bits: names or objects, each with options of its own in
+    ``criterion_options`` ({"alpha": 0.2}) and ``allocator_options``. ``groups``, of routers that have them: "balanced"
+    (default) or "disband". ``order`` of the experts in the file: "original" or "importance". ``borrow``: tokens of the
+    layer's mean importance mixed into each expert's. ``base``, ``floors``, ``ceilings``: smallest and largest ggml
+    types, of experts and by role. ``types``: only these; ``loader``: only those that this program loads.
+    ``keep_types``: prune alone, without a budget.
+
     ``confirm``: so many of the best candidates are built in the user's cache folder and measured on ``texts``, at
     most ``chunks`` windows of ``ctx`` tokens (default: as the stats were calibrated) of each; the winner is returned.
-
     ``kernels`` measure what quantizing costs; by default the first that a plugin brings.
 
     Raises CollabError when no plan within the rules holds the budget, naming the smallest that would.

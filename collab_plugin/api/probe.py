@@ -60,8 +60,9 @@ def probe(
     ``ctx`` tokens (default: as the stats were calibrated) of each. ``out``: file of the document: probes that it holds
     are not measured again, and it is written also when the work is interrupted. ``criterion``,
     ``criterion_options``, ``groups`` and ``experts_used`` are those that plans will have: prunings are measured by
-    that rule. ``warn`` gets one sentence where windows are longer than what the model was trained for. The model runs
-    as it is and is disturbed while it runs: nothing is written but ``out``.
+    that rule; ``allow_few_tokens``: although calibration saw too few. ``warn`` gets one sentence where windows are
+    longer than what the model was trained for. The model runs as it is and is disturbed while it runs: nothing is
+    written but ``out``.
 
     Raises CollabError when ``out`` holds probes of another model, text, stats or engine.
 

@@ -26,7 +26,7 @@ def report(
     ctx: int = 8192,
     reserve: str | int = "1GiB",
 ) -> Facts:
-    """Gather what a plan decided and how good it is; `write_report` makes a page and plots of it.
+    """Gather what ``plan`` decided and how good it is; `write_report` makes a page and plots of it.
 
     ``stats``: those that the plan used; where not given, the file of that name beside the plan's file.
     ``model``: for what its metadata says. ``evaluations``: of the plan's file, by `evaluate`, or files of
