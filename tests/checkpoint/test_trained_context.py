@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from small_models.model_bench import Bench
 
 import collab_plugin as cp
 from collab_plugin.checkpoint.gguf import open_gguf
@@ -44,3 +46,33 @@ def test_the_command_names_its_option(qwen3moe: Path, text: Path, tmp_path: Path
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output
     assert f"warning: --ctx {TOLD.format(qwen3moe)}" in done.stderr
+
+
+class ToldError(Exception):
+    """Ends a command at its first warning."""
+
+
+def stop(sentence: str) -> None:
+    raise ToldError(sentence)
+
+
+def test_probe_tells_before_it_measures(runnable: Bench, text: Path, tmp_path: Path) -> None:
+    told = TOLD.format(runnable.path)
+    with pytest.raises(ToldError, match=re.escape(told)):
+        cp.probe(runnable.path, stats=runnable.stats_path, texts=[text], ctx=1024, out=tmp_path / "s.json", warn=stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_confirmed_plan_tells(runnable: Bench, text: Path) -> None:
+    plan = cp.plan(
+        runnable.path,
+        stats=runnable.stats_path,
+        budget="5bpw",
+        keep="100%",
+        types="Q4_K",
+        confirm=1,
+        texts=[text],
+        ctx=1024,
+        threads=1,
+    )
+    assert [note for note in plan.notes if TOLD.format(runnable.path) in note]

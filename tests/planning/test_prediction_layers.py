@@ -84,6 +84,9 @@ def test_without_pruning_they_stay(model: Path, without: Path, stats: cp.Stats, 
     whole = open_gguf(tmp_path / "out.gguf")
     assert set(whole.tensors) == set(open_gguf(model).tensors)
     assert prediction_layers(whole) == (2,)
+    importance = cp.report(plan, stats=stats).importance
+    assert importance is not None
+    assert importance.layers == (1,)
     np.testing.assert_allclose(logits(whole.path), logits(without), atol=1e-4)
 
 
