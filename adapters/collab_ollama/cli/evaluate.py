@@ -36,10 +36,11 @@ def command(
     from collab_ollama.server.host import server_url
     from collab_plugin.cli.progress import shown
     from collab_plugin.errors import CollabError
+    from collab_plugin.formats.text_file import text_file
     from collab_plugin.progress import track
 
     names = [str(parse_name(text)) for text in (against, name)]
-    chosen = prefixes(read_texts(texts), positions, seed)
+    chosen = prefixes(read_texts(tuple(map(text_file, texts))), positions, seed)
     client = Client(server_url(host))
     try:
         client.version()
