@@ -30,7 +30,7 @@ COMMANDS = {
 }
 
 
-_ARGUMENTS = "collab_plugin.arguments"
+_ARGUMENTS = "collab-plugin arguments"
 
 
 class LazyGroup(RecordsCommand, click.Group):

@@ -48,9 +48,9 @@ def test_stdin_from_a_file(tmp_path: Path) -> None:
 
 def test_what_a_shell_hands_over(tmp_path: Path) -> None:
     (tmp_path / "text").write_text(TEXT, "utf-8")
-    (tmp_path / "read.py").write_text(READ)
+    (tmp_path / "script.py").write_text(READ)
     for source in ("<(cat text)", "/dev/fd/7 7<text"):
-        script = f"cd {tmp_path} && {sys.executable} read.py {source}"
+        script = f"cd {tmp_path} && {sys.executable} script.py {source}"
         done = subprocess.run(["bash", "-c", script], capture_output=True, check=True)
         assert done.stdout.startswith(TWICE), done.stderr
 
