@@ -29,9 +29,11 @@ _HOMES = {
         *("fused_experts", "gated_experts", "rotary_pairs", "router_weights", "vector"),
     ),
     "checkpoint.gguf": ("open_gguf",),
+    "checkpoint.tensor_sources": ("Matrix", "TensorSource"),
     "checkpoint.topology": ("Topology", "topology_of"),
     "compression.gguf_file": ("Compressed",),
     "compression.hf_folder": ("CompressedFolder",),
+    "engines.disturbance": ("Disturbance", "Effect", "ErrorShape"),
     "engines.engine": ("Ability", "Decoding", "Engine", "Windows"),
     "engines.results": ("Evaluation", "Generation", "Served"),
     "engines.supported_types": ("Loader",),
@@ -43,6 +45,7 @@ _HOMES = {
     "evaluation.scores": ("Score", "TaskReport", "TaskRow", "TaskRun"),
     "evaluation.task_runner": ("LoadedTasks", "TaskRunner"),
     "formats.gguf_values": ("MetaValue",),
+    "formats.safetensors_header": ("Stored",),
     "formats.tensor_names": ("Role",),
     "placement.policy": ("LayerUse", "PlacementPolicy"),
     "planning.allocators.allocator": ("Allocator", "Choice", "Item"),
@@ -101,10 +104,15 @@ if TYPE_CHECKING:
     from collab_plugin.checkpoint.families.tensors import router_weights as router_weights
     from collab_plugin.checkpoint.families.tensors import vector as vector
     from collab_plugin.checkpoint.gguf import open_gguf as open_gguf
+    from collab_plugin.checkpoint.tensor_sources import Matrix as Matrix
+    from collab_plugin.checkpoint.tensor_sources import TensorSource as TensorSource
     from collab_plugin.checkpoint.topology import Topology as Topology
     from collab_plugin.checkpoint.topology import topology_of as topology_of
     from collab_plugin.compression.gguf_file import Compressed as Compressed
     from collab_plugin.compression.hf_folder import CompressedFolder as CompressedFolder
+    from collab_plugin.engines.disturbance import Disturbance as Disturbance
+    from collab_plugin.engines.disturbance import Effect as Effect
+    from collab_plugin.engines.disturbance import ErrorShape as ErrorShape
     from collab_plugin.engines.engine import Ability as Ability
     from collab_plugin.engines.engine import Decoding as Decoding
     from collab_plugin.engines.engine import Engine as Engine
@@ -131,6 +139,7 @@ if TYPE_CHECKING:
     from collab_plugin.evaluation.task_runner import LoadedTasks as LoadedTasks
     from collab_plugin.evaluation.task_runner import TaskRunner as TaskRunner
     from collab_plugin.formats.gguf_values import MetaValue as MetaValue
+    from collab_plugin.formats.safetensors_header import Stored as Stored
     from collab_plugin.formats.tensor_names import Role as Role
     from collab_plugin.placement.policy import LayerUse as LayerUse
     from collab_plugin.placement.policy import PlacementPolicy as PlacementPolicy

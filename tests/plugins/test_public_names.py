@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
 import collab_plugin
+from collab_plugin.plugins.manager import CONTRACTS
 
 SOURCE = Path(collab_plugin.__file__)
 
@@ -38,6 +42,36 @@ def test_public_name_is_made_in_its_home(name: str) -> None:
     assert value is getattr(import_module(told_to_type_checkers()[name]), name)
     made_in = getattr(value, "__module__", None)
     assert made_in in (told_to_type_checkers()[name], "collections.abc", "typing", None) or name == "hookimpl"
+
+
+def types_in(hint: object) -> Iterator[type]:
+    """The classes of a type hint, whatever they are wrapped in."""
+    parts = hint if isinstance(hint, list) else get_args(hint)
+    if isinstance(hint, type) and not parts:
+        yield hint
+    for part in parts:
+        yield from types_in(part)
+
+
+def told_by(contract: type) -> Iterator[type]:
+    """Our classes that the fields and public methods of ``contract`` speak of."""
+    methods = [value for name, value in inspect.getmembers(contract, inspect.isfunction) if not name.startswith("_")]
+    for owner in (contract, *methods):
+        if owner.__module__.startswith("collab_plugin."):
+            for hint in get_type_hints(owner).values():
+                yield from (found for found in types_in(hint) if found.__module__.startswith("collab_plugin."))
+
+
+def test_every_type_that_a_contract_speaks_of_is_public() -> None:
+    """Else a plugin could not name the arguments of its own methods."""
+    found: dict[type, str] = {}
+    new = {getattr(collab_plugin, name): "the hooks" for name in CONTRACTS.values()}
+    while new:
+        found |= new
+        new = {told: owner.__name__ for owner in new for told in told_by(owner) if told not in found}
+    assert len(found) > 2 * len(CONTRACTS)
+    hidden = {told.__name__: owner for told, owner in found.items() if told.__name__ not in collab_plugin.__all__}
+    assert hidden == {}
 
 
 def test_no_public_name_is_a_module_s() -> None:
