@@ -12,6 +12,7 @@ from collab_conformance.reference.hyperparameters import read_hyperparameters
 from gguf import GGUFReader, GGUFWriter
 from numpy.typing import NDArray
 from small_models.f32_models import as_f32, with_config
+from small_models.gguf_copies import write_split
 from torch_python import MODELS, compute, run_python, torch_python
 
 from collab_plugin.errors import CollabError
@@ -112,25 +113,11 @@ def test_routing_keys_are_computed_with(tmp_path: Path) -> None:
 def test_split_file_and_scaled_tensor(tmp_path: Path) -> None:
     whole = as_f32(QWEN, tmp_path / "whole.gguf")
     plain = compute(whole, TOKENS[:9], tmp_path / "plain.npz")["logits"]
-    shards = _split(whole, tmp_path)
+    shards = write_split(whole, tmp_path, 15)
     assert len(shards) > 2
     assert (compute(shards[1], TOKENS[:9], tmp_path / "split.npz")["logits"] == plain).all()
     doubled = compute(whole, TOKENS[:9], tmp_path / "scaled.npz", scales={"output.weight": 2.0})["logits"]
     assert doubled == pytest.approx(2 * plain)
-
-
-def _split(source: Path, folder: Path) -> list[Path]:
-    reader, writer = GGUFReader(source), GGUFWriter(folder / "part.gguf", "qwen3moe", split_max_tensors=15)
-    for field in reader.fields.values():
-        if field.name.startswith("qwen3moe."):
-            writer.add_key_value(field.name, field.contents(), field.types[0])
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return sorted(folder.glob("part-*-of-*.gguf"))
 
 
 def test_other_architectures_are_sent_to_packs() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from engine_calls import CTX, ENGINE, evaluate, plain_logits
-from gguf import GGUFWriter, LlamaFileType
+from gguf import LlamaFileType
+from small_models.gguf_copies import write_copy
 from small_models.llama_cpp_calls import llama_quantize
 from small_models.tiny_moe import tokens_of, write_qwen3moe
 
@@ -140,29 +142,13 @@ def test_text_of_the_calibration_is_noticed(qwen3moe: Path, prose: Path, code: P
     assert json.loads(judged[code].stdout)["text_overlap"] == 0
 
 
-def _with_tokens(source: Path, path: Path, tokens: list[str]) -> Path:
-    """The same model with another vocabulary."""
-    checkpoint = open_gguf(source)
-    writer = GGUFWriter(path, checkpoint.architecture)
-    for key, meta in checkpoint.metadata.items():
-        if key == "general.architecture":
-            continue
-        value = tokens if key == "tokenizer.ggml.tokens" else meta.value
-        writer.add_key_value(key, value, meta.type, sub_type=meta.subtype)
-    for name in checkpoint.tensors:
-        writer.add_tensor(name, np.ascontiguousarray(checkpoint.read(name)))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
 def test_another_vocabulary_is_refused(qwen3moe: Path, prose: Path, tmp_path: Path) -> None:
     tokens = list(open_gguf(qwen3moe).metadata["tokenizer.ggml.tokens"].value)
     e, a = tokens.index("e"), tokens.index("a")
     tokens[e], tokens[a] = tokens[a], tokens[e]
-    other = _with_tokens(qwen3moe, tmp_path / "other.gguf", tokens)
+    key = "tokenizer.ggml.tokens"
+    stored = open_gguf(qwen3moe).metadata[key]
+    other = write_copy(qwen3moe, tmp_path / "other.gguf", keys={key: dataclasses.replace(stored, value=tokens)})
     with pytest.raises(CollabError, match="tokenize the text differently"):
         evaluate(other, qwen3moe, prose, chunks=1)
 

@@ -5,33 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 from engine_calls import generate
-from gguf import GGUFValueType, GGUFWriter
+from gguf import GGUFValueType
+from small_models.gguf_copies import write_copy
 
-from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.cli.main import main
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.gguf_values import MetaValue
-
-
-def changed(source: Path, path: Path, keys: dict[str, MetaValue | None], drop: str = "") -> Path:
-    """The same model with some keys set (None: left out) and without the tensor ``drop``."""
-    checkpoint = open_gguf(source)
-    writer = GGUFWriter(path, checkpoint.architecture)
-    for key, meta in {**checkpoint.metadata, **keys}.items():
-        if key != "general.architecture" and meta is not None:
-            writer.add_key_value(key, meta.value, meta.type, sub_type=meta.subtype)
-    for name in checkpoint.tensors:
-        if name != drop:
-            writer.add_tensor(name, np.ascontiguousarray(checkpoint.read(name)))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 def u32(value: int) -> MetaValue:
@@ -42,7 +24,7 @@ Break = Callable[[Path, Path], Path]
 
 
 def setting(key: str, value: MetaValue | None) -> Break:
-    return lambda source, path: changed(source, path, {key: value})
+    return lambda source, path: write_copy(source, path, keys={key: value})
 
 
 BROKEN: dict[str, tuple[Break, str]] = {
@@ -53,7 +35,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "no heads": (setting("deepseek2.attention.head_count", u32(0)), "error loading model"),
     "no width": (setting("deepseek2.embedding_length", None), "deepseek2.embedding_length"),
     "no router": (
-        lambda source, path: changed(source, path, {}, drop="blk.1.ffn_gate_inp.weight"),
+        lambda source, path: write_copy(source, path, without=["blk.1.ffn_gate_inp.weight"]),
         "blk.1.ffn_gate_inp.weight",
     ),
     "unknown pre-tokenizer": (

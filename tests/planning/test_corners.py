@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf import GGUFValueType
+from gguf import GGMLQuantizationType, GGUFValueType, quants
+from small_models.gguf_copies import write_copy
 from small_models.model_bench import Bench, load
 from small_models.odd_stats import with_key
 from test_planner import FAST, _bytes
@@ -71,25 +72,10 @@ def test_fingerprint_covers_what_goes_into_the_file(softmax: Bench, member: str)
 
 
 def test_odd_stored(softmax: Bench, tmp_path: Path) -> None:
-    from gguf import GGMLQuantizationType as T
-    from gguf import GGUFWriter, quants
-
-    src = softmax.checkpoint
-    w = GGUFWriter(tmp_path / "m.gguf", "qwen3moe")
-    for k, m in src.metadata.items():
-        if k.startswith(("GGUF.", "general.architecture")):
-            continue
-        w.add_key_value(k, m.value, m.type)
-    for n in src.tensors:
-        v = src.read(n)
-        if "_exps" in n:
-            w.add_tensor(n, quants.quantize(v, T.Q4_1), raw_dtype=T.Q4_1)
-        else:
-            w.add_tensor(n, v)
-    w.write_header_to_file()
-    w.write_kv_data_to_file()
-    w.write_tensors_to_file()
-    w.close()
+    kind = GGMLQuantizationType.Q4_1
+    source = softmax.checkpoint
+    experts = {n: (quants.quantize(source.read(n), kind), kind) for n in source.tensors if "_exps" in n}
+    write_copy(softmax.path, tmp_path / "m.gguf", tensors=experts)
     b = load(tmp_path / "m.gguf", softmax.stats_path, softmax.kernels)
     p = b.plan(None, keep_types=True)
     write_plan(tmp_path / "p.json", p)
