@@ -121,8 +121,8 @@ def test_split_file_and_scaled_tensor(tmp_path: Path) -> None:
 
 
 def test_other_architectures_are_sent_to_packs() -> None:
-    with pytest.raises(CollabError, match=r"no reference for architecture olmoe: record a pack with `verify pack`"):
-        read_hyperparameters(Path("a.gguf"), "olmoe", {})
+    with pytest.raises(CollabError, match=r"no reference for architecture arctic: record a pack with `verify pack`"):
+        read_hyperparameters(Path("a.gguf"), "arctic", {})
 
 
 KEYS = {
@@ -169,7 +169,8 @@ def test_tensors_it_does_not_know_are_refused(tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     code = (
-        "import sys, pathlib, collab_conformance.reference.run_reference as r; r.Reference(pathlib.Path(sys.argv[1]))"
+        "import sys, pathlib; from collab_conformance.reference.run_reference import ReferenceModel; "
+        "ReferenceModel(pathlib.Path(sys.argv[1]))"
     )
     done = run_python(torch_python(), "-c", code, path)
     assert "CollabError" in done.stderr
