@@ -6,7 +6,7 @@ import re
 
 import click
 
-_COMMAND = "collab_plugin.command"
+_COMMAND = "collab-plugin: command"
 _NAME = re.compile(r"`([a-z][a-z0-9_]*)`")
 
 
