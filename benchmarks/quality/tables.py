@@ -115,6 +115,17 @@ def correlation(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def noise(rows: Rows) -> str:
+    lines = ["| model | group | noise | quantized | ratio |", "|---|---|---|---|---|"]
+    for r in rows:
+        first = r["first_tensor"].removesuffix(".weight")
+        lines.append(
+            f"| {r['model']} | {r['part']}, {first} | {float(r['noise']):.4f} | {float(r['quantized']):.4f} "
+            f"| {float(r['ratio']):.2f} |"
+        )
+    return "\n".join(lines)
+
+
 def unique(rows: Rows, column: str) -> list[str]:
     return list(dict.fromkeys(r[column] for r in rows))
 
@@ -125,6 +136,7 @@ TABLES = {
     "ablation": ("ablation.csv", ablation),
     "ideas": ("ideas.csv", ideas),
     "correlation": ("sensitivity.csv", correlation),
+    "noise": ("noise.csv", noise),
 }
 
 
