@@ -11,6 +11,7 @@ from small_models.model_bench import Bench
 from small_models.random_moe import imagined_stats, write_qwen3moe
 
 import collab_plugin as cp
+from collab_plugin.checkpoint.identity import model_id
 from collab_plugin.plans.plan_file import plan_fingerprint
 
 EVALUATION = cp.Evaluation(9.0, 8.0, 0.5, 0.01, 0.1, 0.9, 1.0, 2.0, 3.0, 4.0, 0.7, 99, 512)
@@ -60,6 +61,34 @@ def test_stats_in_memory_plan_as_those_of_a_file(softmax: Bench, tmp_path: Path)
         made = cp.compress(softmax.path, unnamed, str(files[-1]), stats=given)
         assert made.bytes == files[-1].stat().st_size == unnamed.bytes
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_sensitivity_in_memory_plans_as_that_of_a_file(softmax: Bench, tmp_path: Path) -> None:
+    probes = tuple(cp.TypeProbe({name: "IQ3_XXS"}, 0.1, 0.2, 0.01) for name in ("output.weight", "blk.0.attn_q.weight"))
+    found = cp.Sensitivity(
+        model_id(softmax.checkpoint), softmax.source.sha256, ("a.txt",), "0", 512, 8, 2040, "an engine", probes
+    )
+    path = tmp_path / "sensitivity.json"
+    cp.write_sensitivity(str(path), found)
+    assert cp.read_sensitivity(path) == found
+    options = {
+        "stats": softmax.stats_path,
+        "budget": "3bpw",
+        "types": "Q2_K,Q4_K",
+        "keep": 12,
+        "allow_few_tokens": True,
+    }
+    plans = [cp.plan(softmax.path, sensitivity=given, threads=1, **options) for given in (found, path, str(path))]
+    assert [p.sensitivity.file for p in plans if p.sensitivity] == ["", "sensitivity.json", "sensitivity.json"]
+    assert len({p.sensitivity.sha256 for p in plans if p.sensitivity}) == 1
+    assert len({(plan_fingerprint(p), p.prediction) for p in plans}) == 1
+    assert plans[0].prediction.startswith("probed: 2 groups (2 of ")
+
+
+def test_options_of_criteria_are_numbers_or_text(model: Path, stats: cp.Stats) -> None:
+    for given in (0.25, "0.25"):
+        plan = pruned(model, stats, keep=8, criterion_options={"alpha": given})
+        assert plan.pruning.options == {"alpha": 0.25}
 
 
 def test_a_plan_s_file_finds_the_stats_beside_it(softmax: Bench, tmp_path: Path) -> None:
