@@ -28,6 +28,7 @@ def test_a_model_that_does_not_say(qwen3moe: Path) -> None:
     assert window_note(checkpoint, 10**6) is None
 
 
+@pytest.mark.native
 def test_calibrate_and_evaluate_tell(qwen3moe: Path, text: Path, tmp_path: Path) -> None:
     """The text fills one window; the figures are as ever."""
     told: list[str] = []
@@ -41,6 +42,7 @@ def test_calibrate_and_evaluate_tell(qwen3moe: Path, text: Path, tmp_path: Path)
     assert all(sentence.startswith(f"`ctx` {TOLD.format(qwen3moe)}") for sentence in told)
 
 
+@pytest.mark.native
 def test_the_command_names_its_option(qwen3moe: Path, text: Path, tmp_path: Path) -> None:
     arguments = ["calibrate", str(qwen3moe), "--text", str(text), "--ctx", "1024", "-o", str(tmp_path / "s.gguf")]
     done = CliRunner().invoke(main, arguments)

@@ -62,7 +62,6 @@ def test_help_imports_no_adapter() -> None:
     assert done.stdout.endswith("[]\n")
 
 
-@pytest.mark.native
 @pytest.mark.skipif(os.name == "nt", reason="children's times are not told on Windows")
 def test_help_is_instant() -> None:
     """In seconds of a core, which other work on the machine lengthens little; the best of three."""
@@ -76,6 +75,7 @@ def test_help_is_instant() -> None:
     assert min(seconds() for _ in range(3)) < 0.5
 
 
+@pytest.mark.native
 def test_plan_for_a_program(qwen3moe: Path, stats: Path, tmp_path: Path) -> None:
     out = tmp_path / "plan.json"
     arguments = ("plan", qwen3moe, "--stats", stats, "--budget", "7bpw", "-o", out, "--threads", 1)

@@ -49,11 +49,13 @@ def test_they_are_no_layers_with_experts(model: Path, without: Path) -> None:
     assert json.loads(CliRunner().invoke(main, ["inspect", str(without), "--json"]).output)["prediction_layers"] == []
 
 
+@pytest.mark.native
 def test_statistics_of_either_file_serve_both(model: Path, without: Path, stats: cp.Stats) -> None:
     assert set(stats.routing) == {1}
     assert stats.model_id == model_id(open_gguf(model)) == model_id(open_gguf(without))
 
 
+@pytest.mark.native
 @pytest.mark.parametrize("keep", ["75%", "3"])
 def test_pruning_drops_them(keep: str, model: Path, without: Path, stats: cp.Stats, tmp_path: Path) -> None:
     """The file is the one that is made of the model without that layer, and llama.cpp runs it."""
@@ -75,6 +77,7 @@ def test_pruning_drops_them(keep: str, model: Path, without: Path, stats: cp.Sta
     np.testing.assert_array_equal(logits(cut.path), logits(expected.path))
 
 
+@pytest.mark.native
 def test_without_pruning_they_stay(model: Path, without: Path, stats: cp.Stats, tmp_path: Path) -> None:
     plan = cp.plan(model, stats=stats, keep="100%", keep_types=True)
     assert plan.notes == (
@@ -90,6 +93,7 @@ def test_without_pruning_they_stay(model: Path, without: Path, stats: cp.Stats, 
     np.testing.assert_allclose(logits(whole.path), logits(without), atol=1e-4)
 
 
+@pytest.mark.native
 def test_quantized_without_importance(model: Path, stats: cp.Stats, tmp_path: Path) -> None:
     plan = cp.plan(model, stats=stats, keep="100%", budget="4bpw", types="IQ2_XXS,Q4_K", threads=1)
     told = next(note for note in plan.notes if note.startswith("NO IMPORTANCE"))
@@ -99,6 +103,7 @@ def test_quantized_without_importance(model: Path, stats: cp.Stats, tmp_path: Pa
     assert np.isfinite(logits(tmp_path / "out.gguf")).all()
 
 
+@pytest.mark.native
 def test_auto_drops_them_where_pruning_is_weighed(model: Path, stats: cp.Stats) -> None:
     options = {"budget": "6bpw", "types": "Q4_K", "allow_few_tokens": True, "threads": 1}
     weighed = cp.plan(model, stats=stats, **options)  # type: ignore[arg-type]  # by name
@@ -107,6 +112,7 @@ def test_auto_drops_them_where_pruning_is_weighed(model: Path, stats: cp.Stats) 
     assert any(name.startswith("blk.2.") for name in blind.tensors)
 
 
+@pytest.mark.native
 def test_a_plan_of_another_model_is_refused_still(model: Path, stats: cp.Stats, tmp_path: Path) -> None:
     plan = cp.plan(model, stats=stats, keep="3", keep_types=True, allow_few_tokens=True)
     other = write_deepseek2(tmp_path / "other.gguf", predicting=1, seed=1)
