@@ -163,7 +163,7 @@ def test_tensors_it_does_not_know_are_refused(tmp_path: Path) -> None:
     writer = GGUFWriter(path, "qwen3moe")
     for key, value in KEYS.items():
         (writer.add_float32 if isinstance(value, float) else writer.add_uint32)(f"qwen3moe.{key}", value)
-    writer.add_tensor("blk.0.attn_q.bias", np.zeros(256, np.float32))
+    writer.add_tensor("blk.0.attn_output.bias", np.zeros(256, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -174,4 +174,4 @@ def test_tensors_it_does_not_know_are_refused(tmp_path: Path) -> None:
     )
     done = run_python(torch_python(), "-c", code, path)
     assert "CollabError" in done.stderr
-    assert "blk.0.attn_q.bias, which the reference does not compute with" in done.stderr
+    assert "blk.0.attn_output.bias, which the reference does not compute with" in done.stderr
