@@ -50,7 +50,7 @@ def command(
     from collab_plugin.formats.output_path import check_output
     from collab_plugin.stats.stats_file import unmeasured
 
-    check_output(out)
+    check_output(out, (model, *texts))
     stats = cp.calibrate(
         model, texts=texts, ctx=ctx, chunks=chunks, engine=engine, threads=threads, warn=warn, progress=shown()
     )

@@ -183,7 +183,7 @@ def command(
     from collab_plugin.cli.progress import shown
     from collab_plugin.formats.output_path import check_output
 
-    check_output(out)
+    check_output(out, (model, stats, sensitivity, *texts))
     plan = cp.plan(
         model,
         stats=stats,

@@ -100,7 +100,7 @@ def command(
     from collab_plugin.cli.progress import shown
     from collab_plugin.formats.output_path import check_output
 
-    check_output(out)
+    check_output(out, (model, stats, *texts))
     found = cp.probe(
         model,
         stats=stats,

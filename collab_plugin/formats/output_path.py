@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -16,15 +16,28 @@ PARTIAL = ".partial"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def check_output(out: Path) -> None:
+def check_output(out: Path, inputs: Iterable[Path | None] = ()) -> None:
     """CollabError unless ``out`` can become a file: its folder is there and writable, and nothing but a regular file is
-    replaced. What a link leads to counts, too."""
+    replaced. What a link leads to counts, too. ``inputs``: what is read for it, None for what is not; none of them is
+    replaced, and nothing is written into a model's folder.
+    """
+    for path in inputs:
+        if path is not None:
+            _refuse_input(out, path)
     part = _checked_folder(out)
     with writing(out):
         for path in (part, out):
             if (kind := _kind(path)) is not None:
                 what = "name the file to write" if kind == "folder" else "only regular files are replaced"
                 raise CollabError(f"{path} is a {kind}; {what}")
+
+
+def _refuse_input(out: Path, path: Path) -> None:
+    with suppress(OSError):  # what is not there is told by whoever reads it
+        if out.exists() and out.samefile(path):
+            raise CollabError(f"{out} is what is read; name another file to write")
+        if path.is_dir() and out.parent.resolve() == path.resolve():
+            raise CollabError(f"{out} lies in the model's folder, which is never written to; name another place")
 
 
 def check_output_folder(out: Path) -> None:

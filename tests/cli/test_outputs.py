@@ -88,3 +88,18 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert done.stderr.endswith(b"mod\\xe9le.gguf' is not UTF-8; give the file another name\n"), done.stderr
         assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("command", ["calibrate", "plan", "probe"])
+def test_what_is_read_is_never_replaced(command: str, tmp_path: Path) -> None:
+    model, folder = tmp_path / "model.gguf", tmp_path / "folder"
+    model.write_bytes(b"a model")
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    given = COMMANDS[command]
+    line = _line(_run(given[0], model, *given[2:], model))
+    assert line == f"error: {model} is what is read; name another file to write"
+    assert model.read_bytes() == b"a model"
+    out = folder / "config.json"
+    assert "lies in the model's folder, which is never written to" in _line(_run(given[0], folder, *given[2:], out))
+    assert out.read_text() == "{}"
