@@ -110,7 +110,7 @@ def test_type_that_ollama_refuses(qwen3moe: Path, ollama: Ollama, tmp_path: Path
     with running(ollama, tmp_path) as server:
         words = mistake(create(server, path))
         assert "blk.0.ffn_up_exps.weight has type TQ1_0, which ollama does not load" in words
-        assert "plan --for ollama" in words
+        assert "plan again for ollama" in words
         # And it is refused indeed: the rule is Ollama's, not ours.
         (tmp_path / "Modelfile").write_text(f"FROM {path}\n")
         done = server.run("create", "ternary", "-f", str(tmp_path / "Modelfile"))
