@@ -218,9 +218,9 @@ def draw(rooms: Mapping[str, set[str]]) -> Figure:
     """The core's floors with their imports (those that no longer way stands for), and beside it what uses it."""
     at = places(rooms)
     top = max(y for _, y, _ in at.values()) + BOX
-    figure = Figure(figsize=(11, 9))
+    figure = Figure(figsize=(11.5, 9))
     axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
-    axes.set_xlim(-0.2, WIDTH + 6)
+    axes.set_xlim(-0.2, WIDTH + 1.4 + 1.2 * len(OTHERS))
     axes.set_ylim(-0.3, top + 0.3)
     axes.axis("off")
     what = {room: text for floor in FLOORS for room, text in floor.items()}
