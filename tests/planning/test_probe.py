@@ -260,7 +260,7 @@ def test_probes_of_something_else_are_not_gone_on_with(
         (["--experts-used", "17"], "17 experts a token cannot come from"),
         (["--criterion-option", "beta=1"], "criterion freq-score has no option 'beta'"),
         (["--groups", "balanced"], "--groups balanced: this model's router has no groups"),
-        (["--text", "none.txt"], "the text none.txt does not exist"),
+        (["--text", "none.txt"], "cannot read the text none.txt: No such file or directory"),
     ],
 )
 def test_what_cannot_be_probed(options: list[str], message: str, runnable: Bench, text: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_commands_of_the_readme_work(tmp_path: Path) -> None:
     assert {"inspect", "calibrate", "plan", "compress", "evaluate", "run"} <= {line.split()[1] for line in found}
     for line in found:
         arguments = shlex.split(line)[1:]
-        if arguments[0] not in ("inspect", "plugins", "report"):
+        if arguments[0] not in ("inspect", "plugins", "report", "diff"):
             arguments += ["--threads", "1"]
         done = subprocess.run([*TOOL, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
