@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from collab_llamacpp.llamacpp_engine import LlamaCppEngine
-from small_models.model_bench import Bench
+from collab_llamacpp.native.ggml_kernels import GgmlKernels
+from small_models.model_bench import Bench, load
+from small_models.tiny_moe import write_deepseek2
 from test_plan_command import _write_published_imatrix, one_line
 
 from collab_plugin.cli.main import main
@@ -31,6 +33,7 @@ from collab_plugin.progress import Advance, untold
 from collab_plugin.stats.importance_matrix import ImportanceMatrix, importance_vector
 from collab_plugin.stats.sensitivity import Sensitivity
 from collab_plugin.stats.sensitivity_file import read_sensitivity, write_sensitivity
+from collab_plugin.stats.stats_file import write_stats
 
 pytestmark = pytest.mark.slow  # the engine runs for seconds
 
@@ -149,6 +152,19 @@ def test_the_shape_is_what_quantizing_does_to_products(name: str, runnable: Benc
     own = 0 if index is None else index
     expected = relative * float(shape.energy[own].mean()) * float(np.square(x).sum(1).mean() / shape.inputs[own])
     assert measured == pytest.approx(expected, rel=0.1)
+
+
+def test_disbanded_groups_are_not_probed(text: Path, tmp_path: Path, kernels: GgmlKernels) -> None:
+    """A running router keeps its groups, so what it would do without them cannot be seen."""
+    model = write_deepseek2(tmp_path / "model.gguf", experts=8, groups=2)
+    stats = LlamaCppEngine().calibrate(model, Windows((text,), CTX), threads=1, progress=untold)
+    write_stats(tmp_path / "stats.gguf", stats)
+    bench = load(model, tmp_path / "stats.gguf", kernels)
+    for groups, any_pruning in (("balanced", True), ("disband", False)):
+        planning = bench.planning(threads=1, groups=groups, allow_few_tokens=True)
+        kept: list[Sensitivity] = []
+        probe(planning, Measuring(Counting(), Windows((text,), CTX, 1)), 1.0, kept.append)
+        assert bool(kept[0].prunings) is any_pruning
 
 
 # -- what is kept

@@ -48,7 +48,8 @@ def probe(
     check_disturbing(planning, measuring)
     found = _begun(planning, planning.stats_source, measuring)
     candidates = Candidates(planning)
-    counts = prunings(candidates)
+    # Experts can be kept from being chosen while a model runs; its expert groups cannot be taken away.
+    counts = [] if planning.policy == "disband" else prunings(candidates)
     end = time.monotonic() + seconds
     model = runnable(measuring.engine, "disturb", planning.checkpoint, planning.request.threads, progress)
     shapes: dict[str, ErrorShape] = {}
