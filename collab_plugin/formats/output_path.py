@@ -36,8 +36,12 @@ def _refuse_input(out: Path, path: Path) -> None:
     with suppress(OSError):  # what is not there is told by whoever reads it
         if out.exists() and out.samefile(path):
             raise CollabError(f"{out} is what is read; name another file to write")
-        if path.is_dir() and out.parent.resolve() == path.resolve():
+        if _holds_model(path) and out.parent.resolve() == path.resolve():
             raise CollabError(f"{out} lies in the model's folder, which is never written to; name another place")
+
+
+def _holds_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file() or any(folder.glob("*.gguf"))
 
 
 def check_output_folder(out: Path) -> None:
