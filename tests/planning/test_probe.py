@@ -26,6 +26,7 @@ from collab_plugin.planning.measure.error_shapes import error_shape
 from collab_plugin.planning.measure.groups import coarse
 from collab_plugin.planning.measure.measuring import Measuring
 from collab_plugin.planning.measure.probe import PROBE_ERROR, probe
+from collab_plugin.planning.measure.probe_order import TASKS_AT_ONCE
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.sources import SensitivitySource
 from collab_plugin.plans.plan_file import plan_fingerprint, read_plan
@@ -102,9 +103,11 @@ def probed(runnable: Bench, text: Path) -> Probed:
 
 
 def test_parts_of_the_model_and_prunings_come_first_and_every_tensor_alone_in_the_end(probed: Probed) -> None:
-    first = probed.kept[0]
-    assert [set(g.tensors) for g in coarse(probed.bench.checkpoint)] == [set(p.tensors) for p in first.groups]
-    assert first.prunings == probed.found.prunings
+    groups = [set(g.tensors) for g in coarse(probed.bench.checkpoint)]
+    first = next(kept for kept in probed.kept if kept.prunings == probed.found.prunings)
+    assert [set(p.tensors) for p in first.groups] == groups
+    assert all(len(asked) <= TASKS_AT_ONCE for asked in probed.engine.asked)
+    assert len(probed.kept[0].groups) + len(probed.kept[0].prunings) == len(probed.engine.asked[0])
     assert first.prunings
     single = {p.tensors[0] for p in probed.found.groups if len(p.tensors) == 1}
     assert single == {name for g in coarse(probed.bench.checkpoint) for name in g.tensors}

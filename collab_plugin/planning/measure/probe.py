@@ -37,9 +37,9 @@ def probe(
     """Measure round by round until ``seconds`` have passed or nothing is left, and return all probes there are.
 
     What the sensitivity document of ``planning`` holds is not measured again. ``keep`` gets all probes after every
-    round. The first round takes every part of the model at three depths and the prunings that the request leaves
-    open; a later one splits the groups with the largest KL divergence. Nothing is written but the document: the
-    engine runs the model as it is, and disturbs what it computes.
+    round, which is up to 15 tasks in one batch of sequences. The first rounds take every part of the model at three
+    depths and the prunings that the request leaves open; later ones split the groups with the largest KL divergence.
+    Nothing is written but the document: the engine runs the model as it is, and disturbs what it computes.
 
     Raises CollabError without stats, and where the document at hand is of other stats, another text, windows or engine.
     """

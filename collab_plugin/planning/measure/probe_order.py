@@ -9,6 +9,8 @@ from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.planning.measure.groups import Group, coarse, split
 from collab_plugin.stats.sensitivity import Sensitivity
 
+TASKS_AT_ONCE = 15
+"""Tasks that run in one batch of sequences: what was measured is kept after so many, and the time looked at."""
 SPLIT_AT_ONCE = 7
 """Groups that a round splits, those with the largest KL divergence: their halves fill a batch of sequences."""
 
@@ -27,7 +29,7 @@ class Task:
 
 
 def next_round(checkpoint: Checkpoint, counts: Sequence[tuple[int, int]], found: Sensitivity, rule: str) -> list[Task]:
-    """Tasks to run together now that ``found`` is known; none when every tensor stands alone.
+    """Up to 15 tasks to run together now that ``found`` is known; none when every tensor stands alone.
 
     First parts of the model at three depths and the prunings ``counts``, then the halves of the groups with the largest
     KL divergence.
@@ -35,7 +37,7 @@ def next_round(checkpoint: Checkpoint, counts: Sequence[tuple[int, int]], found:
     groups = coarse(checkpoint)
     first = [task for task in (*map(Task, groups), *map(Task, counts)) if not task.known(found, rule)]
     if first:
-        return first
+        return first[:TASKS_AT_ONCE]
     kld = {frozenset(p.tensors): p.kld for p in found.groups}
 
     def smallest_known(group: Group) -> list[Group]:
