@@ -15,6 +15,7 @@ _HOMES = {
     "api.calibrate": ("calibrate",),
     "api.compress": ("compress",),
     "api.evaluate": ("evaluate", "evaluate_tasks", "reference"),
+    "api.fit": ("fit",),
     "api.inspect": ("inspect",),
     "api.plan": ("plan",),
     "api.probe": ("probe",),
@@ -47,6 +48,9 @@ _HOMES = {
     "formats.gguf_values": ("MetaValue",),
     "formats.safetensors_header": ("Stored",),
     "formats.tensor_names": ("Role",),
+    "placement.fit": ("Fit",),
+    "placement.machines": ("Machine", "MachineMemory"),
+    "placement.memory": ("RunSetup",),
     "placement.policy": ("LayerUse", "PlacementPolicy"),
     "planning.allocators.allocator": ("Allocator", "Choice", "Item"),
     "planning.criteria.criterion": ("CriterionOptions", "ImportanceCriterion"),
@@ -75,6 +79,7 @@ if TYPE_CHECKING:
     from collab_plugin.api.evaluate import evaluate as evaluate
     from collab_plugin.api.evaluate import evaluate_tasks as evaluate_tasks
     from collab_plugin.api.evaluate import reference as reference
+    from collab_plugin.api.fit import fit as fit
     from collab_plugin.api.inspect import inspect as inspect
     from collab_plugin.api.plan import plan as plan
     from collab_plugin.api.probe import probe as probe
@@ -141,6 +146,10 @@ if TYPE_CHECKING:
     from collab_plugin.formats.gguf_values import MetaValue as MetaValue
     from collab_plugin.formats.safetensors_header import Stored as Stored
     from collab_plugin.formats.tensor_names import Role as Role
+    from collab_plugin.placement.fit import Fit as Fit
+    from collab_plugin.placement.machines import Machine as Machine
+    from collab_plugin.placement.machines import MachineMemory as MachineMemory
+    from collab_plugin.placement.memory import RunSetup as RunSetup
     from collab_plugin.placement.policy import LayerUse as LayerUse
     from collab_plugin.placement.policy import PlacementPolicy as PlacementPolicy
     from collab_plugin.planning.allocators.allocator import Allocator as Allocator

@@ -91,9 +91,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def shared_scope(nodeid: str) -> str:
-    """A file, all files of vLLM (they share its processes), or one trained model."""
+    """A file, the two files that read what one process of vLLM printed, or one trained model."""
     path, _, test = nodeid.partition("::")
-    if path.startswith("tests/vllm/"):
+    if path.removeprefix("tests/vllm/") in ("test_vllm_families.py", "test_vllm_mistakes.py"):
         return "tests/vllm"
     return path + test[test.find("[") :] if path.endswith("test_models.py") else path
 

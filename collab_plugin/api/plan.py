@@ -17,13 +17,20 @@ from collab_plugin.api.arguments import (
     source_of,
     threads_of,
 )
-from collab_plugin.checkpoint.topology import topology_of
+from collab_plugin.api.fit import machine_of
+from collab_plugin.checkpoint.checkpoint import Checkpoint
+from collab_plugin.checkpoint.topology import Topology, topology_of
 from collab_plugin.checkpoint.trained_context import window_note
 from collab_plugin.engines.engine import Engine
 from collab_plugin.engines.supported_types import allowed_types, refuse_types
+from collab_plugin.errors import CollabError
 from collab_plugin.formats.ggml_types import type_info
+from collab_plugin.placement.artifact_shape import shape_of_checkpoint
+from collab_plugin.placement.fit import budget_for
+from collab_plugin.placement.machines import Machine
+from collab_plugin.placement.memory import DEFAULT_SETUP, RunSetup
 from collab_plugin.planning.allocators.allocator import Allocator
-from collab_plugin.planning.budget import parse_budget
+from collab_plugin.planning.budget import parse_budget, parse_size
 from collab_plugin.planning.criteria.criterion import ImportanceCriterion
 from collab_plugin.planning.decide import decide
 from collab_plugin.planning.options import OptionValue
@@ -44,6 +51,9 @@ def plan(
     stats: Stats | AnyPath | None = None,
     sensitivity: Sensitivity | AnyPath | None = None,
     budget: str | int | None = None,
+    memory: str | int | None = None,
+    machine: str | Machine | None = None,
+    setup: RunSetup = DEFAULT_SETUP,
     keep: str | float = "auto",
     layers: Layers = "same",
     experts_used: int | Literal["auto"] | None = None,
@@ -73,10 +83,11 @@ def plan(
     """Decide which experts stay, how many a token uses, and the type of every tensor, within ``budget`` bytes.
 
     ``stats``: of `calibrate`, or any imatrix GGUF. ``sensitivity``: of `probe`; without it the prediction rests on
-    what was learnt on two small models. ``budget``: bytes, or "103GB", "98.5GiB", "2.5bpw"; never exceeded. ``keep``:
-    experts a layer, "auto", a share (0.75, "75%") or a count (an int). ``layers`` "varied": each layer its own number
-    with that mean, which only vLLM runs. ``experts_used``: by default scaled with the kept share; "auto": that or the
-    original number. ``allow_few_tokens``: prune although calibration saw too few.
+    what was learnt on small models. ``budget``: bytes, or "103GB", "98.5GiB", "2.5bpw"; never exceeded. In its place
+    ``memory`` ("128GB") or a known ``machine`` ("strix-halo-128"): the file gets what is left when the model runs as
+    ``setup`` says. ``keep``: experts a layer, "auto", a share (0.75, "75%") or a count (an int). ``layers`` "varied":
+    each layer its own number with that mean, which only vLLM runs. ``experts_used``: by default scaled with the kept
+    share; "auto": that or the original number. ``allow_few_tokens``: prune although calibration saw too few.
 
     ``criterion`` ranks experts and ``allocator`` gives out bits: names or objects, each with options of its own in
     ``criterion_options`` ({"alpha": 0.2}) and ``allocator_options``. ``groups``, of routers that have them: "balanced"
@@ -96,8 +107,9 @@ def plan(
     source = None if stats is None else source_of(stats)
     checkpoint = prunable(opened(model), source.stats if source else None, str(keep), groups, keep_types)
     topology = topology_of(checkpoint)
+    size, room_note = _budget(checkpoint, topology, budget, (memory, machine, setup), threads)
     request = PlanRequest(
-        budget=None if budget is None else parse_budget(str(budget), topology.total_parameters),
+        budget=size,
         criterion=criterion_of(criterion),
         criterion_options=criterion_options or {},
         allocator=allocator_of(allocator),
@@ -128,9 +140,34 @@ def plan(
     made = decide(planning, confirm=confirm, measuring=measuring, progress=progress)
     if measuring is not None and (note := window_note(checkpoint, measuring.windows.ctx)):
         made = replace(made, notes=(*made.notes, note))
+    if room_note:
+        made = replace(made, notes=(*made.notes, room_note))
     if loader is not None:
         _refuse_types(made, loader)
     return made
+
+
+def _budget(
+    checkpoint: Checkpoint,
+    topology: Topology,
+    budget: str | int | None,
+    room: tuple[str | int | None, str | Machine | None, RunSetup],
+    threads: int | None,
+) -> tuple[int | None, str]:
+    """Bytes that the file may take, and a note where they follow from a machine."""
+    memory, machine, setup = room
+    if memory is None and machine is None:
+        return None if budget is None else parse_budget(str(budget), topology.total_parameters), ""
+    if budget is not None:
+        raise CollabError("`budget` and `memory` or `machine` say the same thing twice: give one")
+    if memory is not None and machine is not None:
+        raise CollabError("`memory` and `machine` say the same thing twice: give one")
+    total = parse_size(str(memory), "memory") if memory is not None else machine_of(machine, None, threads).available
+    left = budget_for(shape_of_checkpoint(checkpoint), total, setup)
+    return left, (
+        f"the budget is what {total:,} bytes of memory leave beside {setup.sequences} x {setup.context:,} tokens of "
+        f"{setup.kv_type} KV cache, the compute buffer and {setup.reserve:,} bytes of reserve"
+    )
 
 
 def _types(given: str | Sequence[str], loader: str | None) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from collab_plugin.api.arguments import AnyPath, Model, opened, plan_of, source_of
 from collab_plugin.engines.results import Evaluation
-from collab_plugin.planning.budget import parse_budget
+from collab_plugin.placement.memory import DEFAULT_SETUP, RunSetup
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plugins.manager import registry
 from collab_plugin.reports.gather import Extras, Facts, gather, stats_beside
@@ -23,15 +23,14 @@ def report(
     model: Model | None = None,
     evaluations: Sequence[Evaluation | AnyPath] = (),
     rivals: AnyPath | None = None,
-    ctx: int = 8192,
-    reserve: str | int = "1GiB",
+    setup: RunSetup = DEFAULT_SETUP,
 ) -> Facts:
     """Gather what ``plan`` decided and how good it is; `write_report` makes a page and plots of it.
 
     ``stats``: those that the plan used; where not given, the file of that name beside the plan's file.
     ``model``: for what its metadata says. ``evaluations``: of the plan's file, by `evaluate`, or files of
-    ``evaluate --json``. ``rivals``: CSV of other files to compare with (rival, bytes, mean_kld). ``ctx``: tokens, for
-    the KV cache. ``reserve``: bytes of memory to leave free. What is not given is named in ``left_out``.
+    ``evaluate --json``. ``rivals``: CSV of other files to compare with (rival, bytes, mean_kld). ``setup``: how it
+    is run, for its memory. What is not given is named in ``left_out``.
 
     Example: ``cp.write_report(cp.report("plan.json", model="DeepSeek-V3/"), "report.html")``
     """
@@ -48,7 +47,6 @@ def report(
             read_evaluation(Path(e)) if isinstance(e, (str, os.PathLike)) else measured(e) for e in evaluations
         ),
         rivals=() if rivals is None else read_rivals(Path(rivals), decided.source.name),
-        context=ctx,
-        reserve=0 if str(reserve) == "0" else parse_budget(str(reserve), decided.source.parameters),
+        setup=setup,
     )
     return gather(decided, extras, registry().criteria)

@@ -24,6 +24,7 @@ COMMANDS = {
     "report": "report",
     "compress": "compress",
     "evaluate": "evaluate",
+    "fit": "fit",
     "run": "run",
     "demo": "demo",
     "plugins": "plugins",

@@ -10,7 +10,9 @@ import click
 import collab_plugin as cp
 from collab_plugin.cli.output import emit, json_option
 from collab_plugin.cli.pairs import pairs
+from collab_plugin.cli.setup_options import setup_of, setup_options
 from collab_plugin.cli.threads import threads_option
+from collab_plugin.placement.memory import KvType
 
 _ROLE_TYPE = pairs("attention=Q6_K")
 
@@ -39,6 +41,13 @@ def used_callback(
     help="What `probe` measured on this model; by default what was learnt on small ones.",
 )
 @click.option("--budget", help="Size of the file: 103GB, 98.5GiB, 2.5bpw, or bytes. Never exceeded.")
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    help="Memory of the machine, 128GB, in place of --budget: the file gets what running leaves of it.",
+)
+@click.option("--machine", metavar="NAME", help="A known machine in place of --memory (see `fit`): strix-halo-128.")
+@setup_options
 @click.option(
     "--keep", default="auto", show_default=True, help="Experts a layer: auto, a share (0.75, 75%) or a count."
 )
@@ -145,6 +154,12 @@ def command(
     stats: Path | None,
     sensitivity: Path | None,
     budget: str | None,
+    memory: str | None,
+    machine: str | None,
+    context: int,
+    sequences: int,
+    kv_type: KvType,
+    reserve: str,
     keep: str,
     layers: Literal["same", "varied"],
     experts_used: int | Literal["auto"] | None,
@@ -189,6 +204,9 @@ def command(
         stats=stats,
         sensitivity=sensitivity,
         budget=budget,
+        memory=memory,
+        machine=machine,
+        setup=setup_of(context, sequences, kv_type, reserve),
         keep=keep,
         layers=layers,
         experts_used=experts_used,

@@ -8,6 +8,8 @@ import click
 
 import collab_plugin as cp
 from collab_plugin.cli.output import emit, json_option
+from collab_plugin.cli.setup_options import setup_of, setup_options
+from collab_plugin.placement.memory import KvType
 
 
 @click.command()
@@ -32,14 +34,7 @@ from collab_plugin.cli.output import emit, json_option
     type=click.Path(path_type=Path),
     help="CSV of other files to compare with: rival, bytes, mean_kld.",
 )
-@click.option(
-    "--ctx",
-    type=click.IntRange(1, 2**24),
-    default=8192,
-    show_default=True,
-    help="Context in tokens, for the KV cache.",
-)
-@click.option("--reserve", default="1GiB", show_default=True, help="Memory to leave free: 1GiB, 4GB, or bytes.")
+@setup_options
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="HTML page to write.")
 @click.option("--plots", type=click.Path(path_type=Path), help="Folder for the plots as PNG files.")
 @json_option
@@ -49,7 +44,9 @@ def command(
     model: Path | None,
     evaluations: tuple[Path, ...],
     rivals: Path | None,
-    ctx: int,
+    context: int,
+    sequences: int,
+    kv_type: KvType,
     reserve: str,
     out: Path | None,
     plots: Path | None,
@@ -67,7 +64,8 @@ def command(
     from collab_plugin.reports.write import check_report_outputs
 
     check_report_outputs(out, plots)
-    facts = cp.report(plan, stats=stats, model=model, evaluations=evaluations, rivals=rivals, ctx=ctx, reserve=reserve)
+    setup = setup_of(context, sequences, kv_type, reserve)
+    facts = cp.report(plan, stats=stats, model=model, evaluations=evaluations, rivals=rivals, setup=setup)
     written = cp.write_report(facts, out, plots, progress=shown())
     if as_json:
         emit(facts, True, lambda console: None)

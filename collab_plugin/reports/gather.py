@@ -8,11 +8,12 @@ from pathlib import Path
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.errors import CollabError
+from collab_plugin.placement.artifact_shape import shape_of_plan
+from collab_plugin.placement.memory import DEFAULT_SETUP, Memory, RunSetup, memory_of
 from collab_plugin.planning.criteria.criterion import ImportanceCriterion
 from collab_plugin.plans.plan import Plan, Point
 from collab_plugin.reports.expert_importance import ImportanceMap, importance_map
 from collab_plugin.reports.measured import Measured, Rival, spearman
-from collab_plugin.reports.memory import Memory, memory_of
 from collab_plugin.reports.sizes import BitsMap, bits_map, original_experts
 from collab_plugin.stats.stats import Stats
 
@@ -57,8 +58,7 @@ class Extras:
     model: Checkpoint | None = None
     evaluations: tuple[Measured, ...] = ()
     rivals: tuple[Rival, ...] = ()
-    context: int = 8192
-    reserve: int = 2**30
+    setup: RunSetup = DEFAULT_SETUP
 
 
 def gather(plan: Plan, extras: Extras, criteria: Mapping[str, ImportanceCriterion]) -> Facts:
@@ -68,7 +68,8 @@ def gather(plan: Plan, extras: Extras, criteria: Mapping[str, ImportanceCriterio
     importance = importance_map(plan, extras.stats, groups, criteria)
     bits = bits_map(plan)
     metadata = None if extras.model is None else extras.model.metadata
-    memory = memory_of(plan, bits, metadata, extras.context, extras.reserve)
+    parts = {part.part: part.bytes for part in bits.by_role}
+    memory = memory_of(shape_of_plan(plan, metadata), extras.setup, parts)
     points = _points(plan)
     pairs = _pairs(plan, points, extras.evaluations)
     return Facts(

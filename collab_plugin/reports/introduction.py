@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from collab_plugin.formats.ggml_types import bits_per_weight
+from collab_plugin.placement.artifact_shape import weights_of
 from collab_plugin.plans.plan import Plan
 from collab_plugin.reports.gather import Facts
 from collab_plugin.reports.number_words import digits, exact, kld, listed, percent, quantity, share_of, size
-from collab_plugin.reports.sizes import weights_of
 
 SCALE = (
     "For orientation, llama.cpp's published figures for Llama-3-8B, another model on other text: Q8_0 0.0014, "

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-
 from collab_plugin.formats.tensor_names import Role, layer_of, role_of
-from collab_plugin.plans.plan import Plan, TensorPlan
+from collab_plugin.placement.artifact_shape import weights_of
+from collab_plugin.plans.plan import Plan
 
 MAX_EXPERTS = 65536
 """A plan's expert ids are 16 bits wide (plan_file.py); more are figures that contradict each other."""
@@ -47,12 +46,6 @@ class BitsMap:
         for bits in self.cells:
             found.setdefault(bits.part, {})[bits.layer] = bits
         return found
-
-
-def weights_of(tensor: TensorPlan) -> int:
-    """Return how many weights the tensor has: exact, because a type's block has a fixed size."""
-    block, size = GGML_QUANT_SIZES[GGMLQuantizationType[tensor.type]]
-    return tensor.nbytes * int(block) // int(size)
 
 
 def part_of(name: str) -> str:

@@ -134,7 +134,10 @@ def memory_table(facts: Facts) -> Table:
         )
     )
     return _table(
-        f"Memory for a context of {exact(memory.context)} tokens", "what|bytes|size|certainty|how", rows, "bytes|size"
+        f"Memory for a context of {exact(memory.setup.context)} tokens",
+        "what|bytes|size|certainty|how",
+        rows,
+        "bytes|size",
     )
 
 

@@ -103,7 +103,9 @@ def test_a_report_of_objects(model: Path, stats: cp.Stats, tmp_path: Path) -> No
     rivals = tmp_path / "rivals.csv"
     rivals.write_text("rival,bytes,mean_kld\nQ2_K,2000,0.7\n")
     plan = pruned(model, stats, keep=8)
-    facts = cp.report(plan, stats=stats, model=model, evaluations=[EVALUATION], rivals=str(rivals), reserve=0)
+    facts = cp.report(
+        plan, stats=stats, model=model, evaluations=[EVALUATION], rivals=str(rivals), setup=cp.RunSetup(reserve=0)
+    )
     assert facts.importance is not None and facts.importance.scores is not None
     assert facts.evaluations[0].mean_kld == EVALUATION.mean_kld
     assert [rival.name for rival in facts.rivals] == ["Q2_K"]

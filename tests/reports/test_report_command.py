@@ -35,8 +35,8 @@ def test_page_and_plots(made: Made, tmp_path: Path) -> None:
     )
     rivals = tmp_path / "rivals.csv"
     rivals.write_text("rival,bytes,mean_kld\nQ2_K,2000000,0.7\n")
-    result = report(made.path, "--model", made.model, "--evaluation", evaluation, "--rivals", rivals, "--ctx", "4096",
-                    "--reserve", "2GiB", "-o", out, "--plots", plots)  # fmt: skip
+    result = report(made.path, "--model", made.model, "--evaluation", evaluation, "--rivals", rivals,
+                    "--context", "4096", "--reserve", "2GiB", "-o", out, "--plots", plots)  # fmt: skip
     assert result.exit_code == 0, result.output
     assert {p.name for p in plots.iterdir()} == {
         f"{name}.png" for name in ("importance", "bits", "memory", "front", "predicted")
@@ -101,7 +101,7 @@ def test_mistakes(made: Made, tmp_path: Path, qwen3moe: Path, deepseek2: Path) -
     assert "no importance matrix or stats file" in mistake(report(made.path, "--stats", made.model))
     assert "is no size" in mistake(report(made.path, "--reserve", "some"))
     assert "cannot read the rivals" in mistake(report(made.path, "--rivals", tmp_path / "none.csv"))
-    assert "--ctx" in report(made.path, "--ctx", "0").stderr
+    assert "--context" in report(made.path, "--context", "0").stderr
 
 
 def test_without_matplotlib(made: Made, tmp_path: Path) -> None:

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from small_models.big_plan import big_metadata, big_plan, big_stats, some_kept
 from small_models.made import Made
 
+from collab_plugin.placement.artifact_shape import shape_of_plan
+from collab_plugin.placement.memory import RunSetup, memory_of
 from collab_plugin.plugins.manager import registry
 from collab_plugin.reports.expert_importance import ImportanceMap
 from collab_plugin.reports.gather import Extras, Facts, gather
 from collab_plugin.reports.measured import Measured, Rival
-from collab_plugin.reports.memory import memory_of
 from collab_plugin.reports.plots.all import draw_plots
 from collab_plugin.reports.plots.bits import bits_plot
 from collab_plugin.reports.plots.front import front_plot, has_front
@@ -43,7 +44,9 @@ def facts() -> Facts:
     plan = big_plan(some_kept())
     found = gather(plan, Extras(stats=big_stats(), rivals=RIVALS, evaluations=EVALUATIONS), registry().criteria)
     assert found.importance is not None
-    memory = memory_of(plan, found.bits, big_metadata(), 32768, 2**30)
+    memory = memory_of(
+        shape_of_plan(plan, big_metadata()), RunSetup(context=32768), {b.part: b.bytes for b in found.bits.by_role}
+    )
     return dataclasses.replace(found, importance=dataclasses.replace(found.importance, groups=8), memory=memory)
 
 

@@ -10,9 +10,10 @@ from small_models.made import Made
 
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.checkpoint.topology import topology_of
+from collab_plugin.placement.artifact_shape import weights_of
 from collab_plugin.plans.artifact import new_shape
 from collab_plugin.plans.plan import Plan
-from collab_plugin.reports.sizes import bits_map, moe_layers, original_experts, part_of, weights_of
+from collab_plugin.reports.sizes import bits_map, moe_layers, original_experts, part_of
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from real_vllm import HERE, MODELS, OTHER, ROOT, Vllm
 from trained_plans import pruning_plan
 
@@ -17,13 +18,27 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Vllm:
     found = subprocess.run([script, sys.executable, "--no-build"], capture_output=True, text=True, check=False)
     if found.returncode:
         pytest.skip(found.stderr.strip())
-    site = tmp_path_factory.mktemp("site")
+    site = _site(tmp_path_factory)
+    return Vllm(Path(found.stdout.strip()), site, tmp_path_factory.mktemp("vllm"))
+
+
+def _site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the two wheels, made by the first worker that comes."""
+    base = tmp_path_factory.getbasetemp()
+    site = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "vllm-site"
+    with FileLock(f"{site}.lock"):
+        if not (site / "complete").exists():
+            _install(site)
+            (site / "complete").touch()
+    return site
+
+
+def _install(site: Path) -> None:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     wheels = [ROOT, ROOT / "tests" / "plugins" / "plugin_wheel"]
     subprocess.run(
         [*pip, "--target", site, *wheels], check=True, env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     )
-    return Vllm(Path(found.stdout.strip()), site, tmp_path_factory.mktemp("vllm"))
 
 
 @pytest.fixture(scope="session")

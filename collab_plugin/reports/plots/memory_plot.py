@@ -5,8 +5,8 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
+from collab_plugin.placement.memory import MemoryPart
 from collab_plugin.reports.gather import Facts
-from collab_plugin.reports.memory import MemoryPart
 from collab_plugin.reports.number_words import size
 from collab_plugin.reports.plots.style import GREY, INK, PURPLE, SERIES, SKY, YELLOW, byte_unit, new_figure
 
@@ -25,7 +25,7 @@ def memory_plot(facts: Facts) -> Figure:
     weights = MemoryPart("the file", plan.bytes, "exact", "")
     parts = [(weights, "#C9D6E2"), *((p, _RUNTIME[p.name]) for p in memory.runtime if p.bytes)]
     known = "" if memory.complete else ", as far as known"
-    title = f"Running it with a context of {memory.context:,} tokens: {size(memory.total)}{known}"
+    title = f"Running it with a context of {memory.setup.context:,} tokens: {size(memory.total)}{known}"
     _bar(below, title, parts, memory.total, None)
     return figure
 

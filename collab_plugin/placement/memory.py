@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.ggml_types import bits_per_weight
 from collab_plugin.formats.gguf_values import MetaValue
 from collab_plugin.formats.tensor_names import Role, layer_of, role_of
-from collab_plugin.plans.plan import Plan
-from collab_plugin.reports.sizes import Bits, BitsMap, weights_of
+from collab_plugin.placement.artifact_shape import ArtifactShape
 
 F16 = 2
 CELLS = 256
@@ -18,6 +18,7 @@ CELLS = 256
 UBATCH = 512
 """Tokens that llama.cpp computes at a time by default."""
 
+KvType = Literal["f32", "f16", "q8_0", "q4_0"]
 Certainty = Literal["exact", "upper bound", "estimate", "chosen"]
 
 
@@ -32,13 +33,45 @@ class MemoryPart:
 
 
 @dataclass(frozen=True)
+class RunSetup:
+    """How an artifact is run: ``sequences`` at once of ``context`` tokens each, the type of the KV cache, bytes left
+    free (``reserve``), and tokens computed at a time (``ubatch``)."""
+
+    context: int = 8192
+    sequences: int = 1
+    kv_type: KvType = "f16"
+    reserve: int = 2**30
+    ubatch: int = UBATCH
+
+    def __post_init__(self) -> None:
+        for name in ("context", "sequences", "ubatch"):
+            if getattr(self, name) < 1:
+                raise CollabError(f"`{name}` is {getattr(self, name)}; it must be 1 or more")
+        if self.kv_type not in (kinds := get_args(KvType)):
+            raise CollabError(f"`kv_type` is {self.kv_type!r}; known: {', '.join(kinds)}")
+
+    @property
+    def cells(self) -> int:
+        """Tokens that the cache has room for."""
+        return self.sequences * (-(-self.context // CELLS) * CELLS)
+
+    @property
+    def kv_value_bytes(self) -> float:
+        """Bytes of one cached value."""
+        return bits_per_weight(self.kv_type.upper()) / 8
+
+
+DEFAULT_SETUP = RunSetup()
+
+
+@dataclass(frozen=True)
 class Memory:
-    """``weights``: by role and what is between tensors, adding up to the file. ``runtime``: all else.
+    """``weights``: the parts of the file, adding up to it. ``runtime``: all else.
 
     ``total``: of what is known. ``complete``: nothing was left out.
     """
 
-    context: int
+    setup: RunSetup
     kv_bytes_per_token: int | None
     weights: tuple[MemoryPart, ...]
     runtime: tuple[MemoryPart, ...]
@@ -46,27 +79,24 @@ class Memory:
     complete: bool
 
 
-def memory_of(
-    plan: Plan, bits: BitsMap, metadata: Mapping[str, MetaValue] | None, context: int, reserve: int
-) -> Memory:
-    """Return the parts for a ``context`` of tokens, llama.cpp's defaults, and ``reserve`` bytes left free."""
-    keys = None if metadata is None else _Keys(metadata, plan.source.architecture)
-    values, certainty, how = _kv_values(plan, keys)
-    cells = -(-context // CELLS) * CELLS
-    a_token = None if values is None else values * F16
-    cache = MemoryPart("KV cache", None if a_token is None else a_token * cells, certainty, how)
-    compute = MemoryPart("compute buffer", *_compute(plan, keys, cells))
-    left = MemoryPart("reserve", reserve, "chosen", "left free for the system and other programs")
+def memory_of(shape: ArtifactShape, setup: RunSetup, parts: Mapping[str, int]) -> Memory:
+    """Return what running takes with llama.cpp's defaults; ``parts``: bytes of the file's parts, by name."""
+    keys = None if shape.metadata is None else _Keys(shape.metadata, shape.architecture)
+    values, certainty, how = _kv_values(shape, setup, keys)
+    a_token = None if values is None else round(values * setup.kv_value_bytes)
+    cache = MemoryPart("KV cache", None if a_token is None else a_token * setup.cells, certainty, how)
+    compute = MemoryPart("compute buffer", *_compute(shape, setup, keys))
+    left = MemoryPart("reserve", setup.reserve, "chosen", "left free for the system and other programs")
     runtime = (cache, compute, left)
     known = [part.bytes for part in runtime if part.bytes is not None]
-    total = plan.bytes + sum(known)
-    return Memory(context, a_token, _weights(plan, bits.by_role), runtime, total, len(known) == len(runtime))
+    total = shape.bytes + sum(known)
+    return Memory(setup, a_token, _weights(shape, parts), runtime, total, len(known) == len(runtime))
 
 
-def _weights(plan: Plan, by_role: tuple[Bits, ...]) -> tuple[MemoryPart, ...]:
-    parts = [MemoryPart(bits.part, bits.bytes, "exact", "from the plan") for bits in by_role]
-    between = plan.bytes - sum(bits.bytes for bits in by_role)
-    return (*parts, MemoryPart("header and padding", between, "exact", "metadata, tokenizer, alignment"))
+def _weights(shape: ArtifactShape, parts: Mapping[str, int]) -> tuple[MemoryPart, ...]:
+    found = [MemoryPart(name, size, "exact", "from the plan") for name, size in parts.items()]
+    between = shape.bytes - sum(parts.values())
+    return (*found, MemoryPart("header and padding", between, "exact", "metadata, tokenizer, alignment"))
 
 
 class _Keys:
@@ -90,20 +120,20 @@ class _Keys:
         return value
 
 
-def _kv_values(plan: Plan, keys: _Keys | None) -> tuple[int | None, Certainty, str]:
+def _kv_values(shape: ArtifactShape, setup: RunSetup, keys: _Keys | None) -> tuple[int | None, Certainty, str]:
     """Values that the cache holds a token, over all layers; how certain that is, and where it is from."""
     if keys is None:
-        values = sum(_kv_values_by_size(plan).values())
+        values = sum(_kv_values_by_size(shape).values())
         if not values:
             return None, "estimate", "left out: give the model"
-        return values, "exact", "f16, from the sizes of the tensors that make keys and values"
-    layers = sorted(_kv_values_by_size(plan)) or _attention_layers(plan)
+        return values, "exact", f"{setup.kv_type}, from the sizes of the tensors that make keys and values"
+    layers = sorted(_kv_values_by_size(shape)) or _attention_layers(shape)
     mla = keys.integer("attention.key_length_mla", 0) > 0
     values = sum(_layer_values(keys, layer, mla) for layer in layers)
     kind = "MLA, one latent vector a layer" if mla else "keys and values of every KV head"
     if keys.integer("attention.sliding_window", 0):
-        return values, "upper bound", f"f16, {kind}; sliding-window layers hold less"
-    return values, "exact", f"f16, {kind}, from the model's metadata"
+        return values, "upper bound", f"{setup.kv_type}, {kind}; sliding-window layers hold less"
+    return values, "exact", f"{setup.kv_type}, {kind}, from the model's metadata"
 
 
 def _layer_values(keys: _Keys, layer: int, mla: bool) -> int:
@@ -115,24 +145,24 @@ def _layer_values(keys: _Keys, layer: int, mla: bool) -> int:
     return kv_heads * (key if mla else key + value)
 
 
-def _attention_layers(plan: Plan) -> list[int]:
-    found = {layer_of(name) for name in plan.tensors if role_of(name) == Role.ATTENTION}
+def _attention_layers(shape: ArtifactShape) -> list[int]:
+    found = {layer_of(name) for name in shape.tensors if role_of(name) == Role.ATTENTION}
     return sorted(layer for layer in found if layer is not None)
 
 
-def _kv_values_by_size(plan: Plan) -> dict[int, int]:
+def _kv_values_by_size(shape: ArtifactShape) -> dict[int, int]:
     """By layer: rows of attn_k and attn_v, or of MLA's attn_kv_a_mqa, of which each makes one cached value.
 
     Empty when they do not tell: fused attn_qkv, or the older form of MLA, whose cache is not latent.
     """
-    width = _size(plan, "output_norm.weight")
+    width = _size(shape, "output_norm.weight")
     found: dict[int, int] = {}
-    for name in plan.tensors:
+    for name in shape.tensors:
         layer, part = layer_of(name), name.split(".", 2)[-1]
         if part in _OTHER_CACHE:
             return {}
         if layer is not None and width and part in _MAKES_CACHE:
-            found[layer] = found.get(layer, 0) + _size(plan, name) // width
+            found[layer] = found.get(layer, 0) + _size(shape, name) // width
     return found
 
 
@@ -140,11 +170,11 @@ _MAKES_CACHE = ("attn_k.weight", "attn_v.weight", "attn_kv_a_mqa.weight")
 _OTHER_CACHE = ("attn_kv_b.weight",)
 
 
-def _size(plan: Plan, name: str) -> int:
-    return weights_of(plan.tensors[name]) if name in plan.tensors else 0
+def _size(shape: ArtifactShape, name: str) -> int:
+    return shape.tensors[name].weights if name in shape.tensors else 0
 
 
-def _compute(plan: Plan, keys: _Keys | None, cells: int) -> tuple[int | None, Certainty, str]:
+def _compute(shape: ArtifactShape, setup: RunSetup, keys: _Keys | None) -> tuple[int | None, Certainty, str]:
     """Largest intermediate values of one batch: logits or experts beside the attention mask, or attention.
 
     Found by comparing with what llama.cpp 0.3.36 allocates on the CPU: docs/report.md.
@@ -152,11 +182,15 @@ def _compute(plan: Plan, keys: _Keys | None, cells: int) -> tuple[int | None, Ce
     if keys is None:
         return None, "estimate", "left out: give the model"
     width = keys.integer("embedding_length", 0)
-    logits = _size(plan, "token_embd.weight") // max(width, 1)
-    experts = plan.activation.used * (width + 2 * keys.integer("expert_feed_forward_length", 0))
-    with_mask = 4 * (4 * width + max(logits, experts)) + F16 * cells
+    logits = _size(shape, "token_embd.weight") // max(width, 1)
+    experts = shape.used * (width + 2 * keys.integer("expert_feed_forward_length", 0))
+    with_mask = 4 * (4 * width + max(logits, experts)) + F16 * setup.cells
     bytes_a_token = max(with_mask, 4 * (4 * width + _attention_floats(keys)))
-    return UBATCH * bytes_a_token, "estimate", f"largest intermediate values of {UBATCH} tokens, flash attention on"
+    return (
+        setup.ubatch * bytes_a_token,
+        "estimate",
+        f"largest intermediate values of {setup.ubatch} tokens, flash attention on",
+    )
 
 
 def _attention_floats(keys: _Keys) -> int:

@@ -14,9 +14,10 @@ from small_models.big_plan import BUDGET, big_metadata, big_plan, some_kept
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.gguf_values import MetaValue
+from collab_plugin.placement.artifact_shape import shape_of_plan
+from collab_plugin.placement.memory import Memory, MemoryPart, RunSetup, memory_of
 from collab_plugin.plans.copy_plan import copy_plan
 from collab_plugin.plans.plan import Plan
-from collab_plugin.reports.memory import Memory, MemoryPart, memory_of
 from collab_plugin.reports.sizes import bits_map
 
 LLAMA = """
@@ -40,7 +41,8 @@ def big() -> Plan:
 
 
 def memory(plan: Plan, metadata: dict[str, MetaValue] | None, context: int = 8192) -> Memory:
-    return memory_of(plan, bits_map(plan), metadata, context, 2**30)
+    parts = {bits.part: bits.bytes for bits in bits_map(plan).by_role}
+    return memory_of(shape_of_plan(plan, metadata), RunSetup(context=context), parts)
 
 
 def cache_of(found: Memory) -> MemoryPart:
