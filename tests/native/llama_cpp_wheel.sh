@@ -14,8 +14,8 @@ if ! ls "$folder"/*.whl >/dev/null 2>&1; then
     trap 'rm -rf "$part"' EXIT
     # GCC 12 leaves out most of AMX's tile configuration (its intrinsic names 8 of the 64 bytes that it reads), so every
     # large product of quantized matrices dies of SIGILL where the processor has AMX.
-    no_amx=$(echo | c++ -mno-amx-int8 -x c++ -E - >/dev/null 2>&1 && echo -mno-amx-int8 || true)
-    export CMAKE_ARGS="${CMAKE_ARGS:-} -DCMAKE_C_FLAGS=$no_amx -DCMAKE_CXX_FLAGS=$no_amx"
+    # -march=native, which ggml adds last, would win over -mno-amx-int8.
+    export CMAKE_ARGS="${CMAKE_ARGS:-} -DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__"
     "$python" -m pip wheel --quiet --no-deps --wheel-dir "$part" "llama-cpp-python==$version" >&2
     mv "$part"/*.whl "$folder/"
 fi
