@@ -16,7 +16,8 @@ if ! ls "$folder"/*.whl >/dev/null 2>&1; then
     # large product of quantized matrices dies of SIGILL where the processor has AMX.
     # -march=native, which ggml adds last, would win over -mno-amx-int8.
     export CMAKE_ARGS="${CMAKE_ARGS:-} -DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__"
-    "$python" -m pip wheel --quiet --no-deps --wheel-dir "$part" "llama-cpp-python==$version" >&2
+    # Without pip's own cache, which knows wheels by their source alone and not by flags or processor.
+    "$python" -m pip wheel --quiet --no-cache-dir --no-deps --wheel-dir "$part" "llama-cpp-python==$version" >&2
     mv "$part"/*.whl "$folder/"
 fi
 echo "$folder"
