@@ -30,7 +30,8 @@ _HOMES = {
         *("fused_experts", "gated_experts", "rotary_pairs", "router_weights", "vector"),
     ),
     "checkpoint.gguf": ("open_gguf",),
-    "checkpoint.tensor_sources": ("Matrix", "TensorSource"),
+    "checkpoint.storage.matrix": ("Matrix",),
+    "checkpoint.tensor_sources": ("TensorSource",),
     "checkpoint.topology": ("Topology", "topology_of"),
     "compression.gguf_file": ("Compressed",),
     "compression.hf_folder": ("CompressedFolder",),
@@ -109,7 +110,7 @@ if TYPE_CHECKING:
     from collab_plugin.checkpoint.families.tensors import router_weights as router_weights
     from collab_plugin.checkpoint.families.tensors import vector as vector
     from collab_plugin.checkpoint.gguf import open_gguf as open_gguf
-    from collab_plugin.checkpoint.tensor_sources import Matrix as Matrix
+    from collab_plugin.checkpoint.storage.matrix import Matrix as Matrix
     from collab_plugin.checkpoint.tensor_sources import TensorSource as TensorSource
     from collab_plugin.checkpoint.topology import Topology as Topology
     from collab_plugin.checkpoint.topology import topology_of as topology_of

@@ -9,24 +9,26 @@ from itertools import groupby
 from collab_plugin.checkpoint.families.config import Config
 from collab_plugin.checkpoint.families.family import Conversion, Prediction
 from collab_plugin.checkpoint.families.tensors import TensorRule
-from collab_plugin.checkpoint.tensor_sources import Matrix, TensorSource
+from collab_plugin.checkpoint.storage.matrix import Matrix
+from collab_plugin.checkpoint.storage.quantization import Quantization
+from collab_plugin.checkpoint.storage.recognise import beside, is_stored, matrix_of, without_effect
+from collab_plugin.checkpoint.tensor_sources import TensorSource
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.safetensors_header import Stored
 from collab_plugin.formats.tensor_names import Role, layer_of, role_of
 
 _LAYER = re.compile(r"^(?:.*\.)?layers\.(\d+)\.")
 _EXPERT = re.compile(r"^(.*\.experts)\.(\d+)\.")
-_SCALE = "_scale_inv"
 _COMPUTED = ("rotary_emb.inv_freq",)  # stored by old versions of transformers, computed by all
 
 
 class RuleMatcher:
-    """``stored``: all tensors of a folder by name. ``block``: rows and columns of an FP8 scale."""
+    """``stored``: all tensors of a folder by name."""
 
     def __init__(
-        self, conversion: Conversion, config: Config, stored: Mapping[str, Stored], block: tuple[int, int]
+        self, conversion: Conversion, config: Config, stored: Mapping[str, Stored], quantization: Quantization
     ) -> None:
-        self.config, self.stored, self.block = config, stored, block
+        self.config, self.stored, self._quantization = config, stored, quantization
         self.layers = config.integer("num_hidden_layers")
         self._dense, self._prediction = conversion.dense, conversion.prediction
         self._sizes = conversion.sizes(config)
@@ -84,33 +86,31 @@ class RuleMatcher:
             return
         role = role_of(name)
         matrices = [self._matrix(stored, rule) for stored in rule.names(layer, self._sizes["experts"])]
-        wide = len(matrices[0].stored.shape) <= 1 or role in (Role.NORM, Role.ROUTER, Role.ROUTER_BIAS)
+        wide = len(matrices[0].shape) <= 1 or role in (Role.NORM, Role.ROUTER, Role.ROUTER_BIAS)
         yield name, rule.take(matrices, wide, self._sizes)
 
     def _starts(self, rule: TensorRule, layer: int) -> bool:
-        return next(rule.names(layer, 1)) in self.stored
+        return is_stored(next(rule.names(layer, 1)), self.stored)
 
     def _matrix(self, name: str, rule: TensorRule) -> Matrix:
-        if name not in self.stored:
+        if not is_stored(name, self.stored):
             count = self._sizes["experts"]
             raise CollabError(f"{name} is not stored: an expert is missing or too many ({count} are configured)")
-        stored = self.stored[name]
-        self._used.add(name)
-        matrix = Matrix(stored, self.stored.get(name + _SCALE), self.block)
         wanted = rule.wanted(self._sizes)
-        if stored.shape != wanted:
+        matrix = matrix_of(name, wanted, self.stored, self._quantization)
+        self._used.update(part.name for part in matrix.parts)
+        if matrix.shape != wanted:
             raise CollabError(
-                f"{name} has the shape {list(stored.shape)}, by {self.config.where} it is {list(wanted)} ({rule.shape})"
+                f"{name} has the shape {list(matrix.shape)}, by {self.config.where} it is {list(wanted)} ({rule.shape})"
             )
         return matrix
 
     def _check_rest(self) -> None:
         for name in sorted(set(self.stored) - self._used):
             layer = _LAYER.match(name)
-            if name.endswith(_SCALE):
-                if name.removesuffix(_SCALE) in self.stored:
-                    continue
-            elif name.endswith(_COMPUTED) or (self._tied and name == "lm_head.weight"):
+            if beside(name, self.stored) or without_effect(name):
+                continue
+            if name.endswith(_COMPUTED) or (self._tied and name == "lm_head.weight"):
                 continue
             if layer and int(layer[1]) >= self.layers:
                 continue  # prediction layers, which were checked

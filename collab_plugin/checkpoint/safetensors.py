@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from gguf import GGMLQuantizationType
 
 from collab_plugin.checkpoint.apply_rules import RuleMatcher
 from collab_plugin.checkpoint.checkpoint import F32, Bytes, Checkpoint, CheckpointFormat, TensorInfo
@@ -17,7 +14,9 @@ from collab_plugin.checkpoint.families.config import Config
 from collab_plugin.checkpoint.families.family import Conversion, Family, family_of
 from collab_plugin.checkpoint.families.gguf_keys import flag, text
 from collab_plugin.checkpoint.folder_tensors import stored_tensors
-from collab_plugin.checkpoint.tensor_sources import SCALE_BLOCK, Matrix, TensorSource, round_to_bf16
+from collab_plugin.checkpoint.storage.matrix import Matrix
+from collab_plugin.checkpoint.storage.quantization import quantization_of
+from collab_plugin.checkpoint.tensor_sources import TensorSource
 from collab_plugin.checkpoint.tokenizer import load_json, tokenizer_keys
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.ggml_types import tensor_bytes
@@ -28,7 +27,10 @@ _ELSE = "Hugging Face folders of {known} are read here, others as the GGUF that 
 
 
 class SafetensorsCheckpoint(Checkpoint):
-    """See `Checkpoint`. FP8 weights count as BF16 and are read as such."""
+    """See `Checkpoint`. FP8 weights count as BF16 and are read as such.
+
+    MXFP4 and whole numbers of 4 and 8 bits count as the GGUF type that holds the same codes, where there is one.
+    """
 
     format = "safetensors"
 
@@ -54,13 +56,7 @@ class SafetensorsCheckpoint(Checkpoint):
         return check_finite(self._sources[name].values(expert, rows), name, expert)
 
     def read_raw(self, name: str, *, expert: int | None = None, rows: slice | None = None) -> Bytes:
-        values = np.ascontiguousarray(self._sources[name].values(expert, rows))
-        kind = self._sources[name].type
-        if kind == GGMLQuantizationType.F32:
-            return values.view(np.uint8)
-        if kind == GGMLQuantizationType.F16:
-            return values.astype(np.float16).view(np.uint8)  # exact: it was F16
-        return round_to_bf16(values).view(np.uint8)
+        return self._sources[name].raw(expert, rows)
 
     def check_conversion(self) -> None:
         # Imported here: it costs as much as all else, and only who writes a GGUF needs it.
@@ -79,7 +75,7 @@ def open_safetensors(folder: Path, families: Sequence[Family] = FAMILIES) -> Saf
     family = family_of(raw.get("architectures"), readable, str(folder), _ELSE)
     conversion = family.conversion
     assert conversion is not None
-    block = _scale_block(folder, raw)
+    quantization = quantization_of(str(folder), raw)
     _settle_expert_count(folder, raw, family)
     config = Config(raw, f"{folder}/config.json", conversion.defaults)
     _check_counts(config, family)
@@ -95,7 +91,7 @@ def open_safetensors(folder: Path, families: Sequence[Family] = FAMILIES) -> Saf
     metadata |= tokens
     stored, notes = stored_tensors(folder)
     notes += tokenizer_notes
-    matcher = RuleMatcher(conversion, config, stored, block)
+    matcher = RuleMatcher(conversion, config, stored, quantization)
     if predicting := matcher.prediction_layers():
         layers = ", ".join(map(str, predicting))
         notes.append(f"MTP layer {layers} dropped: llama.cpp's {family.architecture} runs without it")
@@ -104,25 +100,6 @@ def open_safetensors(folder: Path, families: Sequence[Family] = FAMILIES) -> Saf
     if unread := [key for key in config.unread() if key not in known]:
         notes.append(f"config.json has keys that are not known here and were not read: {', '.join(unread)}")
     return SafetensorsCheckpoint(folder, metadata, sources, tuple(notes), family)
-
-
-def _scale_block(folder: Path, config: Mapping[str, Any]) -> tuple[int, int]:
-    """Rows and columns of an FP8 scale. CollabError for what other tools pack."""
-    quantization = config.get("quantization_config")
-    if quantization is None:
-        return SCALE_BLOCK
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else str(quantization)
-    if method != "fp8":
-        raise CollabError(f"{folder} is quantized as {str(method)[:40]}, which is not read here; give the original")
-    if (fmt := quantization.get("fmt", "e4m3")) != "e4m3":
-        raise CollabError(f"{folder} is quantized as FP8 {str(fmt)[:40]}, only e4m3 is read here; give the original")
-    size = quantization.get("weight_block_size", list(SCALE_BLOCK))
-    if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(type(n) is int and 0 < n < 2**31 for n in size):
-        raise CollabError(
-            f"{folder} has weight_block_size {str(size)[:40]}: FP8 with a scale for each block of rows and columns is "
-            "read here; give the original"
-        )
-    return size[0], size[1]
 
 
 def _settle_expert_count(folder: Path, config: dict[str, Any], family: Family) -> None:

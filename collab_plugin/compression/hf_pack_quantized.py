@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from collab_plugin.checkpoint.checkpoint import F32
 from collab_plugin.checkpoint.decode import bf16_to_f32
-from collab_plugin.checkpoint.tensor_sources import round_to_bf16
+from collab_plugin.checkpoint.storage.small_floats import round_to_bf16
 
 # What a scale may be shrunk by, so that a group's largest value is cut and the others fall closer.
 _SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8)

@@ -13,6 +13,8 @@ from typing import Any
 
 from collab_plugin.checkpoint.checkpoint import TensorInfo
 from collab_plugin.checkpoint.safetensors import SafetensorsCheckpoint
+from collab_plugin.checkpoint.storage.matrix import Matrix
+from collab_plugin.checkpoint.storage.packed_integers import PackedIntegers
 from collab_plugin.formats.ggml_types import bits_per_weight
 from collab_plugin.formats.tensor_names import Role
 from collab_plugin.plans.plan import Plan
@@ -41,17 +43,34 @@ def precisions(checkpoint: SafetensorsCheckpoint, plan: Plan) -> dict[str, Preci
     """Precision of each block with matrices that may be quantized; None leaves it as it is stored."""
     members: dict[str, list[TensorInfo]] = {}
     for name, info in checkpoint.tensors.items():
-        if info.role in QUANTIZED_ROLES and len(checkpoint.stored(name)[0].stored.shape) == 2:
-            members.setdefault(block_of(checkpoint.stored(name)[0].stored.name), []).append(info)
+        if info.role in QUANTIZED_ROLES and len(checkpoint.stored(name)[0].shape) == 2:
+            members.setdefault(block_of(checkpoint.stored(name)[0].name), []).append(info)
     return {block: _precision(checkpoint, plan, infos) for block, infos in members.items()}
 
 
+def stored_precision(matrix: Matrix) -> Precision | None:
+    """The precision that a matrix is stored in already, if it is one of these."""
+    if not isinstance(matrix, PackedIntegers) or matrix.native is None or len(matrix.parts) != 3:
+        return None
+    return Precision(matrix.bits, matrix.shape[1] // matrix.parts[1].shape[1])
+
+
+def _kept_precision(checkpoint: SafetensorsCheckpoint, plan: Plan, infos: list[TensorInfo]) -> Precision | None:
+    """The precision of a block whose tensors stay as they are stored."""
+    if any(plan.tensors[info.name].type != info.type.name for info in infos):
+        return None
+    found = {stored_precision(matrix) for info in infos for matrix in checkpoint.stored(info.name)}
+    return found.pop() if len(found) == 1 else None
+
+
 def _precision(checkpoint: SafetensorsCheckpoint, plan: Plan, infos: list[TensorInfo]) -> Precision | None:
+    if kept := _kept_precision(checkpoint, plan, infos):
+        return kept
     values = sum(i.n_elements for i in infos)
     bits = sum(i.n_elements * bits_per_weight(plan.tensors[i.name].type) for i in infos) / values
     if bits >= UNQUANTIZED:
         return None
-    widths = {m.stored.shape[-1] for i in infos for m in checkpoint.stored(i.name)}
+    widths = {m.shape[-1] for i in infos for m in checkpoint.stored(i.name)}
     wide = all(width % 128 == 0 for width in widths)
     if not wide and any(width % 32 for width in widths):
         return None

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from collab_plugin.checkpoint.checkpoint import TensorInfo
 from collab_plugin.checkpoint.decode import check_finite
 from collab_plugin.checkpoint.safetensors import SafetensorsCheckpoint
-from collab_plugin.checkpoint.tensor_sources import Matrix, round_to_bf16
+from collab_plugin.checkpoint.storage.matrix import Matrix, Plain, encode
 from collab_plugin.compression.hf_pack_quantized import packed_columns, quantize
-from collab_plugin.compression.hf_precision import QUANTIZED_ROLES, Precision, block_of
+from collab_plugin.compression.hf_precision import QUANTIZED_ROLES, Precision, block_of, stored_precision
 from collab_plugin.compression.tiles import TILE_BYTES
 from collab_plugin.formats.safetensors_header import ITEM_BYTES, Stored
 from collab_plugin.formats.safetensors_layout import SafetensorsTensor
@@ -31,41 +31,64 @@ Piece = tuple[str, int, NDArray[np.generic]]
 class Output:
     """What one stored matrix becomes.
 
-    ``name`` is its new name. ``rows`` are the rows to keep in their order (routers), None for all.
-    ``quantizable``: a matrix of a block that may have a ``precision``, which quantizes it. ``widen`` turns
-    FP8 and its scales into BF16.
+    ``expert`` is its new number. ``rows`` are the rows to keep in their order (routers), None for all.
+    ``quantizable``: a matrix of a block that may have a ``precision``, which quantizes it unless it is stored so
+    already. ``widen`` turns packed values into BF16.
     """
 
-    name: str
     matrix: Matrix
+    expert: int | None = None
     rows: tuple[int, ...] | None = None
     quantizable: bool = False
     precision: Precision | None = None
     widen: bool = False
 
     @property
+    def name(self) -> str:
+        return self.renamed(self.matrix.name)
+
+    def renamed(self, name: str) -> str:
+        """The name of a stored tensor of this matrix in the new folder."""
+        return name if self.expert is None else re.sub(r"\.experts\.\d+\.", f".experts.{self.expert}.", name)
+
+    @property
     def shape(self) -> tuple[int, ...]:
-        stored = self.matrix.stored.shape
+        stored = self.matrix.shape
         return stored if self.rows is None else (len(self.rows), *stored[1:])
 
     @property
     def dtype(self) -> str:
-        """Of the values, or of the scales when it is quantized."""
-        stored = self.matrix.stored.dtype
-        return "BF16" if stored == "F8_E4M3" and (self.widen or self.precision) else stored
+        """Of widened values, and of the scales of quantized ones."""
+        return self.matrix.type.name
+
+    @property
+    def quantized(self) -> Precision | None:
+        """The precision that values are brought to; None for those that have it."""
+        return None if self.precision is None or stored_precision(self.matrix) == self.precision else self.precision
+
+    @property
+    def copied(self) -> bool:
+        return self.quantized is None and not (self.widen and self.precision is None)
 
     def tensors(self) -> list[SafetensorsTensor]:
-        if self.precision is None:
-            own = [SafetensorsTensor(self.name, self.dtype, self.shape)]
-            scale = self.matrix.scale
-            return own if scale is None or self.widen else [*own, _scale_of(self.name, scale)]
+        if self.copied:
+            return [SafetensorsTensor(self.renamed(p.name), p.dtype, self._kept(p)) for p in self.matrix.parts]
+        if self.quantized is None:
+            return [SafetensorsTensor(self.name, self.dtype, self.shape)]
         rows, columns = self.shape
-        words = packed_columns(columns, self.precision.bits)
+        words = packed_columns(columns, self.quantized.bits)
         return [
             SafetensorsTensor(f"{self.name}_packed", "I32", (rows, words)),
-            SafetensorsTensor(f"{self.name}_scale", self.dtype, (rows, columns // self.precision.group)),
+            SafetensorsTensor(f"{self.name}_scale", self.dtype, (rows, columns // self.quantized.group)),
             SafetensorsTensor(f"{self.name}_shape", "I64", (2,)),
         ]
+
+    def _kept(self, part: Stored) -> tuple[int, ...]:
+        return (len(self.rows), *part.shape[1:]) if self.rows is not None and self.by_row(part) else part.shape
+
+    def by_row(self, part: Stored) -> bool:
+        """Whether ``part`` has a row for each of the matrix."""
+        return part is self.matrix.parts[0] or (len(part.shape) > 0 and part.shape[0] == self.matrix.shape[0])
 
 
 @dataclass(frozen=True)
@@ -83,33 +106,38 @@ class Work:
     def pieces(self) -> Iterator[Piece]:
         """Read, check, and convert; CollabError for values that are not finite."""
         out = self.output
-        stored = out.matrix.stored
         if out.rows is not None:
             yield from self._chosen(out.rows)
             return
-        where = slice(self.start, self.stop) if len(stored.shape) > 1 else None
-        values = check_finite(out.matrix.values(where), stored.name, None)
-        if out.precision is not None:
-            yield from self._quantized(values, out.precision)
-            return
-        if out.dtype != stored.dtype:
-            yield out.name, self._offset(stored.shape[-1] * 2), round_to_bf16(values)
-            return
-        raw = _rows(stored)
-        yield out.name, self._offset(raw.shape[1]), raw[self.start : self.stop]
-        if out.matrix.scale is not None and self.start == 0:
-            yield _scale_of(out.name, out.matrix.scale).name, 0, _rows(out.matrix.scale)
+        where = slice(self.start, self.stop) if len(out.matrix.shape) > 1 else None
+        values = check_finite(out.matrix.values(where), out.matrix.name, None)
+        if out.quantized is not None:
+            yield from self._quantized(values, out.quantized)
+        elif not out.copied:
+            raw = encode(values, out.matrix.type)
+            yield out.name, self._offset(raw.shape[-1]), raw
+        else:
+            yield from self._copied()
+
+    def _copied(self) -> Iterator[Piece]:
+        for part in self.output.matrix.parts:
+            raw = _rows(part)
+            if self.output.by_row(part):
+                yield self.output.renamed(part.name), self._offset(raw.shape[1]), raw[self.start : self.stop]
+            elif self.start == 0:
+                yield self.output.renamed(part.name), 0, raw
 
     def _chosen(self, rows: tuple[int, ...]) -> Iterator[Piece]:
         """Rows of a router or fused experts as they are stored."""
-        stored = self.output.matrix.stored
-        raw = _rows(stored)
+        matrix = self.output.matrix
         for place, row in enumerate(rows[self.start : self.stop], self.start):
-            if len(stored.shape) > 1:
-                check_finite(self.output.matrix.values(slice(row, row + 1)), stored.name, None)
-            else:
-                check_finite(self.output.matrix.values()[row], stored.name, None)
-            yield self.output.name, place * raw.shape[1], raw[row : row + 1]
+            check_finite(matrix.values(slice(row, row + 1)), matrix.name, None)
+            for part in matrix.parts:
+                raw = _rows(part)
+                if self.output.by_row(part):
+                    yield part.name, place * raw.shape[1], raw[row : row + 1]
+                elif place == 0:
+                    yield part.name, 0, raw
 
     def _quantized(self, values: NDArray[np.float32], precision: Precision) -> Iterator[Piece]:
         out = self.output
@@ -135,7 +163,7 @@ def outputs(
             seen.add(output.name)
             if blocks is not None:
                 precision = blocks[block_of(output.name)] if output.quantizable else None
-                output = replace(output, precision=precision, widen=output.matrix.scale is not None)
+                output = replace(output, precision=precision, widen=not isinstance(output.matrix, Plain))
             yield output
 
 
@@ -143,16 +171,15 @@ def _of_tensor(checkpoint: SafetensorsCheckpoint, plan: Plan, info: TensorInfo) 
     kept, matrices = kept_of(info, plan), checkpoint.stored(info.name)
     if info.role != Role.EXPERT or _fused(matrices[0]):
         quantizable = info.role in QUANTIZED_ROLES and len(info.shape) > 1 and not _fused(matrices[0])
-        yield Output(matrices[0].stored.name, matrices[0], rows=kept, quantizable=quantizable)
+        yield Output(matrices[0], rows=kept, quantizable=quantizable)
         return
     for new, old in enumerate(range(len(matrices)) if kept is None else kept):
-        name = re.sub(r"\.experts\.\d+\.", f".experts.{new}.", matrices[old].stored.name)
-        yield Output(name, matrices[old], quantizable=True)
+        yield Output(matrices[old], expert=new, quantizable=True)
 
 
 def _fused(matrix: Matrix) -> bool:
     """All experts in one stored tensor."""
-    return len(matrix.stored.shape) == 3
+    return len(matrix.shape) == 3
 
 
 def works(outputs: list[Output]) -> Iterator[Work]:
@@ -163,10 +190,6 @@ def works(outputs: list[Output]) -> Iterator[Work]:
         step = max(1, TILE_BYTES // (4 * prod(shape[1:], start=1))) if rows > 1 else 1
         for start in range(0, rows, step):
             yield Work(output, start, shape[0] if len(shape) == 1 else min(rows, start + step))
-
-
-def _scale_of(name: str, scale: Stored) -> SafetensorsTensor:
-    return SafetensorsTensor(f"{name}_scale_inv", scale.dtype, scale.shape)
 
 
 def _rows(stored: Stored) -> NDArray[np.uint8]:

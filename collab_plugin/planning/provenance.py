@@ -49,7 +49,9 @@ def closing_notes(planning: PlanningInput, plan: Plan) -> tuple[str, ...]:
     """What a reader must know of the checkpoint and the calibration."""
     notes = []
     tensors = planning.checkpoint.tensors.values()
-    if any(i.type.name.startswith(("Q", "IQ")) for i in tensors) and not planning.request.keep_types:
+    # A folder of few bits is what was trained, or all that was published.
+    requantized = planning.checkpoint.format == "gguf" and not planning.request.keep_types
+    if requantized and any(i.type.name.startswith(("Q", "IQ")) for i in tensors):
         notes.append("the source is already quantized: quantizing it again loses more than from the original")
     if plan.calibration is not None and plan.calibration.unseen:
         notes.append(f"{plan.calibration.unseen} experts were never seen in calibration; their importance is unknown")

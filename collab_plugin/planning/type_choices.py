@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo, quantizable
-from collab_plugin.formats.ggml_types import TYPES, bits_per_weight, fallback, tensor_bytes, without_imatrix
+from collab_plugin.formats.ggml_types import (
+    ONLY_COPIED,
+    TYPES,
+    bits_per_weight,
+    fallback,
+    tensor_bytes,
+    without_imatrix,
+)
 from collab_plugin.formats.gguf_layout import DEFAULT_ALIGNMENT, padded
 from collab_plugin.planning.back_off import Limits
 from collab_plugin.planning.planning_input import PlanningInput
@@ -25,7 +32,7 @@ def type_choices(planning: PlanningInput, limits: Limits) -> dict[str, tuple[str
 
 def _tensor_choices(planning: PlanningInput, info: TensorInfo, limits: Limits) -> tuple[str, ...]:
     stored, asked = info.type.name, planning.request.types
-    if stored not in TYPES:
+    if stored not in TYPES and stored not in ONLY_COPIED:
         return (stored,)
     low, high = (bits_per_weight(kind) for kind in limits.bounds(info.role))
     usable = {

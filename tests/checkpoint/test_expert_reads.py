@@ -23,7 +23,7 @@ if checkpoint.format == "gguf":
     first = checkpoint.read_raw(name, expert=expert)
     at, size = first.ctypes.data, first.nbytes
 else:
-    stored = checkpoint._sources[name].matrices[expert].stored.data
+    stored = checkpoint._sources[name].matrices[expert].parts[0].data
     at, size = stored.ctypes.data, stored.nbytes
 page = mmap.PAGESIZE
 low, high = at // page * page, -(-(at + size) // page) * page

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from collab_plugin import TensorRule, fused_experts, rotary_pairs, vector
 from collab_plugin.checkpoint.families.tensors import Take
-from collab_plugin.checkpoint.tensor_sources import Matrix, TensorSource
+from collab_plugin.checkpoint.storage.matrix import Plain
+from collab_plugin.checkpoint.tensor_sources import TensorSource
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.safetensors_header import Stored
 
@@ -20,7 +21,7 @@ SIZES = {"heads": 2, "head": 6, "hidden": 4, "experts": 3}
 
 def source(values: F32, take: Take) -> TensorSource:
     stored = Stored("tensor", "F32", values.shape, np.frombuffer(values.astype("<f4").tobytes(), np.uint8))
-    return take([Matrix(stored)], False, SIZES)
+    return take([Plain(stored)], False, SIZES)
 
 
 def numbered(*shape: int) -> F32:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
+from collab_plugin.checkpoint.storage.matrix import Matrix
 from collab_plugin.checkpoint.tensor_sources import (
     FusedExperts,
     KeyValueHeads,
-    Matrix,
     RotaryPairs,
     Single,
     Stack,

@@ -126,10 +126,10 @@ def _uniform(items: Sequence[Item], budget: int, options: Mapping[str, OptionVal
 
 
 def _at_most(choices: Sequence[Choice], kind: str) -> int:
-    from collab_plugin.formats.ggml_types import TYPES
+    from collab_plugin.formats.ggml_types import bits_per_weight
 
-    bits = TYPES[kind].bits_per_weight
-    fitting = [i for i, c in enumerate(choices) if TYPES[c.type].bits_per_weight <= bits]
+    bits = bits_per_weight(kind)
+    fitting = [i for i, c in enumerate(choices) if bits_per_weight(c.type) <= bits]
     exact = [i for i, c in enumerate(choices) if c.type == kind]
     if exact:
         return exact[0]

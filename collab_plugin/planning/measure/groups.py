@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo, quantizable
-from collab_plugin.formats.ggml_types import TYPES
+from collab_plugin.formats.ggml_types import ONLY_COPIED, TYPES
 from collab_plugin.formats.tensor_names import Role
 
 BANDS = 3
@@ -30,7 +30,7 @@ def coarse(checkpoint: Checkpoint) -> list[Group]:
     """Parts × depth: layers in three bands, as equal as they come; of tensors whose type can change."""
     by_part: dict[str, list[str]] = {}
     for name, info in checkpoint.tensors.items():
-        if quantizable(info) and info.type.name in TYPES:
+        if quantizable(info) and info.type.name in (*TYPES, *ONLY_COPIED):
             by_part.setdefault(part_of(info), []).append(name)
     groups = []
     for part, names in by_part.items():

@@ -1,0 +1,76 @@
+"""FP8 (E4M3) with scales: one for each block of rows and columns, each row, each group of a row, or the matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from gguf import GGMLQuantizationType as Type
+
+from collab_plugin.checkpoint.checkpoint import F32
+from collab_plugin.checkpoint.storage.matrix import (
+    SCALES,
+    Matrix,
+    Rows,
+    as_stored_type,
+    floats,
+    scale_index,
+    stored_rows,
+)
+from collab_plugin.checkpoint.storage.small_floats import E4M3
+from collab_plugin.errors import CollabError
+from collab_plugin.formats.safetensors_header import Stored
+
+
+class ScaledFloat8(Matrix):
+    """Values are scaled and then rounded to BF16, as a copy at that type would be.
+
+    ``blocks``: the (rows, columns) that a scale may be for, besides rows, groups of a row, and the whole matrix where
+    ``by_row``. Matrices of three axes have the scales of each expert behind each other.
+    """
+
+    def __init__(self, stored: Stored, scale: Stored, blocks: Sequence[tuple[int, int]], by_row: bool = True) -> None:
+        self.name, self.shape, self.parts, self.type = stored.name, stored.shape, (stored, scale), Type.BF16
+        if len(stored.shape) not in (2, 3) or scale.dtype not in SCALES:
+            raise CollabError(f"{scale.name} is {scale.dtype} {scale.shape}, which does not scale {stored.shape}")
+        self._blocks = self._found(stored, scale, blocks, by_row)
+
+    def _found(self, stored: Stored, scale: Stored, blocks: Sequence[tuple[int, int]], by_row: bool) -> tuple[int, ...]:
+        """Values a scale along each axis; CollabError when the scales are for none of the known blocks."""
+        *experts, rows, columns = stored.shape
+        ones = (1,) * len(experts)
+        known = [(*ones, *block) for block in blocks]
+        if by_row:
+            known += [(*ones, 1, columns), (*ones, rows, columns), stored.shape]
+            groups = scale.shape[-1] if len(scale.shape) == len(stored.shape) else 0
+            known += [(*ones, 1, columns // groups)] if groups and columns % groups == 0 else []
+        for block in known:
+            grid = tuple(-(-n // size) for n, size in zip(stored.shape, block, strict=True))
+            if scale.shape == grid or (by_row and _squeezed(scale.shape) == _squeezed(grid)):
+                self._grid = grid
+                return block
+        wanted = tuple(-(-n // size) for n, size in zip(stored.shape, known[0], strict=True))
+        of = " or ".join(f"{block[-2]} by {block[-1]}" for block in known)
+        raise CollabError(
+            f"{scale.name} has shape {scale.shape}, {wanted} is needed: a scale for each block of {of}; correct "
+            "quantization_config in config.json, or download the file again"
+        )
+
+    def values(self, rows: Rows | None = None) -> F32:
+        scaled = E4M3[stored_rows(self.parts[0], rows)]
+        scaled *= self._scales(rows, scaled.shape)
+        return as_stored_type(scaled, self.type)
+
+    def _scales(self, rows: Rows | None, shape: tuple[int, ...]) -> F32:
+        """Broadcasts to the values of ``rows``."""
+        grid = floats(self.parts[1]).reshape(self._grid)
+        wide = grid[scale_index(self.shape[0], self._blocks[0], rows)]
+        for axis in range(1, len(self.shape)):
+            if grid.shape[axis] > 1:
+                wide = wide.repeat(self._blocks[axis], axis=axis)
+        return np.asarray(wide[tuple(slice(0, n) for n in shape)], np.float32)
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Without axes of one: scales by row are stored as [rows] and as [rows, 1]."""
+    return tuple(n for n in shape if n != 1)
