@@ -6,9 +6,11 @@ from pathlib import Path
 
 from collab_plugin.checkpoint.tokenizer import load_json
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.name_list import few
 from collab_plugin.formats.safetensors_header import Stored, read_header
 
 INDEX = "model.safetensors.index.json"
+_OF_MISTRAL = "consolidated"
 _BESIDE = "._"  # what macOS writes beside a file on a foreign file system
 
 
@@ -23,10 +25,12 @@ def stored_tensors(folder: Path) -> tuple[dict[str, Stored], list[str]]:
     if passed := [name for name in names if name.startswith(_BESIDE)]:
         names = [name for name in names if name not in passed]
         notes.append(f"passed over {', '.join(passed)}: macOS writes such files, they are no part of the model")
+    if not table and (others := [name for name in names if name.startswith(_OF_MISTRAL)]) and others != names:
+        names = [name for name in names if name not in others]
+        notes.append(f"passed over {few(others)}: mistral-inference's copy of the weights")
+    _check_there(folder, names)
     found: dict[str, Stored] = {}
     for name in names:
-        if not (folder / name).is_file():
-            raise CollabError(f"shard missing: {name} of {folder}; download it again")
         for tensor, stored in read_header(folder / name).items():
             if tensor in found:
                 raise CollabError(
@@ -37,6 +41,23 @@ def stored_tensors(folder: Path) -> tuple[dict[str, Stored], list[str]]:
     if missing:
         raise CollabError(f"{folder}: the index promises {missing[0]!r}, no file holds it; download it again")
     return found, notes
+
+
+def _check_there(folder: Path, names: list[str]) -> None:
+    """CollabError for files that are not there, and for a folder of none."""
+    missing = [name for name in names if not (folder / name).is_file()]
+    there = sorted(path.name for path in folder.glob("*.safetensors") if not path.name.startswith(_BESIDE))
+    if not names:
+        pickles = sorted(path.name for path in folder.glob("*.bin"))
+        beside = f" ({few(pickles)}: pickles are not read, save it with safetensors)" if pickles else ""
+        raise CollabError(f"{folder} holds no safetensors file{beside}")
+    if missing and there and not set(there) & set(names):
+        raise CollabError(
+            f"{folder}/{INDEX} names other files than are there ({few(missing)} against {few(there)}): it is "
+            "of another version of the weights; remove it, or download the right one"
+        )
+    if missing:
+        raise CollabError(f"shard missing: {missing[0]} of {folder}; download it again")
 
 
 def _index(folder: Path) -> tuple[set[str], list[str]]:

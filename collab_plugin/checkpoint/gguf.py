@@ -20,6 +20,9 @@ from collab_plugin.formats.tensor_names import layer_of, role_of
 
 _SHARD = re.compile(r"^(?P<stem>.*)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf$")
 _SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
+# What lies beside models and is none: general.type, and the architecture of files from before that key.
+_BESIDE = {"mmproj", "imatrix", "adapter", "vocab"}
+_VISION = "clip"
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,18 @@ def _first_file(path: Path) -> Path:
     if not path.is_dir():
         return path
     files = sorted(path.glob("*.gguf"))
-    shards = [f for f in files if (m := _SHARD.match(f.name)) and m["no"] == "00001"]
-    if len(shards) == 1:
-        return shards[0]
-    if len(files) == 1:
-        return files[0]
-    raise CollabError(f"{path} holds {len(files)} GGUF files; name the one to open")
+    starts = [f for f in files if not (m := _SHARD.match(f.name)) or m["no"] == "00001"]
+    if len(starts) > 1:
+        starts = [f for f in starts if _is_model(f)] or starts
+    if len(starts) != 1:
+        raise CollabError(f"{path} holds {len(starts) or len(files)} GGUF files; name the one to open")
+    return starts[0]
+
+
+def _is_model(path: Path) -> bool:
+    """False for projectors, importance matrices and adapters, which are published in the folders of models."""
+    keys = {key: value.value for key, value in open_shard(path)[0].metadata.items()}
+    return keys.get("general.type") not in _BESIDE and keys.get("general.architecture") != _VISION
 
 
 def shard_paths(path: Path) -> list[Path]:
@@ -105,6 +114,7 @@ def open_gguf(path: Path) -> GgufCheckpoint:
     first = _first_file(path)
     metadata: dict[str, MetaValue] = {}
     places: dict[str, _Place] = {}
+    promised: set[int] = set()
     paths = shard_paths(first)
     for index, shard in enumerate(paths):
         header, data = open_shard(shard)
@@ -117,12 +127,19 @@ def open_gguf(path: Path) -> GgufCheckpoint:
             )
         if len(paths) > 1 and (number is None or number.value != index):
             raise CollabError(f"{shard} is not shard {index + 1} of its model; restore the shards' names")
+        if (stated := header.metadata.get("split.tensors.count")) is not None and isinstance(stated.value, int):
+            promised.add(stated.value)
         if index == 0:
             metadata = {k: v for k, v in header.metadata.items() if k not in _SPLIT_KEYS}
         for name, stored in header.tensors.items():
             if name in places:
                 raise CollabError(f"tensor {name!r} is in two shards of {first}")
             places[name] = _Place(data, stored)
+    if len(paths) > 1 and promised - {len(places)}:
+        raise CollabError(
+            f"{first}: its shards hold {len(places)} tensors of {max(promised)}: one of them is of another model or "
+            "was not written whole; download or make them again"
+        )
     architecture = metadata.get("general.architecture")
     if architecture is None or not isinstance(architecture.value, str):
         raise CollabError(f"{first} has no general.architecture: it is not a model")

@@ -96,6 +96,8 @@ def open_safetensors(folder: Path, families: Sequence[Family] = FAMILIES) -> Saf
         layers = ", ".join(map(str, predicting))
         notes.append(f"MTP layer {layers} dropped: llama.cpp's {family.architecture} runs without it")
     sources = matcher.sources()
+    if config.get("tie_word_embeddings") and "lm_head.weight" in stored:
+        notes.append("lm_head.weight was not read: config.json ties the output matrix to the embedding")
     known = conversion.ignored | {*family.expert_counts, conversion.prediction.count if conversion.prediction else ""}
     if unread := [key for key in config.unread() if key not in known]:
         notes.append(f"config.json has keys that are not known here and were not read: {', '.join(unread)}")
@@ -111,7 +113,12 @@ def _settle_expert_count(folder: Path, config: dict[str, Any], family: Family) -
                 f"{folder}/config.json has {first} = {str(config[first])[:40]} and {key} = {str(config[key])[:40]}: "
                 "they must be equal; correct one"
             )
-    config.setdefault(family.expert_count, config.get(first))
+    if first not in config:
+        raise CollabError(
+            f"{folder}/config.json tells the number of experts under none of {', '.join(family.expert_counts)}, as "
+            f"{family.classes[0]} does; add it"
+        )
+    config.setdefault(family.expert_count, config[first])
 
 
 def _check_counts(config: Config, family: Family) -> None:

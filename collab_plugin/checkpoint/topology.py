@@ -76,12 +76,11 @@ def topology_of(checkpoint: Checkpoint) -> Topology:
         if info.by_expert and info.shape[0] != experts:
             raise CollabError(f"{info.name} holds {info.shape[0]} experts, the metadata says {experts}")
     groups = max(meta.integer("expert_group_count", 1), 1)
-    groups_used = max(meta.integer("expert_group_used_count", 1), 1)
-    if experts % groups or groups_used > groups:
-        raise CollabError(f"{experts} experts in {groups} groups, {groups_used} used, cannot be routed")
+    groups_used = max(meta.integer("expert_group_used_count", 0 if groups > 1 else 1), 0 if groups > 1 else 1)
     used = meta.integer("expert_used_count", 0)
     if not 1 <= used <= experts:
         raise CollabError(f"expert_used_count is {used} with {experts} experts")
+    _check_groups(experts, groups, groups_used, used)
     return Topology(
         name=str(meta.general("general.name", checkpoint.path.stem)),
         architecture=checkpoint.architecture,
@@ -101,6 +100,18 @@ def topology_of(checkpoint: Checkpoint) -> Topology:
         role_bytes=_sum_by_role(checkpoint, lambda t: t.nbytes),
         role_parameters=_sum_by_role(checkpoint, lambda t: t.n_elements),
     )
+
+
+def _check_groups(experts: int, groups: int, groups_used: int, used: int) -> None:
+    """CollabError for groups that no router chooses ``used`` experts from; llama.cpp aborts on most of them
+    (llama-model.cpp:1365-1370)."""
+    if experts % groups or groups_used > groups or (groups > 1 and groups_used < 1):
+        raise CollabError(f"{experts} experts in {groups} groups, {groups_used} used, cannot be routed")
+    if groups > 1 and used > groups_used * (experts // groups):
+        raise CollabError(
+            f"expert_used_count is {used}, and {groups_used} groups of {experts // groups} experts serve no more than "
+            f"{groups_used * (experts // groups)}: correct the metadata"
+        )
 
 
 class _Keys:

@@ -6,6 +6,8 @@ import re
 
 import click
 
+from collab_plugin.cli.home_paths import expand_home
+
 _COMMAND = "collab-plugin: command"
 _NAME = re.compile(r"`([a-z][a-z0-9_]*)`")
 
@@ -17,6 +19,8 @@ class RecordsCommand(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         found = super().resolve_command(ctx, args)
+        if found[1] is not None:
+            expand_home(found[1])
         record_command(ctx, found[1])
         return found
 

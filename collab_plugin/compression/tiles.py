@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from gguf import GGMLQuantizationType
 
 from collab_plugin.checkpoint.checkpoint import Bytes, Checkpoint, TensorInfo
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.block_scales import scales_are_finite
 from collab_plugin.formats.ggml_types import row_bytes
 from collab_plugin.formats.gguf_layout import Layout
 from collab_plugin.plans.artifact import kept_of
@@ -83,13 +85,24 @@ def tile_bytes(
         raw = checkpoint.read_raw(tile.tensor, expert=tile.expert, rows=rows)
         if not kind.startswith(("Q", "IQ")):
             checkpoint.read(tile.tensor, expert=tile.expert, rows=rows)  # refuses values that are not finite
-        return np.ascontiguousarray(raw)
+        return _finite_blocks(np.ascontiguousarray(raw), info, tile.expert)
     values = checkpoint.read(tile.tensor, expert=tile.expert, rows=rows).reshape(-1, info.shape[-1])
     if kind == "F32":
         return np.ascontiguousarray(values).view(np.uint8)
     if kernels is None:
         raise CollabError("no quantization kernels: pip install 'collab-plugin[llamacpp]'")
-    return kernels.quantize(values, kind, importance_vector(info, tile.expert, kind, imatrix))
+    made = kernels.quantize(values, kind, importance_vector(info, tile.expert, kind, imatrix))
+    if not scales_are_finite(made, GGMLQuantizationType[kind]):
+        raise CollabError(f"{info.name} became values that are no numbers at {kind}; plan another type (`ceilings`)")
+    return made
+
+
+def _finite_blocks(raw: Bytes, info: TensorInfo, expert: int | None) -> Bytes:
+    """``raw``; CollabError for blocks whose scales are NaN or infinite, as failed quantizations leave them."""
+    if not scales_are_finite(raw, info.type):
+        where = info.name if expert is None else f"{info.name}, expert {expert}"
+        raise CollabError(f"{where} holds blocks whose scales are NaN or infinite; the checkpoint is damaged")
+    return raw
 
 
 def _vector_bytes(checkpoint: Checkpoint, info: TensorInfo, kind: str, kept: tuple[int, ...] | None) -> Bytes:

@@ -7,6 +7,7 @@ makes it loop or allocate without bound.
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from numpy.typing import NDArray
 
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.foreign_file import HEAD, foreign_hint
 from collab_plugin.formats.gguf_values import MetaValue
 
 MAGIC = b"GGUF"
 MAX_DIMS = 4
 MAX_NAME = 64  # GGML_MAX_NAME, ggml.h:229
+_OF_IK = 97  # from here on are types of ik_llama.cpp (IQ3_KS is 156: its issue 605); llama.cpp's end far below
 _SCALARS: dict[GGUFValueType, np.dtype[Any]] = {
     GGUFValueType.UINT8: np.dtype("<u1"),
     GGUFValueType.INT8: np.dtype("<i1"),
@@ -55,6 +58,9 @@ class Header:
     tensors: dict[str, StoredTensor]
 
 
+_PART = re.compile(r"^(?P<whole>.+\.gguf)\.part\d+of(?P<count>\d+)$")  # a file cut by bytes, not a shard
+
+
 class _Cursor:
     def __init__(self, data: NDArray[np.uint8], path: Path) -> None:
         self.data, self.path, self.at = data, path, 0
@@ -64,7 +70,11 @@ class _Cursor:
 
     def short(self, what: str) -> CollabError:
         """For a file that has fewer bytes than it says."""
-        return self.fail(what, "copy or download it again")
+        part = _PART.match(self.path.name)
+        if part is None:
+            return self.fail(what, "copy or download it again")
+        whole, last = part["whole"], f"{part['whole']}.part{part['count']}of{part['count']}"
+        return self.fail(what, f"join the parts: cat {whole}.part1of{part['count']} ... {last} > {whole}")
 
     def take(self, size: int, what: str) -> bytes:
         if size > len(self.data) - self.at:
@@ -137,9 +147,11 @@ def _read_tensor(cur: _Cursor, index: int) -> StoredTensor:
     try:
         kind = GGMLQuantizationType(number)
     except ValueError:
+        own = _OF_IK <= number < 400
+        whose = "one of ik_llama.cpp alone" if own else f"unknown to gguf-py {_gguf_version()}"
         raise cur.fail(
-            f"{what} has type {number}, unknown to gguf-py {_gguf_version()}",
-            "update gguf, or make it again at known types",
+            f"{what} has type {number}, {whose}",
+            "make it again at types of llama.cpp" if own else "update gguf, or make it again at known types",
         ) from None
     offset = cur.number("Q", what)
     if min(shape) < 1 or math.prod(shape) > 2**62:
@@ -163,7 +175,8 @@ def read_header(path: Path, data: NDArray[np.uint8]) -> Header:
     """
     cur = _Cursor(data, path)
     if len(data) < 4 or data[:4].tobytes() != MAGIC:
-        raise CollabError(f"{path} is not a GGUF file: it does not start with 'GGUF'")
+        hint = foreign_hint(data[:HEAD].tobytes()) or "it does not start with 'GGUF'"
+        raise CollabError(f"{path} is not a GGUF file: {hint}")
     cur.at = 4
     version = cur.number("I", "the version")
     if version not in (2, 3):

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.foreign_file import HEAD, foreign_hint
 
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "C64": 8,
               "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1}  # fmt: skip
@@ -74,6 +75,9 @@ def read_places(path: Path) -> dict[str, Place]:
                 raise fail("it is shorter than its header")
             size = int.from_bytes(file.read(8), "little")
             if size > min(MAX_HEADER, length - 8):
+                file.seek(0)
+                if hint := foreign_hint(file.read(HEAD)):
+                    raise CollabError(f"{path} is no safetensors file: {hint}")
                 raise fail(f"it claims a header of {size} bytes in {length}")
             text = file.read(size)
     except OSError as error:

@@ -29,7 +29,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], Role], ...] = tuple(
         (r"^output\.", Role.OUTPUT),
         (r"_norm(_\d+)?\.(weight|bias)$", Role.NORM),
         (r"^blk\.\d+\.ffn_(gate|up|down|gate_up)_(ch)?exps\.", Role.EXPERT),
-        (r"^blk\.\d+\.ffn_gate_inp\.", Role.ROUTER),
+        (r"^blk\.\d+\.ffn_gate_inp\.(weight|bias)$", Role.ROUTER),
         (r"^blk\.\d+\.exp_probs_b(_vl)?\.bias$", Role.ROUTER_BIAS),
         (r"^blk\.\d+\.ffn_(gate|up|down|gate_up)_shexp\.", Role.SHARED_EXPERT),
         (r"^blk\.\d+\.ffn_(gate|up|down)\.", Role.FFN),

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
+from collab_plugin.checkpoint.expert_tables import unknown_tables
 from collab_plugin.checkpoint.topology import Topology
+from collab_plugin.formats.name_list import few
 from collab_plugin.plans.plan import TensorPlan
-from collab_plugin.stats.match_model import few, without_data
+from collab_plugin.stats.match_model import without_data
 from collab_plugin.stats.stats import Stats
 
 
@@ -40,3 +42,11 @@ def no_routing_note(topology: Topology, stats: Stats | None) -> tuple[str, ...]:
         which = "a layer" if len(missing) == len(topology.moe_layers) else f"layer {missing[0]}"
         why = f"the stats ({stats.engine}) have no counts by expert of {which}"
     return (f"NOTHING IS PRUNED: {why}, so which experts matter is not known; calibrate to weigh pruning too",)
+
+
+def unknown_tables_note(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Why ``keep`` auto weighed no pruning of a model with tensors that speak of experts in an unknown way."""
+    tables = unknown_tables(checkpoint)
+    if not tables:
+        return ()
+    return (f"NOTHING IS PRUNED: {few(tables)} would still speak of the experts that went, in a way unknown here",)

@@ -12,7 +12,7 @@ from collab_plugin.planning.back_off import Limits
 from collab_plugin.planning.check_input import check_sensitivity, of_model
 from collab_plugin.planning.criteria.choose_criterion import criterion_and_notes
 from collab_plugin.planning.criteria.criterion import ImportanceCriterion
-from collab_plugin.planning.importance_notes import no_routing_note
+from collab_plugin.planning.importance_notes import no_routing_note, unknown_tables_note
 from collab_plugin.planning.options import OptionValue
 from collab_plugin.planning.prediction import prediction_note
 from collab_plugin.planning.request import PlanRequest
@@ -105,7 +105,7 @@ class PlanningInput:
         """What a reader of the plan must know of the model and the statistics."""
         notes = [*prediction_note(self.topology), *(self.matched_stats.notes if self.matched_stats else ())]
         if self.request.keep == "auto" and not self.request.keep_types:
-            notes += no_routing_note(self.topology, self.stats)
+            notes += (*no_routing_note(self.topology, self.stats), *unknown_tables_note(self.checkpoint))
         notes += self._criterion_and_notes[1]
         if self.stats is not None and not self.stats.imatrix:
             notes.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collab_plugin.checkpoint.expert_tables import unknown_tables
 from collab_plugin.errors import CollabError
 from collab_plugin.planning.candidates import Candidates
 from collab_plugin.planning.planning_input import PlanningInput
@@ -30,7 +31,7 @@ def counts_to_weigh(planning: PlanningInput) -> list[tuple[int, int]]:
     t, request, stats = planning.topology, planning.request, planning.stats
     if request.keep != "auto":
         counts = [parse_keep(request.keep, t, planning.policy)]
-    elif stats is None or not set(t.moe_layers) <= set(stats.routing):
+    elif stats is None or unknown_tables(planning.checkpoint) or not set(t.moe_layers) <= set(stats.routing):
         counts = [t.expert_count]
     else:
         counts = notches(planning)

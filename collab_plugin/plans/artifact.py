@@ -9,6 +9,7 @@ from gguf import GGMLQuantizationType, GGUFValueType, LlamaFileType
 
 from collab_plugin import __version__
 from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo
+from collab_plugin.checkpoint.expert_tables import check_prunable
 from collab_plugin.checkpoint.kept_experts import KEEP, SOURCE_EXPERTS, SOURCE_MODEL_ID
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.gguf_layout import Layout, TensorSpec, copy_order, layout
@@ -106,6 +107,8 @@ def _source_experts(checkpoint: Checkpoint, plan: Plan) -> dict[str, MetaValue]:
 def artifact_tensors(checkpoint: Checkpoint, plan: Plan) -> list[TensorSpec]:
     """The tensors of the artifact in llama-quantize's order; CollabError when the plan names others."""
     check_names(checkpoint.tensors, plan)
+    if plan.pruning.kept:
+        check_prunable(checkpoint)
     _, names = copy_order((), checkpoint.tensors)
     return [
         TensorSpec(name, new_shape(checkpoint.tensors[name], plan), GGMLQuantizationType[plan.tensors[name].type])

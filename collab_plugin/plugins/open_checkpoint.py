@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
+from collab_plugin.checkpoint.not_a_model import why_not
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.output_path import check_utf8
 
@@ -22,5 +23,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     for candidate in formats.values():
         if candidate.matches(path):
             return candidate.open(path)
+    if (why := why_not(path)) is not None:
+        raise CollabError(f"{path} is no model: {why}")
     known = "; ".join(f.description for f in formats.values())
     raise CollabError(f"{path} is no model in a known format ({known})")

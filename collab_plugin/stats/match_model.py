@@ -7,7 +7,7 @@ here and two there, experts may have been pruned since, and some tensors may hav
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo, quantiza
 from collab_plugin.checkpoint.identity import model_id
 from collab_plugin.checkpoint.kept_experts import SOURCE_EXPERTS, SOURCE_MODEL_ID, kept_experts
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.name_list import few
 from collab_plugin.formats.tensor_names import Role
 from collab_plugin.stats.stats import ImatrixEntry, LayerRouting, Stats
 
@@ -87,10 +88,19 @@ def _names(stats: Stats, checkpoint: Checkpoint) -> dict[str, str]:
     """By tensor of the model: the entry of ``stats`` that is its own, or that of a tensor with the same input."""
     found = {}
     for name in checkpoint.tensors:
-        source = next((n for n in (name, *_partners(name)) if n in stats.imatrix), None)
+        others = (*_partners(name), *_reshaped(checkpoint.tensors[name], stats))
+        source = next((n for n in (name, *others) if n in stats.imatrix), None)
         if source is not None:
             found[name] = source
     return found
+
+
+def _reshaped(info: TensorInfo, stats: Stats) -> tuple[str, ...]:
+    """ik_llama.cpp's name of MLA's matrices, which it turns into slices while it runs: taken where sizes agree."""
+    other = f"{info.name} (reshaped)"
+    slices = info.shape[0] if len(info.shape) == 3 else 1
+    fits = other in stats.imatrix and stats.imatrix[other].sum2.size == slices * info.shape[-1]
+    return (other,) if fits else ()
 
 
 def _partners(name: str) -> tuple[str, ...]:
@@ -224,10 +234,3 @@ def _order_note(kept: _Kept) -> tuple[str, ...]:
         "this file has its experts in another order than the model it was made from (collab.kept_experts): an "
         "importance matrix made with that one gives each expert another's importance",
     )
-
-
-def few(names: Iterable[str], most: int = 3) -> str:
-    """The first ``most`` names, and how many more there are."""
-    every = list(names)
-    rest = f" and {len(every) - most} more" if len(every) > most else ""
-    return ", ".join(every[:most]) + rest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,7 +45,7 @@ class Config:
 
     def number(self, key: str) -> float:
         value = self.get(key)
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
             raise CollabError(f"{self.where} has {key} = {str(value)[:40]!r}, not a number")
         return float(value)
 
