@@ -35,7 +35,7 @@ _HOMES = {
     "checkpoint.topology": ("Topology", "topology_of"),
     "compression.gguf_file": ("Compressed",),
     "compression.hf_folder": ("CompressedFolder",),
-    "engines.disturbance": ("Disturbance", "Effect", "ErrorShape"),
+    "engines.disturbance": ("Disturbance", "Effect", "Effects", "ErrorShape"),
     "engines.engine": ("Ability", "Decoding", "Engine", "Windows"),
     "engines.results": ("Evaluation", "Generation", "Served"),
     "engines.supported_types": ("Loader",),
@@ -118,6 +118,7 @@ if TYPE_CHECKING:
     from collab_plugin.compression.hf_folder import CompressedFolder as CompressedFolder
     from collab_plugin.engines.disturbance import Disturbance as Disturbance
     from collab_plugin.engines.disturbance import Effect as Effect
+    from collab_plugin.engines.disturbance import Effects as Effects
     from collab_plugin.engines.disturbance import ErrorShape as ErrorShape
     from collab_plugin.engines.engine import Ability as Ability
     from collab_plugin.engines.engine import Decoding as Decoding

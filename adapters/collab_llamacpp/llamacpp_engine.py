@@ -18,7 +18,7 @@ from collab_llamacpp.native.libraries import installed_folder
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.checkpoint.topology import topology_of
 from collab_plugin.engines.compare_logits import evaluation_of
-from collab_plugin.engines.disturbance import Disturbance, Effect, ErrorShape
+from collab_plugin.engines.disturbance import Disturbance, Effect, Effects, ErrorShape
 from collab_plugin.engines.engine import REFERENCE, Ability, Decoding, Engine, Windows
 from collab_plugin.engines.results import Evaluation, Generation, Served
 from collab_plugin.progress import Advance
@@ -91,9 +91,10 @@ class LlamaCppEngine(Engine):
         shapes: Mapping[str, ErrorShape],
         windows: Windows,
         *,
+        most: int | None = None,
         threads: int,
         progress: Advance,
-    ) -> tuple[Effect, ...]:
+    ) -> Effects:
         checkpoint = open_gguf(model)
         with tempfile.TemporaryDirectory(prefix="collab-") as folder:
             file = Path(folder) / "shapes.npz"
@@ -104,14 +105,16 @@ class LlamaCppEngine(Engine):
                 str(checkpoint.path),
                 threads,
                 _cut(windows),
+                most,
                 tuple(disturbances),
                 str(file),
                 checkpoint.tensors["token_embd.weight"].shape[0],
                 topology_of(checkpoint).gating == "softmax-after-top-k",
             )
             found = run_job(job, f"run {checkpoint.path}", _progress(progress))
-        figures = zip(found["mean_kld"], found["stderr"], found["tokens"], strict=True)
-        return tuple(Effect(float(mean), float(stderr), int(tokens)) for mean, stderr, tokens in figures)
+        figures = zip(found["mean_kld"], found["stderr"], strict=True)
+        each = tuple(Effect(float(mean), float(stderr)) for mean, stderr in figures)
+        return Effects(each, *(int(found[name]) for name in ("windows", "scored", "tokens_run")))
 
     def generate(
         self, model: Path, prompt: str, decoding: Decoding, *, threads: int, write: Callable[[str], None]

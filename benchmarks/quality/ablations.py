@@ -77,7 +77,7 @@ def main() -> None:
         writer = csv.writer(file)
         writer.writerow(("model", "idea", "mean_kld", "stderr"))
         for model in a.models or trained_models():
-            bench = Bench(model, a.work / model.name, a.chunks, a.threads, 0)
+            bench = Bench(model, a.work / model.name, a.chunks, a.threads)
             for part in (criteria, merging, rescaling):
                 for idea, kld, stderr in part(bench, a.keep):
                     writer.writerow((model.name, f"keep {a.keep}, {idea}", kld, stderr))

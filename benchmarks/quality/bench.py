@@ -73,9 +73,9 @@ class Remembering(GgmlKernels):
 
 
 class Bench:
-    def __init__(self, model: Path, work: Path, chunks: int, threads: int, probe_minutes: float) -> None:
+    def __init__(self, model: Path, work: Path, chunks: int, threads: int, probe_tokens: int | None = None) -> None:
         self.model, self.work, self.chunks, self.threads = model, work, chunks, threads
-        self.probe_minutes = probe_minutes
+        self.probe_tokens = probe_tokens
         work.mkdir(parents=True, exist_ok=True)
         self.checkpoint = cp.open_checkpoint(model)
         self.topology = cp.inspect(self.checkpoint)
@@ -105,8 +105,8 @@ class Bench:
         """What the calibration texts tell of the model, probed once."""
         path = self.work / "sensitivity.json"
         if not path.exists():
-            found = cp.probe(self.checkpoint, stats=self.stats, minutes=self.probe_minutes, experts_used="auto",
-                             **self._measuring)  # fmt: skip
+            found = cp.probe(self.checkpoint, stats=self.stats, texts=self.calibration, tokens=self.probe_tokens,
+                             experts_used="auto", threads=self.threads)  # fmt: skip
             cp.write_sensitivity(path, found)
         return path
 

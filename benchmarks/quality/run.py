@@ -33,7 +33,7 @@ def main() -> None:
     p.add_argument("models", nargs="*", type=Path)
     p.add_argument("--bpw", nargs="+", type=float, default=BPW)
     p.add_argument("--ablate", nargs="*", type=float, default=ABLATED)
-    p.add_argument("--probe-minutes", type=float, default=8)
+    p.add_argument("--probe-tokens", type=int, help="by default twice those of the calibration")
     p.add_argument("--chunks", type=int, default=8)
     p.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     p.add_argument("--work", type=Path, default=Path("/tmp/collab-quality"))
@@ -43,7 +43,7 @@ def main() -> None:
     rivals: list[Row] = []
     ablations: list[Row] = []
     for model in models:
-        bench = Bench(model, a.work / model.name, a.chunks, a.threads, a.probe_minutes)
+        bench = Bench(model, a.work / model.name, a.chunks, a.threads, a.probe_tokens)
         for bpw in a.bpw:
             for make in (*RIVALS, pruned_preset, ours, bits_only):
                 rivals += tell(make(bench, bpw))

@@ -31,7 +31,7 @@ def main() -> None:
     p.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     p.add_argument("--work", type=Path, default=Path("/tmp/collab-quality"))
     a = p.parse_args()
-    bench = Bench(a.model, a.work / a.model.name, a.chunks, a.threads, 0)
+    bench = Bench(a.model, a.work / a.model.name, a.chunks, a.threads)
     reference = bench.work / "linearity.npy"
     cp.reference(bench.original, reference, texts=bench.calibration, chunks=a.chunks, threads=a.threads)
     planning = bench.planning(None)

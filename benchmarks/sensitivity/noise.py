@@ -19,16 +19,22 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from collab_llamacpp.llamacpp_engine import LlamaCppEngine
 from scipy.stats import spearmanr
 
 import collab_plugin as cp
 from benchmarks.quality.bench import ROOT, Bench, trained_models
 from benchmarks.sensitivity.scratch_copy import Scratch
-from collab_plugin.planning.measure.groups import coarse
+from collab_plugin.engines.disturbance import Disturbance
+from collab_plugin.engines.engine import Windows
+from collab_plugin.planning.measure.error_shapes import error_shape
+from collab_plugin.planning.measure.groups import Group, coarse
+from collab_plugin.planning.measure.measuring import default_ctx
+from collab_plugin.planning.measure.probe import PROBE_ERROR
+from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.type_choices import possible
 from collab_plugin.progress import untold
 from collab_plugin.quantize.error import ErrorTable
-from collab_plugin.stats.sensitivity import GroupProbe
 
 TYPE = "IQ3_XXS"
 
@@ -54,33 +60,39 @@ def compare(bench: Bench, chunks: int) -> tuple[list[Compared], float, float]:
     windows: dict[str, Any] = {"texts": bench.calibration, "chunks": chunks, "threads": bench.threads}
     planning = bench.planning(None)
     start = time.monotonic()
-    groups = {frozenset(group.tensors) for group in coarse(bench.checkpoint)}
-    out = bench.work / "noise.json"
-    out.unlink(missing_ok=True)
-    known: set[frozenset[str]] = set()
-    while not groups <= known:  # a second is one batch of tasks, every part at three depths before their halves
-        found = cp.probe(bench.checkpoint, stats=bench.stats, out=out, minutes=1 / 60, **windows)
-        known = {frozenset(p.tensors) for p in found.groups}
+    groups = coarse(bench.checkpoint)
+    by_noise = by_noising(bench, planning, groups, chunks)
     noise_seconds, start = time.monotonic() - start, time.monotonic()
-    by_noise = {frozenset(p.tensors): p for p in found.groups}
     reference = bench.work / "noise.npy"
     cp.reference(bench.original, reference, **windows)
     scratch = Scratch(bench.checkpoint, planning.imatrix, bench.kernels, bench.work, bench.threads)
     table = ErrorTable(bench.checkpoint, {}, planning.imatrix, bench.kernels, bench.threads, untold)
     rows = []
-    for group in coarse(bench.checkpoint):
+    for group, noise in zip(groups, by_noise, strict=True):
         types = {n: possible(planning, bench.checkpoint.tensors[n], TYPE) for n in group.tensors}
         errors = table.measure({n: (k,) for n, k in types.items()})
         with scratch.quantized(types) as path:
             result = cp.evaluate(path, against=reference, **windows)
         quantized = result.mean_kld / sum(errors[n][k] for n, k in types.items())
-        noise = _weight(by_noise[frozenset(group.tensors)])
         rows.append(Compared(bench.model.name, group.part, group.tensors[0], len(group.tensors), noise, quantized))
     return rows, noise_seconds, time.monotonic() - start
 
 
-def _weight(probed: GroupProbe) -> float:
-    return probed.kld / probed.error
+def by_noising(bench: Bench, planning: PlanningInput, groups: list[Group], chunks: int) -> list[float]:
+    """Nats per unit of relative error of each group, by the noise that `probe` puts in."""
+    tensors = bench.checkpoint.tensors
+    shapes = {n: error_shape(bench.checkpoint, tensors[n], planning.imatrix) for g in groups for n in g.tensors}
+    found = LlamaCppEngine().disturb(
+        bench.original,
+        [Disturbance(errors=dict.fromkeys(group.tensors, PROBE_ERROR)) for group in groups],
+        shapes,
+        Windows(bench.calibration, default_ctx(planning.stats), chunks),
+        threads=bench.threads,
+        progress=untold,
+    )
+    return [
+        effect.mean_kld / (PROBE_ERROR * len(group.tensors)) for effect, group in zip(found.each, groups, strict=True)
+    ]
 
 
 def main() -> None:
@@ -93,7 +105,7 @@ def main() -> None:
     a = p.parse_args()
     rows: list[Compared] = []
     for model in a.models or trained_models():
-        found, noise_seconds, seconds = compare(Bench(model, a.work / model.name, 24, a.threads, 0), a.chunks)
+        found, noise_seconds, seconds = compare(Bench(model, a.work / model.name, 24, a.threads), a.chunks)
         rows += found
         print("| model | group | tensors | noise | quantized | ratio |\n|---|---|---|---|---|---|")
         for row in found:

@@ -55,14 +55,14 @@ def main() -> None:
     p.add_argument("--plans", type=int, default=24)
     p.add_argument("--chunks", type=int, default=6)
     p.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    p.add_argument("--probe-minutes", type=float, default=6)
+    p.add_argument("--probe-tokens", type=int, help="by default twice those of the calibration")
     p.add_argument("--work", type=Path, default=Path("/tmp/collab-quality"))
     p.add_argument("-o", "--output", type=Path, default=ROOT / "benchmarks" / "results")
     a = p.parse_args()
     a.output.mkdir(parents=True, exist_ok=True)
     rows: list[Tried] = []
     for model in a.models or trained_models():
-        bench = Bench(model, a.work / model.name, a.chunks, a.threads, a.probe_minutes)
+        bench = Bench(model, a.work / model.name, a.chunks, a.threads, a.probe_tokens)
         show_weights(bench)
         found = [tried(bench, seed) for seed in range(a.plans)]
         for kind in KINDS:

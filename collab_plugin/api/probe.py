@@ -10,6 +10,7 @@ from typing import Literal
 from collab_plugin.api.arguments import (
     AnyPath,
     Model,
+    at_least,
     criterion_of,
     measuring_of,
     opened,
@@ -41,9 +42,8 @@ def probe(
     stats: Stats | AnyPath,
     texts: AnyPath | Sequence[AnyPath],
     out: AnyPath | None = None,
-    minutes: float = 10.0,
+    tokens: int | None = None,
     ctx: int | None = None,
-    chunks: int | None = 8,
     engine: str | Engine = "llamacpp",
     experts_used: int | Literal["auto"] | None = None,
     criterion: str | ImportanceCriterion = "freq-score",
@@ -54,17 +54,19 @@ def probe(
     warn: Callable[[str], None] = warnings.warn,
     progress: OnProgress = silent,
 ) -> Sensitivity:
-    """Measure for ``minutes`` what quantizing each part of the model costs, and what pruning costs, in nats.
+    """Measure what quantizing each part of the model costs, and what pruning costs, in nats.
 
-    ``stats``: of `calibrate`, or any imatrix GGUF. ``texts``: UTF-8 files to measure on, at most ``chunks`` windows of
-    ``ctx`` tokens (default: as the stats were calibrated) of each. ``out``: file of the document: probes that it holds
-    are not measured again, and it is written also when the work is interrupted. ``criterion``,
+    ``stats``: of `calibrate`, or any imatrix GGUF. ``texts``: UTF-8 files to measure on, in windows of ``ctx`` tokens
+    (default: as the stats were calibrated) that are evenly spread over them. ``tokens``: what may run through the
+    model in all, by default twice what calibration took. ``out``: file of the document: probes that it holds are not
+    measured again, and it is written also when the work is interrupted. ``criterion``,
     ``criterion_options``, ``groups`` and ``experts_used`` are those that plans will have: prunings are measured by
     that rule; ``allow_few_tokens``: although calibration saw too few. ``warn`` gets one sentence where windows are
     longer than what the model was trained for. The model runs as it is and is disturbed while it runs: nothing is
     written but ``out``.
 
-    Raises CollabError when ``out`` holds probes of another model, text, stats or engine.
+    Raises CollabError when ``tokens`` are too few to measure every part, or ``out`` holds probes of another model,
+    text, stats or engine.
 
     Example: ``cp.probe("DeepSeek-V3/", stats="stats.gguf", texts="english.txt", out="sensitivity.json")``
     """
@@ -85,7 +87,9 @@ def probe(
     begun = None if out is None or not Path(out).exists() else sensitivity_of(out)
     planning = PlanningInput(checkpoint, topology_of(checkpoint), request, source, begun)
 
-    measuring = measuring_of(engine, texts, ctx, chunks, planning.stats)
+    if tokens is not None:
+        at_least("tokens", tokens, 1)
+    measuring = measuring_of(engine, texts, ctx, None, planning.stats)
     if note := window_note(checkpoint, measuring.windows.ctx):
         warn(note)
 
@@ -93,4 +97,4 @@ def probe(
         if out is not None:
             write_sensitivity(Path(out), found)
 
-    return measure(planning, measuring, minutes * 60, keep, progress)
+    return measure(planning, measuring, tokens, keep, progress)

@@ -27,6 +27,11 @@ from collab_plugin.cli.threads import threads_option
 @click.option("--chunks", type=click.IntRange(1), help="Use at most so many windows of each text.")
 @click.option("--engine", default="llamacpp", show_default=True, help="Engine that runs the model (see `plugins`).")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="Stats file to write.")
+@click.option(
+    "--sensitivity",
+    type=click.Path(path_type=Path),
+    help="Then probe, as `probe` does unless told, and write this sensitivity document.",
+)
 @threads_option
 @json_option
 def command(
@@ -36,21 +41,26 @@ def command(
     chunks: int | None,
     engine: str,
     out: Path,
+    sensitivity: Path | None,
     threads: int,
     as_json: bool,
 ) -> None:
     """Measure which experts text uses, and the importance matrix, in one pass.
 
     MODEL may be any copy of the model, a quantized one too: statistics of one serve all. The stats
-    file is a valid imatrix for llama-quantize. Do not calibrate on text that you evaluate on.
+    file is a valid imatrix for llama-quantize. Do not calibrate on text that you evaluate on. With --sensitivity
+    the model is also probed on the text, which takes twice the tokens more.
 
     Example: collab-plugin calibrate DeepSeek-V3-Q4_K_M.gguf --text prose.txt --text code.txt -o stats.gguf
     """
+    from collab_plugin.cli.probe import render_sensitivity
     from collab_plugin.cli.progress import shown
     from collab_plugin.formats.output_path import check_output
     from collab_plugin.stats.stats_file import unmeasured
 
     check_output(out, (model, *texts))
+    if sensitivity is not None:
+        _check_probing(sensitivity, engine, (model, out, *texts))
     stats = cp.calibrate(
         model, texts=texts, ctx=ctx, chunks=chunks, engine=engine, threads=threads, warn=warn, progress=shown()
     )
@@ -63,7 +73,32 @@ def command(
         "unmeasured": list(unmeasured(stats)),
         "layers": layers,
     }
-    emit(result, as_json, lambda console: _render(console, stats, layers, out))
+    if sensitivity is None:
+        emit(result, as_json, lambda console: _render(console, stats, layers, out))
+        return
+    found = cp.probe(
+        model, stats=out, texts=texts, out=sensitivity, ctx=ctx, engine=engine, threads=threads, warn=warn,
+        progress=shown(),
+    )  # fmt: skip
+    result |= {"sensitivity": str(sensitivity), "tokens_run": found.tokens_run}
+
+    def render(console: Console) -> None:
+        _render(console, stats, layers, out)
+        render_sensitivity(console, found, sensitivity)
+
+    emit(result, as_json, render)
+
+
+def _check_probing(sensitivity: Path, engine: str, inputs: tuple[Path, ...]) -> None:
+    """CollabError when probing could not follow calibration; asked before calibration takes its hours."""
+    from collab_plugin.engines.ability import check_able
+    from collab_plugin.formats.output_path import check_output
+    from collab_plugin.plugins.manager import pick, registry
+
+    check_output(sensitivity, inputs)
+    if sensitivity.exists():
+        raise cp.CollabError(f"{sensitivity} is there already: name another file, or go on with it by `probe`")
+    check_able(pick(registry().engines, engine, "engine"), "disturb")
 
 
 def summary(layer: int, routing: cp.LayerRouting) -> dict[str, float | int]:

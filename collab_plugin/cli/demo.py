@@ -31,13 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
     "--bpw", type=float, multiple=True, default=(2.65, 3.55), show_default=True, help="Bits per weight to aim at."
 )
 @click.option("--chunks", type=click.IntRange(1), default=8, show_default=True, help="Windows of each text.")
-@click.option(
-    "--probe-minutes",
-    type=click.FloatRange(0),
-    default=1,
-    show_default=True,
-    help="Time to measure sensitivity, once a model; 0 to do without.",
-)
+@click.option("--probe/--no-probe", default=True, show_default=True, help="Measure sensitivity, once a model.")
 @click.option("--prompt", default="In the beginning", show_default=True, help="Text to continue at the end.")
 @click.option(
     "-o",
@@ -53,7 +47,7 @@ def command(
     models: tuple[Path, ...],
     bpw: tuple[float, ...],
     chunks: int,
-    probe_minutes: float,
+    probe: bool,
     prompt: str,
     output: Path,
     threads: int,
@@ -76,7 +70,7 @@ def command(
             chunks,
             prompt,
             threads,
-            probe_minutes,
+            probe,
         )
         rows += run_demo(request, lambda text: click.echo(text, err=as_json))
     write_tables(rows, output)

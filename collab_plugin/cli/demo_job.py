@@ -24,7 +24,7 @@ Say = Callable[[str], None]
 class DemoRequest:
     """``bpw``: bits per weight of the original parameter count, one comparison each.
 
-    ``probe_minutes``: time to measure sensitivity, once a model; 0 to do without.
+    ``probe``: measure sensitivity, once a model.
     """
 
     model: Path
@@ -35,7 +35,7 @@ class DemoRequest:
     chunks: int
     prompt: str
     threads: int
-    probe_minutes: float
+    probe: bool
 
 
 @dataclass(frozen=True)
@@ -89,27 +89,22 @@ def _texts(r: DemoRequest) -> str:
 
 
 def _probe(r: DemoRequest, stats: Path, say: Say) -> Path | None:
-    """Measure sensitivity; None when no time was given, or too little to measure anything."""
-    if not r.probe_minutes:
+    """Measure sensitivity; None when that was not asked for."""
+    if not r.probe:
         return None
     out = r.out / f"{r.model.name}.sensitivity.json"
-    say(
-        f"$ collab-plugin probe {r.model} --stats {stats} {_texts(r)} --chunks {r.chunks} "
-        f"--minutes {r.probe_minutes:g} --experts-used auto -o {out}"
-    )
+    say(f"$ collab-plugin probe {r.model} --stats {stats} {_texts(r)} --experts-used auto -o {out}")
     out.unlink(missing_ok=True)  # of an earlier demo, perhaps on other texts
     cp.probe(
         r.model,
         stats=stats,
         texts=r.calibration,
         out=out,
-        minutes=r.probe_minutes,
-        chunks=r.chunks,
         experts_used="auto",
         threads=r.threads,
         progress=shown(),
     )
-    return out if out.exists() else None
+    return out
 
 
 def _variant(r: DemoRequest, variant: str, stats: Path, budget: str, say: Say, **options: Any) -> tuple[Path, cp.Plan]:

@@ -30,16 +30,12 @@ from collab_plugin.cli.threads import threads_option
     help="UTF-8 text to measure on, the calibration text if nothing better; may be repeated.",
 )
 @click.option(
-    "--minutes",
-    type=click.FloatRange(0, min_open=True),
-    default=10,
-    show_default=True,
-    help="Time to spend; the same command again goes on where it stopped.",
+    "--tokens",
+    type=click.IntRange(1),
+    show_default="twice those of the stats",
+    help="Tokens that may run through the model in all; what the output file took already counts.",
 )
 @click.option("--ctx", type=click.IntRange(16, 2**20), show_default="of the stats", help="Tokens a window.")
-@click.option(
-    "--chunks", type=click.IntRange(1), default=8, show_default=True, help="At most so many windows of each text."
-)
 @click.option("--engine", default="llamacpp", show_default=True, help="Engine that runs the model (see `plugins`).")
 @click.option(
     "--experts-used",
@@ -77,9 +73,8 @@ def command(
     model: Path,
     stats: Path,
     texts: tuple[Path, ...],
-    minutes: float,
+    tokens: int | None,
     ctx: int | None,
-    chunks: int,
     engine: str,
     experts_used: int | Literal["auto"] | None,
     criterion: str,
@@ -106,9 +101,8 @@ def command(
         stats=stats,
         texts=texts,
         out=out,
-        minutes=minutes,
+        tokens=tokens,
         ctx=ctx,
-        chunks=chunks,
         engine=engine,
         experts_used=experts_used,
         criterion=criterion,
@@ -119,8 +113,6 @@ def command(
         warn=warn,
         progress=shown(),
     )
-    if not out.exists():
-        raise cp.CollabError(f"{minutes:g} minutes were over before anything was measured; raise `minutes`")
     emit(found, as_json, lambda console: render_sensitivity(console, found, out))
 
 
@@ -146,5 +138,6 @@ def render_sensitivity(console: Console, found: cp.Sensitivity, out: Path) -> No
         )
     console.print(table)
     console.print(
-        f"{out}: {len(found.groups)} groups of tensors and {len(found.prunings)} prunings on {found.tokens:,} tokens"
+        f"{out}: {len(found.groups)} groups of tensors and {len(found.prunings)} prunings, each scored on "
+        f"{found.tokens:,} tokens; {found.tokens_run:,} tokens run"
     )

@@ -38,9 +38,19 @@ class Disturbance:
 
 @dataclass(frozen=True)
 class Effect:
-    """KL divergence (nats) of the undisturbed model from the disturbed one: mean over ``tokens`` scored, and its
+    """KL divergence (nats) of the undisturbed model from the disturbed one: mean over the scored tokens, and its
     standard error."""
 
     mean_kld: float
     stderr: float
-    tokens: int
+
+
+@dataclass(frozen=True)
+class Effects:
+    """``each``: one of each disturbance, in order, on the same ``windows`` windows with ``scored`` scored tokens in
+    all. ``tokens_run``: tokens that went through the model for it, those of the undisturbed one included."""
+
+    each: tuple[Effect, ...]
+    windows: int
+    scored: int
+    tokens_run: int

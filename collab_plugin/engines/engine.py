@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from collab_plugin.engines.disturbance import Disturbance, Effect, ErrorShape
+from collab_plugin.engines.disturbance import Disturbance, Effects, ErrorShape
 from collab_plugin.engines.results import Evaluation, Generation, Served
 from collab_plugin.errors import CollabError
 from collab_plugin.progress import Advance
@@ -89,14 +89,16 @@ class Engine(ABC):
         shapes: Mapping[str, ErrorShape],
         windows: Windows,
         *,
+        most: int | None = None,
         threads: int,
         progress: Advance,
-    ) -> tuple[Effect, ...]:
+    ) -> Effects:
         """How far each disturbance moves the output of ``model`` on ``windows``, whose second halves are scored.
 
-        ``shapes`` by tensor name, of every tensor that ``disturbances`` names. The model is read, never written or
-        copied; a token of each window is run once for each disturbance, and some for the undisturbed model. The same
-        on every run. CollabError for a tensor whose product the model's graph does not show.
+        ``most`` of the windows run (None: all), evenly spread over them. ``shapes`` by tensor name, of every tensor
+        that ``disturbances`` names. The model is read, never written or copied; each token of a window is run once for
+        each disturbance, and once for the undisturbed model. The same on every run. CollabError for a tensor whose
+        product the model's graph does not show.
         """
         raise CollabError(f"engine {self.name!r} cannot disturb a running model")
 

@@ -45,8 +45,9 @@ class Sensitivity:
 
     ``model_id``: checkpoint.identity.model_id of the probed model. ``stats_sha256``: of the stats file whose
     importance matrix weighed errors and whose routing pruned. ``texts``: file names; ``text_sha256``: of their bytes,
-    one after the other. Windows of ``ctx`` tokens, at most ``chunks`` of each text (None: all),
-    ``tokens`` scored in all. ``engine``: its name and version.
+    one after the other. Each probe ran ``windows`` windows of ``ctx`` tokens, evenly spread over the texts, of which
+    ``tokens`` are scored. ``tokens_run``: what all probes took, tokens of the undisturbed model included.
+    ``engine``: its name and version.
     """
 
     model_id: str
@@ -54,8 +55,9 @@ class Sensitivity:
     texts: tuple[str, ...]
     text_sha256: str
     ctx: int
-    chunks: int | None
+    windows: int
     tokens: int
+    tokens_run: int
     engine: str
     groups: tuple[GroupProbe, ...] = ()
     prunings: tuple[PruningProbe, ...] = ()

@@ -17,9 +17,9 @@ LEAST_ERROR = 1e-12
 
 def _check(sensitivity: Sensitivity) -> None:
     """What the types cannot say."""
-    for name, value in (("ctx", sensitivity.ctx), ("chunks", sensitivity.chunks), ("tokens", sensitivity.tokens)):
-        if value is not None and value < 1:
-            raise CollabError(f"$.{name} is {value}")
+    for name in ("ctx", "windows", "tokens", "tokens_run"):
+        if getattr(sensitivity, name) < 1:
+            raise CollabError(f"$.{name} is {getattr(sensitivity, name)}")
     for index, probe in enumerate(sensitivity.groups):
         _check_figures(f"$.groups[{index}]", probe.kld, probe.stderr)
         if not 0 <= probe.error <= MOST_NATS or 0 < probe.error < LEAST_ERROR:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from collab_llamacpp.calibrate.disturb import sequences_for
+from collab_llamacpp.calibrate.disturb import MOST_SEQUENCES, sequences_for
 from collab_llamacpp.llamacpp_engine import LlamaCppEngine
 from small_models.hand_made_plans import pruned
 from small_models.tiny_moe import write_deepseek2, write_qwen3moe
 
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.compression.gguf_file import compress
-from collab_plugin.engines.disturbance import Disturbance, Effect, ErrorShape
+from collab_plugin.engines.disturbance import Disturbance, Effect, Effects, ErrorShape
 from collab_plugin.engines.engine import Windows
 from collab_plugin.errors import CollabError
 from collab_plugin.plans.copy_plan import copy_plan
@@ -31,10 +31,14 @@ def moe_layers(model: Path) -> set[int]:
     return {i.layer for i in open_gguf(model).tensors.values() if i.by_expert and i.layer is not None}
 
 
-def disturb(model: Path, text: Path, *disturbances: Disturbance) -> tuple[Effect, ...]:
+def run(model: Path, text: Path, *disturbances: Disturbance, chunks: int, most: int | None) -> Effects:
     shapes = {name: SHAPE for d in disturbances for name in d.errors}
-    windows = Windows((text,), CTX, 2)
-    return ENGINE.disturb(model, disturbances, shapes, windows, threads=1, progress=untold)
+    windows = Windows((text,), CTX, chunks)
+    return ENGINE.disturb(model, disturbances, shapes, windows, most=most, threads=1, progress=untold)
+
+
+def disturb(model: Path, text: Path, *disturbances: Disturbance) -> tuple[Effect, ...]:
+    return run(model, text, *disturbances, chunks=2, most=None).each
 
 
 @pytest.mark.parametrize(
@@ -47,12 +51,14 @@ def test_masked_experts_are_as_good_as_pruned(write: Write, groups: int, prose: 
     model = write(tmp_path / "model.gguf", experts=8, **options)
     kept = (0, 2, 3, 5, 6, 7) if groups == 1 else (0, 2, 3, 4, 6, 7)
     checkpoint = open_gguf(model)
-    masked, nothing = disturb(model, prose, Disturbance(kept=dict.fromkeys(moe_layers(model), kept)), Disturbance())
+    pruning = Disturbance(kept=dict.fromkeys(moe_layers(model), kept))
+    found = run(model, prose, pruning, Disturbance(), chunks=2, most=None)
+    masked, nothing = found.each
     plan = pruned(checkpoint, copy_plan(checkpoint), kept)
     out = tmp_path / "pruned.gguf"
     compress(checkpoint, plan, None, out, kernels=None, threads=1, report=untold)
     real = ENGINE.evaluate(out, model, Windows((prose,), CTX, 2), threads=1, progress=untold)
-    assert masked.tokens == real.tokens
+    assert (found.scored, found.windows, found.tokens_run) == (real.tokens, 2, 3 * 2 * CTX)
     assert real.mean_kld > 1e-3, "pruning this model must be seen"
     assert masked.mean_kld == pytest.approx(real.mean_kld, rel=2e-3)
     assert abs(nothing.mean_kld) < 1e-6
@@ -89,13 +95,25 @@ def test_each_sequence_gets_its_own_noise_and_twice_the_error_twice_the_harm(qwe
     assert again == calm, "the same on every run, whatever runs beside it"
 
 
+def test_tasks_that_fill_several_batches_share_one_undisturbed_run(qwen3moe: Path, prose: Path) -> None:
+    """The same figures as in a batch of their own, and a token run once for each."""
+    names = [f"blk.{layer}.{part}.weight" for layer in (0, 1) for part in ("attn_q", "attn_k", "attn_v", "attn_output")]
+    tasks = [Disturbance({name: error}) for error in (1e-3, 2e-3, 3e-3) for name in names]
+    found = run(qwen3moe, prose, *tasks, chunks=6, most=2)
+    assert len(tasks) > MOST_SEQUENCES
+    assert (found.windows, found.tokens_run) == (2, (len(tasks) + 1) * 2 * CTX)
+    last = run(qwen3moe, prose, tasks[-1], chunks=6, most=2).each[0]
+    assert last.mean_kld == pytest.approx(found.each[-1].mean_kld, rel=1e-3)
+    assert run(qwen3moe, prose, tasks[-1], chunks=2, most=None).each[0] != last, "other windows: not the first two"
+
+
 def test_a_weight_without_products_is_told(qwen3moe: Path, prose: Path) -> None:
     with pytest.raises(CollabError, match=r"blk.0.attn_norm.weight was not multiplied with"):
         disturb(qwen3moe, prose, Disturbance({"blk.0.attn_norm.weight": 0.1}))
 
 
 def test_batches_hold_what_memory_allows() -> None:
-    assert sequences_for(512, 4096, 3) == 4
+    assert sequences_for(512, 4096, 3) == 3
     assert sequences_for(512, 4096, 100) == 16
     assert sequences_for(512, 129_280, 100) == 4, "DeepSeek-V3's logits: 129,280 x 4 bytes a token"
-    assert sequences_for(8192, 129_280, 100) == 2, "one disturbed, one not"
+    assert sequences_for(8192, 129_280, 100) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,14 @@ import pytest
 from click.testing import CliRunner
 from collab_llamacpp.llamacpp_engine import LlamaCppEngine
 from collab_llamacpp.native.ggml_kernels import GgmlKernels
+from small_models.deep_moe import write_deep_qwen3moe
 from small_models.model_bench import Bench, load
 from small_models.tiny_moe import write_deepseek2
 from test_plan_command import _write_published_imatrix, one_line
 
 from collab_plugin.cli.main import main
 from collab_plugin.compression.gguf_file import compress
-from collab_plugin.engines.disturbance import Disturbance, Effect, ErrorShape
+from collab_plugin.engines.disturbance import Disturbance, Effects, ErrorShape
 from collab_plugin.engines.engine import Windows
 from collab_plugin.engines.results import Evaluation
 from collab_plugin.errors import CollabError
@@ -26,7 +28,7 @@ from collab_plugin.planning.measure.error_shapes import error_shape
 from collab_plugin.planning.measure.groups import coarse
 from collab_plugin.planning.measure.measuring import Measuring
 from collab_plugin.planning.measure.probe import PROBE_ERROR, probe
-from collab_plugin.planning.measure.probe_order import TASKS_AT_ONCE
+from collab_plugin.planning.measure.token_budget import TASKS_AT_ONCE
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.sources import SensitivitySource
 from collab_plugin.plans.plan_file import plan_fingerprint, read_plan
@@ -40,13 +42,15 @@ pytestmark = pytest.mark.slow  # the engine runs for seconds
 
 WINDOWS = 4
 CTX = 64
+PLENTY = 10**6
 
 
 class Counting(LlamaCppEngine):
-    """llama.cpp that remembers what it was asked to disturb."""
+    """llama.cpp that remembers what it was asked to disturb. ``run``: tokens that went through the model."""
 
     def __init__(self) -> None:
         self.asked: list[Sequence[Disturbance]] = []
+        self.run = 0
 
     def disturb(
         self,
@@ -55,15 +59,18 @@ class Counting(LlamaCppEngine):
         shapes: Mapping[str, ErrorShape],
         windows: Windows,
         *,
+        most: int | None = None,
         threads: int,
         progress: Advance,
-    ) -> tuple[Effect, ...]:
+    ) -> Effects:
         self.asked.append(disturbances)
-        return super().disturb(model, disturbances, shapes, windows, threads=threads, progress=progress)
+        found = super().disturb(model, disturbances, shapes, windows, most=most, threads=threads, progress=progress)
+        self.run += found.tokens_run
+        return found
 
 
 def _windows(text: Path) -> Windows:
-    return Windows((text,), CTX, WINDOWS)
+    return Windows((text,), CTX, WINDOWS)  # fewer than a probe may have: all of them run
 
 
 def _evaluate(model: Path, original: Path, text: Path) -> Evaluation:
@@ -76,11 +83,11 @@ def _planning(bench: Bench, found: Sensitivity | None) -> PlanningInput:
 
 
 def _once(
-    bench: Bench, text: Path, found: Sensitivity | None, seconds: float = 600
+    bench: Bench, text: Path, found: Sensitivity | None, tokens: int = PLENTY
 ) -> tuple[Sensitivity, Counting, list[Sensitivity]]:
     """Probe once; what there is then, the engine, and what was to be kept."""
     engine, kept = Counting(), list[Sensitivity]()
-    made = probe(_planning(bench, found), Measuring(engine, _windows(text)), seconds, kept.append)
+    made = probe(_planning(bench, found), Measuring(engine, _windows(text)), tokens, kept.append)
     return made, engine, kept
 
 
@@ -119,7 +126,8 @@ def test_parts_of_the_model_and_prunings_come_first_and_every_tensor_alone_in_th
 
 def test_probes_say_of_what_they_are(probed: Probed, text: Path) -> None:
     s = probed.found
-    assert (s.texts, s.ctx, s.chunks, s.tokens) == ((text.name,), CTX, WINDOWS, WINDOWS * (CTX // 2 - 1))
+    assert (s.texts, s.ctx, s.windows, s.tokens) == ((text.name,), CTX, WINDOWS, WINDOWS * (CTX // 2 - 1))
+    assert s.tokens_run == probed.engine.run
     assert s.engine == LlamaCppEngine().version()
     assert s.stats_sha256 == probed.bench.source.sha256
 
@@ -166,7 +174,7 @@ def test_disbanded_groups_are_not_probed(text: Path, tmp_path: Path, kernels: Gg
     for groups, any_pruning in (("balanced", True), ("disband", False)):
         planning = bench.planning(threads=1, groups=groups, allow_few_tokens=True)
         kept: list[Sensitivity] = []
-        probe(planning, Measuring(Counting(), Windows((text,), CTX, 1)), 1.0, kept.append)
+        probe(planning, Measuring(Counting(), Windows((text,), CTX, 1)), 60 * CTX, kept.append)
         assert bool(kept[0].prunings) is any_pruning
 
 
@@ -187,22 +195,60 @@ def test_a_later_run_goes_on_where_one_stopped(probed: Probed, text: Path) -> No
     assert len(engine.asked) == len(probed.engine.asked) - 1
 
 
-def test_when_time_is_over_no_round_begins(probed: Probed, text: Path) -> None:
-    found, engine, kept = _once(probed.bench, text, None, 0.0)
-    assert (found.groups, found.prunings, engine.asked, kept) == ((), (), [], [])
+@pytest.mark.parametrize("tokens", [30 * CTX, 100 * CTX])
+def test_no_more_tokens_run_than_were_given(tokens: int, probed: Probed, text: Path) -> None:
+    """A probe gets more windows where there are more tokens, and parts are told apart by what is left."""
+    found, engine, _ = _once(probed.bench, text, None, tokens)
+    assert found.tokens_run == engine.run <= tokens
+    assert tokens - found.tokens_run < 3 * found.windows * CTX, "nothing that would fit is left out"
+    assert {frozenset(g.tensors) for g in coarse(probed.bench.checkpoint)} <= {
+        frozenset(p.tensors) for p in found.groups
+    }
+    assert found.windows == (1 if tokens == 30 * CTX else 2)
+
+
+def test_too_few_tokens_are_refused_before_anything_runs(probed: Probed, text: Path) -> None:
+    groups = len(coarse(probed.bench.checkpoint))
+    needed = (groups + 1) * CTX
+    message = f"`tokens` {needed - 1:,} are too few: one window of 64 tokens for each of {groups} groups of tensors"
+    with pytest.raises(CollabError, match=re.escape(message)):
+        _once(probed.bench, text, None, needed - 1)
+    assert len(_once(probed.bench, text, None, needed)[0].groups) == groups
 
 
 def test_what_was_measured_is_kept_when_interrupted(probed: Probed, text: Path) -> None:
     class Interrupted(Counting):
-        def disturb(self, *arguments: object, **options: object) -> tuple[Effect, ...]:  # type: ignore[override]
+        def disturb(self, *arguments: object, **options: object) -> Effects:  # type: ignore[override]
             if self.asked:
                 raise KeyboardInterrupt
             return super().disturb(*arguments, **options)  # type: ignore[arg-type]
 
     kept: list[Sensitivity] = []
     with pytest.raises(KeyboardInterrupt):
-        probe(_planning(probed.bench, None), Measuring(Interrupted(), _windows(text)), 600, kept.append)
+        probe(_planning(probed.bench, None), Measuring(Interrupted(), _windows(text)), PLENTY, kept.append)
     assert kept == probed.kept[:1]
+
+
+def test_a_deep_model_takes_at_most_twice_the_tokens_of_its_calibration(
+    kernels: GgmlKernels, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """61 layers, 1,088 tokens of calibration: every part at three depths, prunings, and some layers apart. Nothing the
+    size of the model is written."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = write_deep_qwen3moe(tmp_path / "model.gguf")
+    stats = LlamaCppEngine().calibrate(model, Windows((text,), CTX), threads=1, progress=untold)
+    write_stats(tmp_path / "stats.gguf", stats)
+    bench = load(model, tmp_path / "stats.gguf", kernels)
+    before = sorted(tmp_path.iterdir())
+    engine = Counting()
+    found = probe(bench.planning(threads=1, allow_few_tokens=True), Measuring(engine, Windows((text,), CTX)))
+    assert engine.run == found.tokens_run <= 2 * stats.tokens
+    assert found.tokens_run > 1.8 * stats.tokens
+    assert len(found.prunings) >= 3
+    assert len(found.groups) > len(coarse(bench.checkpoint))
+    assert {name for g in coarse(bench.checkpoint) for name in g.tensors} == found.probed
+    written = sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file() and p not in before)
+    assert written < 0.01 * model.stat().st_size
 
 
 # -- from the command line
@@ -211,7 +257,7 @@ def test_what_was_measured_is_kept_when_interrupted(probed: Probed, text: Path) 
 def _command(bench: Bench, text: Path, out: Path, *more: object, stats: Path | None = None) -> list[str]:
     return [
         "probe", str(bench.path), "--stats", str(stats or bench.stats_path), "--text", str(text), "--ctx", str(CTX),
-        "--chunks", str(WINDOWS), "--threads", "1", "-o", str(out), *map(str, more),
+        "--threads", "1", "-o", str(out), *map(str, more),
     ]  # fmt: skip
 
 
@@ -220,7 +266,7 @@ def test_probe_then_plan(runnable: Bench, text: Path, tmp_path: Path) -> None:
     types alone."""
     before = runnable.stats_path.read_bytes()
     out = tmp_path / "sensitivity.json"
-    done = CliRunner().invoke(main, _command(runnable, text, out, "--minutes", 0.3))
+    done = CliRunner().invoke(main, _command(runnable, text, out, "--tokens", 40 * CTX))
     assert done.exit_code == 0, done.output
     found = read_sensitivity(out)
     assert f"{len(found.groups)} groups of tensors and {len(found.prunings)} prunings" in " ".join(done.stdout.split())
@@ -245,9 +291,31 @@ def test_probe_then_plan(runnable: Bench, text: Path, tmp_path: Path) -> None:
 def test_an_imatrix_of_another_tool_will_do(runnable: Bench, text: Path, tmp_path: Path) -> None:
     foreign = _write_published_imatrix(runnable, tmp_path / "foreign.gguf")
     out = tmp_path / "sensitivity.json"
-    done = CliRunner().invoke(main, _command(runnable, text, out, "--minutes", 0.3, stats=foreign))
+    done = CliRunner().invoke(main, _command(runnable, text, out, "--tokens", 40 * CTX, stats=foreign))
     assert done.exit_code == 0, done.output
     assert read_sensitivity(out).groups
+
+
+def test_calibrate_can_probe_in_one_go(runnable: Bench, text: Path, tmp_path: Path) -> None:
+    """The same document as `probe` makes of the stats."""
+    stats, out, again = tmp_path / "stats.gguf", tmp_path / "sensitivity.json", tmp_path / "again.json"
+    options = [str(runnable.path), "--text", str(text), "--ctx", str(CTX), "--threads", "1"]
+    command = ["calibrate", *options, "-o", str(stats), "--sensitivity", str(out)]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    assert "least used quarter" in done.stdout
+    assert "tokens run" in done.stdout
+    found = read_sensitivity(out)
+    assert found.tokens_run <= 2 * runnable.source.stats.tokens
+    assert CliRunner().invoke(main, _command(runnable, text, again, stats=stats)).exit_code == 0
+    assert read_sensitivity(again) == found
+    stats.unlink()
+    assert f"{out} is there already: name another file, or go on with it by `probe`" in one_line(
+        CliRunner().invoke(main, command)
+    )
+    assert not stats.exists(), "told before calibration takes its time"
+    refused = [*command[:-1], str(tmp_path / "other.json"), "--engine", "vllm"]
+    assert "engine 'vllm' cannot disturb a running model" in one_line(CliRunner().invoke(main, refused))
 
 
 @pytest.mark.parametrize(
@@ -256,7 +324,6 @@ def test_an_imatrix_of_another_tool_will_do(runnable: Bench, text: Path, tmp_pat
         ({"stats_sha256": "0" * 64}, "was probed with other stats"),
         ({"text_sha256": "0" * 64}, "was probed on another text"),
         ({"ctx": 128}, "was probed in windows of 128 tokens"),
-        ({"chunks": None}, "was probed on all windows of each text"),
         ({"engine": "an abacus"}, "was probed by an abacus"),
         ({"model_id": "sha256:0"}, "was probed on another model"),
     ],
@@ -292,4 +359,4 @@ def test_what_cannot_be_probed(options: list[str], message: str, runnable: Bench
 def test_probing_needs_statistics(runnable: Bench, text: Path) -> None:
     planning = dataclasses.replace(runnable.planning(threads=1), stats_source=None)
     with pytest.raises(CollabError, match="probing needs statistics, for errors and prunings to be like real"):
-        probe(planning, Measuring(Counting(), _windows(text)), 3.0)
+        probe(planning, Measuring(Counting(), _windows(text)))

@@ -35,16 +35,16 @@ def tokens_of(text: str) -> list[int]:
     return [table[part] for part in re.findall("th|.", text, re.DOTALL)]
 
 
-def _start(path: Path, architecture: str, experts: int, layers: int = LAYERS) -> GGUFWriter:
+def _start(path: Path, architecture: str, experts: int, layers: int = LAYERS, width: int = WIDTH) -> GGUFWriter:
     writer = GGUFWriter(path, architecture)
     tokens = [*_vocabulary(), "th", "<|end|>", *(f"<|pad{i}|>" for i in range(30))]
     writer.add_name(f"tiny {architecture}")
     writer.add_file_type(LlamaFileType.ALL_F32)
     writer.add_context_length(512)
-    writer.add_embedding_length(WIDTH)
+    writer.add_embedding_length(width)
     writer.add_block_count(layers)
-    writer.add_feed_forward_length(WIDTH)
-    writer.add_expert_feed_forward_length(WIDTH)
+    writer.add_feed_forward_length(width)
+    writer.add_expert_feed_forward_length(width)
     writer.add_expert_count(experts)
     writer.add_expert_used_count(2)
     writer.add_head_count(4)

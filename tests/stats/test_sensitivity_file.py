@@ -22,8 +22,9 @@ MEASURED = Sensitivity(
     texts=("a.txt", "ü b.txt"),
     text_sha256="3",
     ctx=512,
-    chunks=8,
+    windows=8,
     tokens=2040,
+    tokens_run=86016,
     engine="llama-cpp-python 0.3.36",
     groups=(
         GroupProbe(("blk.1.attn_q.weight", "blk.2.attn_q.weight"), 0.123456789, 1.5e-7, 3e-9),
@@ -33,7 +34,7 @@ MEASURED = Sensitivity(
 )
 
 
-@pytest.mark.parametrize("document", [MEASURED, dataclasses.replace(MEASURED, chunks=None, groups=(), prunings=())])
+@pytest.mark.parametrize("document", [MEASURED, dataclasses.replace(MEASURED, groups=(), prunings=())])
 def test_round_trip(document: Sensitivity, tmp_path: Path) -> None:
     path = tmp_path / "sensitivity.json"
     write_sensitivity(path, document)
@@ -73,7 +74,7 @@ def _with(path: Path, *at: str | int, value: object) -> Path:
         (("surprise",), 1, "unknown member 'surprise'"),
         (("ctx",), "512", r"\$\.ctx"),
         (("ctx",), 0, r"\$\.ctx is 0"),
-        (("chunks",), -1, r"\$\.chunks is -1"),
+        (("windows",), -1, r"\$\.windows is -1"),
         (("groups", 0, "kld"), float("nan"), r"\$\.groups\[0\]\.kld"),
         (("prunings", 0, "kld"), float("inf"), r"\$\.prunings\[0\]\.kld"),
         # Their ratio is a weight: it would be infinite in the knapsack.

@@ -24,9 +24,9 @@ LOGIT_BYTES = 2**30
 
 
 def sequences_for(ctx: int, vocabulary: int, wanted: int) -> int:
-    """Sequences in a batch: one for each of ``wanted`` disturbances and one undisturbed, as far as memory goes."""
+    """Sequences that a batch has room for: ``wanted``, as far as memory goes, but at least 2."""
     tokens = min(BATCH_TOKENS, LOGIT_BYTES // (4 * vocabulary))
-    return max(2, min(MOST_SEQUENCES, wanted + 1, tokens // ctx))
+    return max(2, min(MOST_SEQUENCES, wanted, tokens // ctx))
 
 
 @dataclass
@@ -53,39 +53,51 @@ class _Sums:
 
 
 def disturb(job: DisturbJob, progress: Advance) -> dict[str, NDArray[Any]]:
-    """See `Engine.disturb`. The last sequence of every batch is undisturbed.
+    """See `Engine.disturb`. The first sequence of a window's first batch is undisturbed.
 
-    Returns ``mean_kld``, ``stderr`` and ``tokens``, one of each a disturbance.
+    Returns ``mean_kld`` and ``stderr``, one of each a disturbance, and the numbers of `Effects`.
     """
     ctx, disturbances = job.cut.ctx, job.disturbances
-    count = sequences_for(ctx, job.vocabulary, len(disturbances))
-    disturber = Disturber(_shapes(job.shapes), count, ctx, job.logits_as_weights)
+    runs: list[Disturbance | None] = [None, *disturbances]
+    count = sequences_for(ctx, job.vocabulary, len(runs))
+    disturber = Disturber(_shapes(job.shapes), ctx, job.logits_as_weights)
     sums = [_Sums() for _ in disturbances]
+    tokens_run = 0
     with LoadedModel(
         Path(job.model), ctx=ctx, threads=job.threads, callback=disturber.callback, sequences=count
     ) as session:
-        windows = session.windows([Path(text) for text in job.cut.texts], ctx, job.cut.chunks)
-        batches = [range(at, min(at + count - 1, len(disturbances))) for at in range(0, len(disturbances), count - 1)]
+        windows = spread(session.windows([Path(text) for text in job.cut.texts], ctx, job.cut.chunks), job.most)
         for number, window in enumerate(windows):
-            for batch_number, batch in enumerate(batches):
-                part: list[Disturbance | None] = [disturbances[i] for i in batch]
-                disturber.set(part + [None] * (count - len(part)), number)
-                session.decode_together([window.tolist()] * count)
+            clean = np.empty((0, 0))
+            for start in range(0, len(runs), count):
+                batch = runs[start : start + count]
+                disturber.set(batch, number)
+                session.decode_together([window.tolist()] * len(batch))
                 disturber.finish()
-                logits = session.logits(count * ctx).reshape(count, ctx, -1)
-                clean = log_softmax(logits[-1, ctx // 2 : -1])
-                for sequence, index in enumerate(batch):
-                    other = log_softmax(logits[sequence, ctx // 2 : -1])
-                    sums[index].add((np.exp(clean) * (clean - other)).sum(-1))
-                done = number * len(batches) + batch_number + 1
-                progress(done * count * ctx, len(windows) * len(batches) * count * ctx)
+                tokens_run += len(batch) * ctx
+                logits = session.logits(len(batch) * ctx).reshape(len(batch), ctx, -1)[:, ctx // 2 : -1]
+                for index, rows in enumerate(logits, start):
+                    if index == 0:
+                        clean = log_softmax(rows)
+                    else:
+                        sums[index - 1].add((np.exp(clean) * (clean - log_softmax(rows))).sum(-1))
+                progress(tokens_run, len(windows) * len(runs) * ctx)
     if missing := sorted({name for d in disturbances for name in d.errors} - disturber.hit):
         raise CollabError(f"{missing[0]} was not multiplied with when {job.model} ran: its error cannot be told")
     return {
         "mean_kld": np.array([each.mean for each in sums]),
         "stderr": np.array([each.stderr for each in sums]),
-        "tokens": np.array([each.tokens for each in sums]),
+        "windows": np.array(len(windows)),
+        "scored": np.array(sums[0].tokens),
+        "tokens_run": np.array(tokens_run),
     }
+
+
+def spread(windows: list[NDArray[np.int64]], most: int | None) -> list[NDArray[np.int64]]:
+    """At most ``most`` of the windows, evenly spread."""
+    if most is None or most >= len(windows):
+        return windows
+    return [windows[(2 * i + 1) * len(windows) // (2 * most)] for i in range(most)]
 
 
 def _shapes(path: str) -> dict[str, ErrorShape]:

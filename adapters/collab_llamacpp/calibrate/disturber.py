@@ -37,9 +37,9 @@ class Disturber(Observer):
     ``logits_as_weights``: the router's softmax comes after its choice of experts.
     """
 
-    def __init__(self, shapes: Mapping[str, ErrorShape], sequences: int, ctx: int, logits_as_weights: bool) -> None:
+    def __init__(self, shapes: Mapping[str, ErrorShape], ctx: int, logits_as_weights: bool) -> None:
         super().__init__()
-        self.shapes, self.sequences, self.ctx = shapes, sequences, ctx
+        self.shapes, self.sequences, self.ctx = shapes, 0, ctx
         self._unused_weight = NEVER if logits_as_weights else np.float32(0)
         self._random: list[np.random.Generator] = []
         self.hit: set[str] = set()
@@ -48,9 +48,12 @@ class Disturber(Observer):
         self._used: list[tuple[int, int]] = []
 
     def set(self, disturbances: Sequence[Disturbance | None], seed: int) -> None:
-        """What the sequences of the next batch get, in their order. The noise depends on ``seed`` and on the
-        disturbance alone, not on what runs beside it."""
+        """What the sequences of the next batch get, in their order; None: nothing.
+
+        The noise depends on ``seed`` and on the disturbance alone, not on what runs beside it.
+        """
         self._errors, self._dropped, self._used = {}, {}, []
+        self.sequences = len(disturbances)
         self._random = [np.random.default_rng((seed, _number(d))) for d in disturbances]
         for sequence, disturbance in enumerate(disturbances):
             if disturbance is None:

@@ -51,12 +51,14 @@ class EvaluateJob:
 
 @dataclass(frozen=True)
 class DisturbJob:
-    """``shapes``: an npz file with ``energy.NAME`` and ``inputs.NAME`` for each tensor (`ErrorShape`). ``vocabulary``:
-    tokens that the model knows. ``logits_as_weights``: the router's softmax comes after its choice of experts."""
+    """``most`` of the cut's windows run, evenly spread. ``shapes``: an npz file with ``energy.NAME`` and
+    ``inputs.NAME`` for each tensor (`ErrorShape`). ``vocabulary``: tokens that the model knows.
+    ``logits_as_weights``: the router's softmax comes after its choice of experts."""
 
     model: str
     threads: int
     cut: Cut
+    most: int | None
     disturbances: tuple[Disturbance, ...]
     shapes: str
     vocabulary: int

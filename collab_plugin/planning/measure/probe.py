@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from collab_plugin.checkpoint.identity import model_id
 from collab_plugin.compression.as_gguf import runnable
-from collab_plugin.engines.disturbance import Disturbance, Effect, ErrorShape
+from collab_plugin.engines.disturbance import Disturbance, Effects, ErrorShape
 from collab_plugin.errors import CollabError
 from collab_plugin.planning.candidates import Candidates
 from collab_plugin.planning.measure.error_shapes import error_shape
-from collab_plugin.planning.measure.groups import Group
+from collab_plugin.planning.measure.groups import Group, coarse
 from collab_plugin.planning.measure.measuring import Measuring, check_disturbing
 from collab_plugin.planning.measure.probe_order import Task, next_round
+from collab_plugin.planning.measure.token_budget import default_tokens, tasks_left, windows_each
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.search_space import prunings
 from collab_plugin.planning.sources import SensitivitySource, StatsSource
@@ -30,31 +30,34 @@ that harm is still proportional to it (docs/quality.md §1)."""
 def probe(
     planning: PlanningInput,
     measuring: Measuring,
-    seconds: float,
+    tokens: int | None = None,
     keep: Callable[[Sensitivity], None] = lambda found: None,
     progress: OnProgress = silent,
 ) -> Sensitivity:
-    """Measure round by round until ``seconds`` have passed or nothing is left, and return all probes there are.
+    """Measure round by round until ``tokens`` have run or nothing is left, and return all probes there are.
 
-    What the sensitivity document of ``planning`` holds is not measured again. ``keep`` gets all probes after every
-    round, which is up to 15 tasks in one batch of sequences. The first rounds take every part of the model at three
-    depths and the prunings that the request leaves open; later ones split the groups with the largest KL divergence.
-    Nothing is written but the document: the engine runs the model as it is, and disturbs what it computes.
+    ``tokens`` None: twice those of the stats. What the sensitivity document of ``planning`` holds is not measured
+    again, and its tokens count. ``keep`` gets all probes after every round, which is up to 15 tasks. The first rounds
+    take every part of the model at three depths and the prunings that the request leaves open; later ones split the
+    groups with the largest KL divergence. Nothing is written but the document: the engine runs the model as it is, and
+    disturbs what it computes.
 
-    Raises CollabError without stats, and where the document at hand is of other stats, another text, windows or engine.
+    Raises CollabError without stats, when the tokens are too few for the first rounds' groups, and where the document
+    at hand is of other stats, another text, windows or engine.
     """
-    if planning.stats_source is None:
+    if planning.stats_source is None or planning.stats is None:
         raise CollabError("probing needs statistics, for errors and prunings to be like real ones: give `stats`")
     check_disturbing(planning, measuring)
-    found = _begun(planning, planning.stats_source, measuring)
     candidates = Candidates(planning)
     # Experts can be kept from being chosen while a model runs; its expert groups cannot be taken away.
     counts = [] if planning.policy == "disband" else prunings(candidates)
-    end = time.monotonic() + seconds
+    budget = default_tokens(planning.stats) if tokens is None else tokens
+    each = windows_each(budget, measuring.windows.ctx, len(coarse(planning.checkpoint)), len(counts))
+    found = _begun(planning, planning.stats_source, measuring, each)
     model = runnable(measuring.engine, "disturb", planning.checkpoint, planning.request.threads, progress)
     shapes: dict[str, ErrorShape] = {}
     number = 0
-    while time.monotonic() < end and (todo := next_round(planning.checkpoint, counts, found, planning.rule)):
+    while todo := next_round(planning.checkpoint, counts, found, planning.rule, tasks_left(budget, found)):
         number += 1
         _add_shapes(planning, shapes, todo, progress)
         with track(progress, f"probing, round {number}", unit="tokens") as advance:
@@ -63,6 +66,7 @@ def probe(
                 [_disturbance(candidates, task) for task in todo],
                 shapes,
                 measuring.windows,
+                most=found.windows,
                 threads=planning.request.threads,
                 progress=advance,
             )
@@ -71,7 +75,7 @@ def probe(
     return found
 
 
-def _begun(planning: PlanningInput, stats: StatsSource, measuring: Measuring) -> Sensitivity:
+def _begun(planning: PlanningInput, stats: StatsSource, measuring: Measuring, each: int) -> Sensitivity:
     """The document at hand, or one without probes; CollabError when the one at hand was measured otherwise."""
     windows = measuring.windows
     fresh = Sensitivity(
@@ -80,8 +84,9 @@ def _begun(planning: PlanningInput, stats: StatsSource, measuring: Measuring) ->
         texts=tuple(text.name for text in windows.texts),
         text_sha256=texts_sha256(windows.texts),
         ctx=windows.ctx,
-        chunks=windows.chunks,
+        windows=each,
         tokens=0,
+        tokens_run=0,
         engine=measuring.engine.version(),
     )
     source = planning.sensitivity_source
@@ -97,7 +102,6 @@ def _check_same(source: SensitivitySource, fresh: Sensitivity) -> None:
         ("with other stats", old.stats_sha256, fresh.stats_sha256),
         ("on another text", old.text_sha256, fresh.text_sha256),
         (f"in windows of {old.ctx} tokens", old.ctx, fresh.ctx),
-        (f"on {old.chunks or 'all'} windows of each text", old.chunks, fresh.chunks),
         (f"by {old.engine}", old.engine, fresh.engine),
     ):
         if known != now:
@@ -126,12 +130,19 @@ def _disturbance(candidates: Candidates, task: Task) -> Disturbance:
     return Disturbance(kept=candidate.plan.pruning.kept, experts_used=used)
 
 
-def _with(found: Sensitivity, todo: Sequence[Task], effects: Sequence[Effect], rule: str) -> Sensitivity:
+def _with(found: Sensitivity, todo: Sequence[Task], effects: Effects, rule: str) -> Sensitivity:
     groups, pruned = list(found.groups), list(found.prunings)
-    for task, effect in zip(todo, effects, strict=True):
+    for task, effect in zip(todo, effects.each, strict=True):
         if isinstance(task.what, Group):
             error = PROBE_ERROR * len(task.what.tensors)
             groups.append(GroupProbe(task.what.tensors, error, effect.mean_kld, effect.stderr))
         else:
             pruned.append(PruningProbe(rule, *task.what, effect.mean_kld, effect.stderr))
-    return replace(found, tokens=effects[0].tokens, groups=tuple(groups), prunings=tuple(pruned))
+    return replace(
+        found,
+        windows=effects.windows,
+        tokens=effects.scored,
+        tokens_run=found.tokens_run + effects.tokens_run,
+        groups=tuple(groups),
+        prunings=tuple(pruned),
+    )

@@ -9,11 +9,6 @@ from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.planning.measure.groups import Group, coarse, split
 from collab_plugin.stats.sensitivity import Sensitivity
 
-TASKS_AT_ONCE = 15
-"""Tasks that run in one batch of sequences: what was measured is kept after so many, and the time looked at."""
-SPLIT_AT_ONCE = 7
-"""Groups that a round splits, those with the largest KL divergence: their halves fill a batch of sequences."""
-
 
 @dataclass(frozen=True)
 class Task:
@@ -28,8 +23,10 @@ class Task:
         return any((p.expert_count, p.experts_used) == self.what and p.rule == rule for p in found.prunings)
 
 
-def next_round(checkpoint: Checkpoint, counts: Sequence[tuple[int, int]], found: Sensitivity, rule: str) -> list[Task]:
-    """Up to 15 tasks to run together now that ``found`` is known; none when every tensor stands alone.
+def next_round(
+    checkpoint: Checkpoint, counts: Sequence[tuple[int, int]], found: Sensitivity, rule: str, most: int
+) -> list[Task]:
+    """Up to ``most`` tasks to run together now that ``found`` is known; none when every tensor stands alone.
 
     First parts of the model at three depths and the prunings ``counts``, then the halves of the groups with the largest
     KL divergence.
@@ -37,7 +34,7 @@ def next_round(checkpoint: Checkpoint, counts: Sequence[tuple[int, int]], found:
     groups = coarse(checkpoint)
     first = [task for task in (*map(Task, groups), *map(Task, counts)) if not task.known(found, rule)]
     if first:
-        return first[:TASKS_AT_ONCE]
+        return first[:most]
     kld = {frozenset(p.tensors): p.kld for p in found.groups}
 
     def smallest_known(group: Group) -> list[Group]:
@@ -46,6 +43,6 @@ def next_round(checkpoint: Checkpoint, counts: Sequence[tuple[int, int]], found:
         return [leaf for part in parts for leaf in smallest_known(part)] if known else [group]
 
     leaves = [leaf for group in groups for leaf in smallest_known(group) if split(leaf, checkpoint)]
-    worst = sorted(leaves, key=lambda g: -kld[frozenset(g.tensors)])[:SPLIT_AT_ONCE]
+    worst = sorted(leaves, key=lambda g: -kld[frozenset(g.tensors)])[: most // 2]
     halves = [Task(part) for group in worst for part in split(group, checkpoint)]
     return [task for task in halves if not task.known(found, rule)]
