@@ -204,7 +204,7 @@ def test_no_more_tokens_run_than_were_given(tokens: int, probed: Probed, text: P
     assert {frozenset(g.tensors) for g in coarse(probed.bench.checkpoint)} <= {
         frozenset(p.tensors) for p in found.groups
     }
-    assert found.windows == (1 if tokens == 30 * CTX else 2)
+    assert found.windows == (1 if tokens == 30 * CTX else 3)
 
 
 def test_too_few_tokens_are_refused_before_anything_runs(probed: Probed, text: Path) -> None:
