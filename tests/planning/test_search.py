@@ -254,7 +254,17 @@ def _probed(bench: Bench, prune_kld: float, weight: float, attention: float | No
     rule = _planning(bench).rule
     prunings = tuple(PruningProbe(rule, n, k, prune_kld, 0.001) for n, k in counts_to_weigh(_planning(bench))[1:])
     found = Sensitivity(
-        model_id(bench.checkpoint), bench.source.sha256, ("text.txt",), "", 512, 8, 2040, "engine", types, prunings
+        model_id(bench.checkpoint),
+        bench.source.sha256,
+        ("text.txt",),
+        "",
+        512,
+        8,
+        2040,
+        86016,
+        "engine",
+        types,
+        prunings,
     )
     return dataclasses.replace(bench, sensitivity=SensitivitySource.of(found))
 
