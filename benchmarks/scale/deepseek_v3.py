@@ -74,13 +74,14 @@ def main() -> None:
         return
     if a.data is None:
         print("no --data: the routing is random numbers", file=sys.stderr)
-    rows = [Row(**row) for model in a.models for row in _rows(model, a.budgets, a.data, a.threads)]
+    rows = [row for model in a.models for row in _rows(model, a.budgets, a.data, a.threads)]
     a.output.mkdir(parents=True, exist_ok=True)
     _write(a.output / "deepseek_v3.csv", rows)
     Console(width=160).print(_table(rows))
 
 
-def _rows(model: str, budgets: list[str], data: Path | None, threads: int) -> list[dict[str, object]]:
+def _rows(model: str, budgets: list[str], data: Path | None, threads: int) -> list[Row]:
+    routing = "random" if data is None else "of DeepSeek-V3-0324"
     found = []
     with tempfile.TemporaryDirectory() as folder:
         stats = Path(folder) / "stats.gguf"
@@ -91,7 +92,8 @@ def _rows(model: str, budgets: list[str], data: Path | None, threads: int) -> li
             if done.returncode:
                 print(f"{model} at {budget}: no plan", file=sys.stderr)
                 continue
-            found.append(json.loads(done.stdout) | {"routing": "random" if data is None else "of DeepSeek-V3-0324"})
+            row = json.loads(done.stdout)
+            found.append(Row(**row | {"routing": routing, "cache": tuple(row["cache"])}))
     return found
 
 
