@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from collab_plugin.checkpoint.checkpoint import F32, Bytes
 from collab_plugin.errors import CollabError
 
+_WHOLE = {"I8": "<i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
+
 
 def bf16_to_f32(words: NDArray[np.uint16]) -> F32:
     """uint16[...] holding bfloat16 bits to float32[...], exactly."""
@@ -16,7 +18,7 @@ def bf16_to_f32(words: NDArray[np.uint16]) -> F32:
 
 
 def decode(raw: Bytes, kind: GGMLQuantizationType) -> F32:
-    """uint8[..., row bytes] at ``kind`` to float32[..., row width]."""
+    """uint8[..., row bytes] at ``kind`` to float32[..., row width]; whole numbers above 2^24 are rounded."""
     if kind == GGMLQuantizationType.F32:
         return np.ascontiguousarray(raw).view(np.float32)
     if kind == GGMLQuantizationType.F16:
@@ -25,6 +27,8 @@ def decode(raw: Bytes, kind: GGMLQuantizationType) -> F32:
         return bf16_to_f32(np.ascontiguousarray(raw).view(np.uint16))
     if kind == GGMLQuantizationType.F64:
         return np.ascontiguousarray(raw).view(np.float64).astype(np.float32)
+    if kind.name in _WHOLE:
+        return np.ascontiguousarray(raw).view(_WHOLE[kind.name]).astype(np.float32)
     try:
         values: F32 = quants.dequantize(np.ascontiguousarray(raw), kind)
     except NotImplementedError:

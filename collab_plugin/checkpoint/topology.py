@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,10 +61,10 @@ class Topology:
 
 def topology_of(checkpoint: Checkpoint) -> Topology:
     """Read the topology; CollabError for a dense model or keys that contradict the tensors."""
-    meta = _Keys(checkpoint)
     predicting = prediction_layers(checkpoint)
     with_experts = {t.layer for t in checkpoint.tensors.values() if t.role == Role.EXPERT and t.layer is not None}
     layers = tuple(sorted(with_experts - set(predicting)))
+    meta = _Keys(checkpoint, layers)
     experts = meta.integer("expert_count", 0)
     _refuse_single_experts(checkpoint)
     if not layers or experts < 2:
@@ -115,8 +115,10 @@ def _check_groups(experts: int, groups: int, groups_used: int, used: int) -> Non
 
 
 class _Keys:
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._meta, self._arch = checkpoint.metadata, checkpoint.architecture
+    """``layers``: those with experts; a list with a value for each block is told by what it says of these."""
+
+    def __init__(self, checkpoint: Checkpoint, layers: Sequence[int]) -> None:
+        self._meta, self._arch, self._layers = checkpoint.metadata, checkpoint.architecture, layers
 
     def general(self, key: str, default: Any) -> Any:
         return self._meta[key].value if key in self._meta else default
@@ -126,8 +128,9 @@ class _Keys:
 
     def integer(self, key: str, default: int) -> int:
         value = self.get(key, default)
-        if isinstance(value, list) and len(set(value)) == 1:
-            value = value[0]
+        if isinstance(value, list):
+            told = {value[layer] for layer in self._layers if layer < len(value)} or set(value)
+            value = told.pop() if len(told) == 1 else value
         if not isinstance(value, int):
             raise CollabError(
                 f"{self._arch}.{key} is {str(value)[:60]}, not one integer: per-layer values are not supported"

@@ -28,6 +28,7 @@ from collab_plugin.formats.atomic_write import write_synced
 from collab_plugin.formats.output_path import check_output_folder, writing
 from collab_plugin.formats.safetensors_layout import SafetensorsTensor, Shard, shards_of
 from collab_plugin.plans.artifact import check_names, check_one_count
+from collab_plugin.plans.hash_routes import is_hash_table
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.plan_file import write_plan
 from collab_plugin.plans.planned_source import as_planned
@@ -79,6 +80,10 @@ def compress_folder(
         raise CollabError(
             f"{checkpoint.path} is a {checkpoint.format.upper()} file: `format` safetensors prunes Hugging Face "
             "folders; give the original, and a plan made of it"
+        )
+    if plan.pruning.kept and any(is_hash_table(name) for name in checkpoint.tensors):
+        raise CollabError(
+            f"{checkpoint.path} has layers that take experts from a table of tokens; pruned, it is written as GGUF only"
         )
     as_planned(checkpoint, plan)
     check_names(checkpoint.tensors, plan)

@@ -13,7 +13,8 @@ from collab_plugin.errors import CollabError
 from collab_plugin.formats.block_scales import scales_are_finite
 from collab_plugin.formats.ggml_types import row_bytes
 from collab_plugin.formats.gguf_layout import Layout
-from collab_plugin.plans.artifact import kept_of
+from collab_plugin.plans.artifact import kept_of, new_shape
+from collab_plugin.plans.hash_routes import is_hash_table, remapped
 from collab_plugin.plans.plan import Plan
 from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.stats.importance_matrix import ImportanceMatrix, importance_vector
@@ -44,6 +45,9 @@ def tiles_of(checkpoint: Checkpoint, plan: Plan, layout: Layout) -> list[Tile]:
 
 
 def _tensor_tiles(info: TensorInfo, plan: Plan, offset: int) -> Iterator[Tile]:
+    if is_hash_table(info.name):
+        yield Tile(info.name, None, 0, info.shape[0], offset, info.n_elements)
+        return
     kind = plan.tensors[info.name].type
     n = info.shape[-1]
     width = row_bytes(kind, n) if len(info.shape) > 1 else 0
@@ -77,6 +81,8 @@ def tile_bytes(
     """Return the tile's finished bytes, uint8[...]: copied when the type stays, else quantized."""
     info = checkpoint.tensors[tile.tensor]
     kind = plan.tensors[tile.tensor].type
+    if is_hash_table(info.name):
+        return _table_bytes(checkpoint, info, plan)
     if len(info.shape) == 1:
         return _vector_bytes(checkpoint, info, kind, kept_of(info, plan))
     sliced = info.shape if tile.expert is None else info.shape[1:]
@@ -103,6 +109,16 @@ def _finite_blocks(raw: Bytes, info: TensorInfo, expert: int | None) -> Bytes:
         where = info.name if expert is None else f"{info.name}, expert {expert}"
         raise CollabError(f"{where} holds blocks whose scales are NaN or infinite; the checkpoint is damaged")
     return raw
+
+
+def _table_bytes(checkpoint: Checkpoint, info: TensorInfo, plan: Plan) -> Bytes:
+    """A table of hash-routed layers as the plan's experts and their number a token have it."""
+    if info.type.name != "I32" or plan.tensors[info.name].type != "I32":
+        raise CollabError(f"{info.name} is {info.type.name}: tables of hash-routed layers are I32 and stay so")
+    table = np.ascontiguousarray(checkpoint.read_raw(info.name)).view("<i4")
+    experts = int(checkpoint.metadata[f"{checkpoint.architecture}.expert_count"].value)
+    kept = plan.pruning.kept.get(-1 if info.layer is None else info.layer, range(experts))
+    return remapped(table, kept, experts, new_shape(info, plan)[1]).view(np.uint8)
 
 
 def _vector_bytes(checkpoint: Checkpoint, info: TensorInfo, kind: str, kept: tuple[int, ...] | None) -> Bytes:

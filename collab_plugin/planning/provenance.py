@@ -9,6 +9,7 @@ from collab_plugin.checkpoint.identity import fingerprint, model_id
 from collab_plugin.planning.criteria.builtin_criteria import NORMALISATION
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.sources import StatsSource
+from collab_plugin.plans.hash_routes import is_hash_table
 from collab_plugin.plans.plan import Activation, Calibration, Plan, Pruning, SensitivityFile, Source
 from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.stats.text_overlap import encode_sketch
@@ -53,6 +54,12 @@ def closing_notes(planning: PlanningInput, plan: Plan) -> tuple[str, ...]:
     requantized = planning.checkpoint.format == "gguf" and not planning.request.keep_types
     if requantized and any(i.type.name.startswith(("Q", "IQ")) for i in tensors):
         notes.append("the source is already quantized: quantizing it again loses more than from the original")
+    tables = [i.layer for i in tensors if is_hash_table(i.name) and i.layer in plan.pruning.kept]
+    if tables:
+        notes.append(
+            f"{len(tables)} layers take their experts from a table of tokens (blk.{tables[0]}, ...): where it named an "
+            "expert that is dropped, it names a kept one now, chosen so that all get about as many tokens more"
+        )
     if plan.calibration is not None and plan.calibration.unseen:
         notes.append(f"{plan.calibration.unseen} experts were never seen in calibration; their importance is unknown")
     return tuple(notes)

@@ -14,6 +14,7 @@ from collab_plugin.checkpoint.kept_experts import KEEP, SOURCE_EXPERTS, SOURCE_M
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.gguf_layout import Layout, TensorSpec, copy_order, layout
 from collab_plugin.formats.gguf_values import MetaValue
+from collab_plugin.plans.hash_routes import is_hash_table
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.plan_file import plan_fingerprint
 
@@ -51,6 +52,8 @@ def kept_of(info: TensorInfo, plan: Plan) -> tuple[int, ...] | None:
 
 def new_shape(info: TensorInfo, plan: Plan) -> tuple[int, ...]:
     """Shape of the tensor in the artifact (numpy order)."""
+    if is_hash_table(info.name):
+        return (info.shape[0], min(plan.activation.used, info.shape[1]))
     kept = kept_of(info, plan)
     return info.shape if kept is None else (len(kept), *info.shape[1:])
 

@@ -19,10 +19,11 @@ def write_copy(
     *,
     keys: Mapping[str, MetaValue | None] | None = None,
     tensors: Mapping[str, tuple[NDArray[Any], GGMLQuantizationType]] | None = None,
+    more: Mapping[str, tuple[NDArray[Any], GGMLQuantizationType]] | None = None,
     without: Collection[str] = (),
     split: int = 0,
 ) -> Path:
-    """``source`` with some ``keys`` set (None: left out), other stored ``tensors``, and ``without`` some of them.
+    """``source`` with some ``keys`` set (None: left out), other stored ``tensors``, ``more``, and ``without`` some.
 
     ``split``: at most so many tensors a file; the files are then called OUT-0000N-of-0000M.gguf.
     """
@@ -35,6 +36,8 @@ def write_copy(
         if tensor.name not in without:
             data, kind = (tensors or {}).get(tensor.name, (tensor.data, tensor.tensor_type))
             writer.add_tensor(tensor.name, data, raw_dtype=kind)
+    for name, (data, kind) in (more or {}).items():
+        writer.add_tensor(name, data, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
