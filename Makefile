@@ -34,6 +34,8 @@ lint: $(VENV)/core
 # say so and skip where one cannot be built.
 native: $(VENV)/ready
 	@if [ -x $(NATIVE)/llama_tools.sh ]; then echo "== llama.cpp tools"; $(NATIVE)/llama_tools.sh $(VENV)/bin/python $(LLAMA_CPP) || true; fi
+	@if [ -x $(NATIVE)/llama_converter.sh ]; then echo "== llama.cpp's converter"; \
+		$(NATIVE)/llama_converter.sh $(VENV)/bin/python $(LLAMA_CPP) || true; fi
 	@if [ -x $(NATIVE)/ollama.sh ] && [ -z "$$COLLAB_OLLAMA" ]; then \
 		echo "== Ollama"; $(NATIVE)/ollama.sh $(VENV)/bin/python $(LLAMA_CPP) || true; fi
 	@if [ -x $(NATIVE)/vllm_env.sh ] && [ -z "$$COLLAB_VLLM" ]; then \

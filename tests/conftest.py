@@ -118,6 +118,13 @@ def llama_tools() -> Path:
 
 
 @pytest.fixture(scope="session")
+def llama_converter() -> Path | None:
+    """The folder of llama.cpp's own converter, None where `make native` has not fetched it."""
+    done = native_build("llama_converter.sh")
+    return None if done.returncode else Path(done.stdout.strip())
+
+
+@pytest.fixture(scope="session")
 def llama_libraries() -> Path:
     """The folder of llama.cpp's other code paths, and Vulkan where it could be had, for COLLAB_LLAMA_LIBRARIES."""
     done = native_build("llama_variants.sh")

@@ -9,6 +9,7 @@ from itertools import groupby
 from collab_plugin.checkpoint.families.config import Config
 from collab_plugin.checkpoint.families.family import Conversion, Prediction
 from collab_plugin.checkpoint.families.tensors import TensorRule
+from collab_plugin.checkpoint.rearranged_sources import Constant
 from collab_plugin.checkpoint.storage.matrix import Matrix
 from collab_plugin.checkpoint.storage.quantization import Quantization
 from collab_plugin.checkpoint.storage.recognise import beside, is_stored, matrix_of, without_effect
@@ -19,6 +20,8 @@ from collab_plugin.formats.tensor_names import Role, layer_of, role_of
 
 _LAYER = re.compile(r"^(?:.*\.)?layers\.(\d+)\.")
 _EXPERT = re.compile(r"^(.*\.experts)\.(\d+)\.")
+# Matrices that llama.cpp's converter leaves as F32, beside norms and routers (conversion/base.py, prepare_tensors).
+_FLOAT32 = ("ssm_conv1d.weight", "indexer.proj.weight")
 _COMPUTED = ("rotary_emb.inv_freq",)  # stored by old versions of transformers, computed by all
 
 
@@ -30,7 +33,14 @@ class RuleMatcher:
     ) -> None:
         self.config, self.stored, self._quantization = config, stored, quantization
         self.layers = config.integer("num_hidden_layers")
-        self._dense, self._prediction = conversion.dense, conversion.prediction
+        self._prediction = conversion.prediction
+        self._sets = {
+            "all": lambda config, layer: True,
+            "dense": conversion.dense,
+            "experts": lambda config, layer: not conversion.dense(config, layer),
+            **conversion.layer_sets,
+        }
+        self._constants = conversion.constants(config)
         self._sizes = conversion.sizes(config)
         rules = sorted(conversion.tensors(config), key=lambda rule: rule.gguf)  # stable: alternatives keep their order
         self._rules = [list(group) for _, group in groupby(rules, key=lambda rule: rule.gguf)]
@@ -39,7 +49,8 @@ class RuleMatcher:
 
     def sources(self) -> dict[str, TensorSource]:
         """Tensors of the GGUF in its order; CollabError for one that is missing, has another shape, or is unknown."""
-        found = dict(self._all())
+        found: dict[str, TensorSource] = dict(self._all())
+        found |= {name: Constant(values) for name, values in self._constants.items()}
         self._check_rest()
         return dict(sorted(found.items(), key=lambda item: _order(item[0])))
 
@@ -66,15 +77,14 @@ class RuleMatcher:
                 raise CollabError(f"{many}: it predicts no further tokens ({prediction.marks[0]} is not there)")
 
     def _all(self) -> Iterator[tuple[str, TensorSource]]:
-        for alternatives in self._rules:
-            where = alternatives[0].layers
-            if where == "outside":
-                if not (self._tied and alternatives[0].gguf == "output.weight"):
-                    yield from self._one(alternatives, 0)
+        for rules in self._rules:
+            if rules[0].layers == "outside":
+                if not (self._tied and rules[0].gguf == "output.weight"):
+                    yield from self._one(rules, 0)
                 continue
             for layer in range(self.layers):
-                if where == "all" or (where == "dense") == self._dense(self.config, layer):
-                    yield from self._one(alternatives, layer)
+                if here := [rule for rule in rules if self._sets[rule.layers](self.config, layer)]:
+                    yield from self._one(here, layer)
 
     def _one(self, alternatives: Sequence[TensorRule], layer: int) -> Iterator[tuple[str, TensorSource]]:
         name = alternatives[0].gguf.replace("{layer}", str(layer))
@@ -86,7 +96,12 @@ class RuleMatcher:
             return
         role = role_of(name)
         matrices = [self._matrix(stored, rule) for stored in rule.names(layer, self._sizes["experts"])]
-        wide = len(matrices[0].shape) <= 1 or role in (Role.NORM, Role.ROUTER, Role.ROUTER_BIAS)
+        wide = (
+            role in (Role.NORM, Role.ROUTER, Role.ROUTER_BIAS)
+            or len(matrices[0].shape) <= 1
+            or not name.endswith(".weight")
+            or name.endswith(_FLOAT32)
+        )
         yield name, rule.take(matrices, wide, self._sizes)
 
     def _starts(self, rule: TensorRule, layer: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from collab_plugin.checkpoint.families.family import Conversion, PassedOver
 from collab_plugin.checkpoint.tokenizer import load_json
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.name_list import few
@@ -58,6 +59,25 @@ def _check_there(folder: Path, names: list[str]) -> None:
         )
     if missing:
         raise CollabError(f"shard missing: {missing[0]} of {folder}; download it again")
+
+
+def passed_over(stored: dict[str, Stored], conversion: Conversion) -> tuple[dict[str, Stored], list[Stored], list[str]]:
+    """Tensors under the names that the family's rules have, those that a pruned folder has beside them, and a note
+    for each kind that is left out of a GGUF."""
+    named: dict[str, Stored] = {}
+    counts: dict[PassedOver, int] = {}
+    beside = []
+    for name, tensor in stored.items():
+        out = next((part for part in conversion.passed_over if name.startswith(part.prefix)), None)
+        if out is None:
+            old, new = next((pair for pair in conversion.renames if name.startswith(pair[0])), ("", ""))
+            named[new + name.removeprefix(old)] = tensor
+            continue
+        counts[out] = counts.get(out, 0) + 1
+        if out.copied:
+            beside.append(tensor)
+    notes = [f"{out.what} dropped: {count} tensors {out.prefix}*" for out, count in counts.items()]
+    return named, beside, notes
 
 
 def _index(folder: Path) -> tuple[set[str], list[str]]:

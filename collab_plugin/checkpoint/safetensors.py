@@ -13,14 +13,15 @@ from collab_plugin.checkpoint.families.builtin_families import FAMILIES
 from collab_plugin.checkpoint.families.config import Config
 from collab_plugin.checkpoint.families.family import Conversion, Family, family_of
 from collab_plugin.checkpoint.families.gguf_keys import flag, text
-from collab_plugin.checkpoint.folder_tensors import stored_tensors
+from collab_plugin.checkpoint.folder_tensors import passed_over, stored_tensors
 from collab_plugin.checkpoint.storage.matrix import Matrix
 from collab_plugin.checkpoint.storage.quantization import quantization_of
-from collab_plugin.checkpoint.tensor_sources import TensorSource
+from collab_plugin.checkpoint.tensor_sources import Stack, TensorSource
 from collab_plugin.checkpoint.tokenizer import load_json, tokenizer_keys
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.ggml_types import tensor_bytes
 from collab_plugin.formats.gguf_values import MetaValue
+from collab_plugin.formats.safetensors_header import Stored
 from collab_plugin.formats.tensor_names import layer_of, role_of
 
 _ELSE = "Hugging Face folders of {known} are read here, others as the GGUF that llama.cpp's convert_hf_to_gguf.py makes"
@@ -30,6 +31,7 @@ class SafetensorsCheckpoint(Checkpoint):
     """See `Checkpoint`. FP8 weights count as BF16 and are read as such.
 
     MXFP4 and whole numbers of 4 and 8 bits count as the GGUF type that holds the same codes, where there is one.
+    ``beside``: stored tensors that are no part of the GGUF and that a pruned folder has unchanged.
     """
 
     format = "safetensors"
@@ -41,8 +43,10 @@ class SafetensorsCheckpoint(Checkpoint):
         sources: dict[str, TensorSource],
         notes: tuple[str, ...],
         family: Family,
+        beside: Sequence[Stored] = (),
     ) -> None:
         self.path, self.metadata, self.notes, self.family, self._sources = path, metadata, notes, family, sources
+        self.beside = beside
         self.tensors = {
             name: TensorInfo(name, s.shape, s.type, tensor_bytes(s.type.name, s.shape), role_of(name), layer_of(name))
             for name, s in sources.items()
@@ -51,6 +55,10 @@ class SafetensorsCheckpoint(Checkpoint):
     def stored(self, name: str) -> list[Matrix]:
         """What the folder stores of the GGUF tensor ``name``: one tensor, or one for each expert."""
         return self._sources[name].matrices
+
+    def stacked(self, name: str) -> bool:
+        """Whether the folder stores a tensor of each expert."""
+        return isinstance(self._sources[name], Stack)
 
     def read(self, name: str, *, expert: int | None = None, rows: slice | None = None) -> F32:
         return check_finite(self._sources[name].values(expert, rows), name, expert)
@@ -75,6 +83,7 @@ def open_safetensors(folder: Path, families: Sequence[Family] = FAMILIES) -> Saf
     family = family_of(raw.get("architectures"), readable, str(folder), _ELSE)
     conversion = family.conversion
     assert conversion is not None
+    raw = _decoder_keys(folder, raw, conversion)
     quantization = quantization_of(str(folder), raw)
     _settle_expert_count(folder, raw, family)
     config = Config(raw, f"{folder}/config.json", conversion.defaults)
@@ -90,7 +99,8 @@ def open_safetensors(folder: Path, families: Sequence[Family] = FAMILIES) -> Saf
     tokens, tokenizer_notes = tokenizer_keys(folder, config.integer("vocab_size"))
     metadata |= tokens
     stored, notes = stored_tensors(folder)
-    notes += tokenizer_notes
+    stored, beside, told = passed_over(stored, conversion)
+    notes += [*tokenizer_notes, *told, *conversion.notes(config)]
     matcher = RuleMatcher(conversion, config, stored, quantization)
     if predicting := matcher.prediction_layers():
         layers = ", ".join(map(str, predicting))
@@ -101,7 +111,17 @@ def open_safetensors(folder: Path, families: Sequence[Family] = FAMILIES) -> Saf
     known = conversion.ignored | {*family.expert_counts, conversion.prediction.count if conversion.prediction else ""}
     if unread := [key for key in config.unread() if key not in known]:
         notes.append(f"config.json has keys that are not known here and were not read: {', '.join(unread)}")
-    return SafetensorsCheckpoint(folder, metadata, sources, tuple(notes), family)
+    return SafetensorsCheckpoint(folder, metadata, sources, tuple(notes), family, beside)
+
+
+def _decoder_keys(folder: Path, config: dict[str, Any], conversion: Conversion) -> dict[str, Any]:
+    """config.json with the decoder's own keys, where they are nested, in the first place."""
+    nested = config.get(conversion.nested) if conversion.nested else None
+    if nested is None:
+        return config
+    if not isinstance(nested, dict):
+        raise CollabError(f"{folder}/config.json has a {conversion.nested} that is no object")
+    return {key: value for key, value in config.items() if key != conversion.nested} | nested
 
 
 def _settle_expert_count(folder: Path, config: dict[str, Any], family: Family) -> None:

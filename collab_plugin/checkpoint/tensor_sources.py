@@ -121,65 +121,31 @@ class KeyValueHeads(TensorSource):
         return head if rows is None else head[rows]
 
 
-class Vector(Single):
-    """A matrix of one row as a vector, widened to float32."""
-
-    def __init__(self, matrix: Matrix) -> None:
-        super().__init__(matrix, True)
-        self.shape = matrix.shape[1:]
-
-    def values(self, expert: int | None, rows: slice | None) -> F32:
-        row: F32 = self.matrix.values()[0]
-        return row
-
-
-class RotaryPairs(TensorSource):
-    """Rows [heads × length, columns] reordered within each head from halves to neighbouring pairs.
-
-    Row p of the first half and row p of the second become rows 2p and 2p + 1, so that an engine that rotates
-    neighbours computes what one that rotates halves would (conversion/llama.py, permute).
-    """
-
-    def __init__(self, matrix: Matrix, heads: int) -> None:
-        rows = matrix.shape[0]
-        if heads < 1 or rows % (2 * heads):
-            raise CollabError(f"{matrix.name} has {rows} rows, which {heads} heads do not divide into pairs")
-        self.matrix, self.matrices, self.shape, self.type = matrix, [matrix], matrix.shape, matrix.type
-        self.length = rows // heads
-
-    def values(self, expert: int | None, rows: slice | None) -> F32:
-        wanted = np.arange(self.shape[0])[rows if rows is not None else slice(None)]
-        first = int(wanted.min(initial=0)) // self.length * self.length
-        last = (int(wanted.max(initial=0)) // self.length + 1) * self.length
-        within = wanted % self.length
-        source = wanted - within + within % 2 * (self.length // 2) + within // 2
-        return np.asarray(self.matrix.values(slice(first, last))[source - first])
-
-
 class FusedExperts(_Moved):
     """Part ``part`` of ``parts`` projections of all experts, stored in one tensor; reading one touches no other.
 
-    The tensor is [experts, parts × out, in], or [experts, in, parts × out] when ``transposed``. Parts lie behind each
-    other, or in turn where ``interleaved``.
+    The tensor is [experts, parts × out, in], or [experts, in, parts × out] when ``transposed``, or of biases
+    [experts, parts × out]. Parts lie behind each other, or in turn where ``interleaved``. ``float32`` widens it.
     """
 
-    def __init__(self, matrix: Matrix, part: int, parts: int, interleaved: bool, transposed: bool) -> None:
+    def __init__(
+        self, matrix: Matrix, part: int, parts: int, interleaved: bool, transposed: bool, float32: bool = False
+    ) -> None:
         self.matrix, self.matrices = matrix, [matrix]
-        self.type = matrix.type if transposed else matrix.native or matrix.type
+        moved = None if transposed else matrix.native
+        self.type = Type.F32 if float32 else moved or matrix.type
         self.part, self.parts, self.interleaved, self.transposed = part, parts, interleaved, transposed
-        experts, out, width = matrix.shape if not transposed else self._turned(matrix.shape)
+        experts, *inner = matrix.shape
+        out, *width = reversed(inner) if transposed else inner
         if out % parts:
             raise CollabError(f"{matrix.name} has {out} rows an expert, which {parts} parts do not divide")
-        self.shape = (experts, out // parts, width)
-
-    @staticmethod
-    def _turned(shape: tuple[int, ...]) -> tuple[int, int, int]:
-        experts, width, out = shape
-        return experts, out, width
+        self.shape = (experts, out // parts, *width)
 
     def _stored(self, expert: int | None, rows: slice | None, read: _Read) -> NDArray[Any]:
         if expert is None:
-            return np.stack([self._stored(i, rows, read) for i in range(self.shape[0])])
+            biases = len(self.shape) == 2  # whose rows are the experts
+            chosen = self._experts(rows if biases else None)
+            return np.stack([self._stored(i, None if biases else rows, read) for i in chosen])
         values = read(self.matrix, slice(expert, expert + 1))[0]
         if self.transposed:
             values = values.T
@@ -187,3 +153,6 @@ class FusedExperts(_Moved):
         start = self.part if self.interleaved else self.part * height
         own = values[start :: self.parts] if self.interleaved else values[start : start + height]
         return np.ascontiguousarray(own if rows is None else own[rows])
+
+    def _experts(self, rows: slice | None) -> range:
+        return range(self.shape[0])[rows if rows is not None else slice(None)]

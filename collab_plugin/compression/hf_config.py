@@ -8,9 +8,8 @@ from collab_plugin.checkpoint.safetensors import SafetensorsCheckpoint
 from collab_plugin.errors import CollabError
 from collab_plugin.plans.plan import Plan
 
-# GGUF key without its prefix -> (key of config.json, what a removed one means). The expert count's is the family's.
-_KEYS = {
-    "expert_used_count": ("num_experts_per_tok", None),
+# GGUF key without its prefix -> (key of config.json, what a removed one means). Those of counts are the family's.
+_KEYS: dict[str, tuple[str, int | None]] = {
     "expert_group_count": ("n_group", 1),
     "expert_group_used_count": ("topk_group", 1),
 }
@@ -23,17 +22,24 @@ def pruned_config(
 
     ``quantization`` is its new quantization_config; None leaves the one it has.
     """
-    keys: dict[str, tuple[str, int | None]] = {"expert_count": (checkpoint.family.expert_count, None), **_KEYS}
-    changed = dict(config)
+    family = checkpoint.family
+    conversion = family.conversion
+    assert conversion is not None
+    used = next(str(key.config) for key in conversion.keys if key.gguf == "expert_used_count")
+    keys = {"expert_count": (family.expert_count, None), "expert_used_count": (used, None), **_KEYS}
+    nested = conversion.nested if conversion.nested in config else None
+    changed = dict(config[nested] if nested else config)
     for key, value in plan.metadata.items():
         name, removed = keys.get(key.removeprefix(f"{checkpoint.architecture}."), ("", None))
         value = removed if value is None else value
         if not name or value is None:
             raise CollabError(f"the plan changes {key}, which config.json has no key for")
-        names = checkpoint.family.counts_in(config) if name == checkpoint.family.expert_count else (name,)
+        names = family.counts_in(changed) if name == family.expert_count else (name,)
         changed.update(dict.fromkeys(names, value))
     if changed.get("num_nextn_predict_layers"):
         changed["num_nextn_predict_layers"] = 0  # their experts were not calibrated, and one count is for all layers
+    if nested:
+        changed = {**config, nested: changed}
     if quantization is not None:
         changed["quantization_config"] = quantization
     return changed

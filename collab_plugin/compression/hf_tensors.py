@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from collab_plugin.checkpoint.checkpoint import TensorInfo
 from collab_plugin.checkpoint.decode import check_finite
 from collab_plugin.checkpoint.safetensors import SafetensorsCheckpoint
-from collab_plugin.checkpoint.storage.matrix import Matrix, Plain, encode
+from collab_plugin.checkpoint.storage.matrix import Matrix, Opaque, Plain, encode
 from collab_plugin.compression.hf_pack_quantized import packed_columns, quantize
 from collab_plugin.compression.hf_precision import QUANTIZED_ROLES, Precision, block_of, stored_precision
 from collab_plugin.compression.tiles import TILE_BYTES
@@ -109,6 +109,9 @@ class Work:
         if out.rows is not None:
             yield from self._chosen(out.rows)
             return
+        if isinstance(out.matrix, Opaque):
+            yield from self._copied()
+            return
         where = slice(self.start, self.stop) if len(out.matrix.shape) > 1 else None
         values = check_finite(out.matrix.values(where), out.matrix.name, None)
         if out.quantized is not None:
@@ -165,21 +168,19 @@ def outputs(
                 precision = blocks[block_of(output.name)] if output.quantizable else None
                 output = replace(output, precision=precision, widen=not isinstance(output.matrix, Plain))
             yield output
+    for stored in checkpoint.beside:
+        yield Output(Opaque(stored))
 
 
 def _of_tensor(checkpoint: SafetensorsCheckpoint, plan: Plan, info: TensorInfo) -> Iterator[Output]:
     kept, matrices = kept_of(info, plan), checkpoint.stored(info.name)
-    if info.role != Role.EXPERT or _fused(matrices[0]):
-        quantizable = info.role in QUANTIZED_ROLES and len(info.shape) > 1 and not _fused(matrices[0])
-        yield Output(matrices[0], rows=kept, quantizable=quantizable)
+    if not checkpoint.stacked(info.name):
+        quantizable = info.role in QUANTIZED_ROLES and info.role != Role.EXPERT and len(info.shape) > 1
+        for matrix in matrices:
+            yield Output(matrix, rows=kept, quantizable=quantizable)
         return
     for new, old in enumerate(range(len(matrices)) if kept is None else kept):
         yield Output(matrices[old], expert=new, quantizable=True)
-
-
-def _fused(matrix: Matrix) -> bool:
-    """All experts in one stored tensor."""
-    return len(matrix.shape) == 3
 
 
 def works(outputs: list[Output]) -> Iterator[Work]:

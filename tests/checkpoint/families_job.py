@@ -1,14 +1,16 @@
 """Make tiny random models through transformers and compute their logits, whole and pruned.
 
-python families_job.py JOB.json, in an environment with transformers. The job has "folder" and "cases": name ->
-{"config", "keys", "extra", "dense", "fused"} as `small_models.tiny_families.Tiny` takes them, and "left_out", keys to
-take out of config.json. Each case's folder gets the checkpoint in model/, and original.npy and pruned.npy:
-float32[tokens, vocabulary]; a case with "whole" is not pruned.
+python families_job.py JOB.json, in an environment with transformers. The job has "folder" and "cases": name -> what
+`small_models.family_cases` says of it; "tokenizer": files that are copied beside a model; "converter": the folder of
+llama.cpp's own converter, or null. Each case's folder gets the checkpoint in model/, and original.npy and pruned.npy:
+float32[tokens, vocabulary], where a case with "whole" is not pruned; and converted.gguf, or converter.txt with what
+went wrong.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,11 +36,30 @@ def one(folder: Path, case: dict[str, Any], job: dict[str, Any]) -> None:
     model = make_tiny(tiny, vocab_size=job["vocabulary"])
     save_tiny(model, tiny, folder / "model", fused=case.get("fused", False))
     leave_out(folder / "model" / "config.json", case.get("left_out", []))
+    for path in job["tokenizer"]:
+        shutil.copy(path, folder / "model")
     np.save(folder / "original.npy", logits(model, job["tokens"]))
     if case.get("whole"):
         return
     kept = {layer: tuple(job["kept"]) for layer in range(tiny.dense, LAYERS)}
     np.save(folder / "pruned.npy", logits(pruned(model, kept, job["used"]), job["tokens"]))
+
+
+def by_converter(source: Path, folder: Path) -> None:
+    """Real tokenizers are known to the converter by a hash of the tokens of a text, which no tokenizer of tests has:
+    it is told the name."""
+    sys.path[:0] = [str(source / "gguf-py"), str(source)]
+    import gguf
+    from conversion import ModelBase, ModelType, TextModel, get_model_architecture, get_model_class
+
+    TextModel.get_vocab_base_pre = lambda self, tokenizer: "qwen2"
+    try:
+        kind = get_model_class(get_model_architecture(ModelBase.load_hparams(folder / "model", False), ModelType.TEXT))
+        kind.no_mtp = kind.supports_mtp_export
+        with torch.inference_mode():
+            kind(folder / "model", gguf.LlamaFileType.ALL_F32, folder / "converted.gguf").write()
+    except Exception as error:
+        (folder / "converter.txt").write_text(f"{type(error).__name__}: {error}")
 
 
 def main(path: str) -> None:
@@ -47,6 +68,8 @@ def main(path: str) -> None:
         folder = Path(job["folder"]) / name
         folder.mkdir(parents=True)
         one(folder, case, job)
+        if job["converter"]:
+            by_converter(Path(job["converter"]), folder)
 
 
 main(sys.argv[1])

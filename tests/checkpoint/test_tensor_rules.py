@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from collab_plugin import TensorRule, fused_experts, rotary_pairs, vector
-from collab_plugin.checkpoint.families.tensors import Take
+from collab_plugin.checkpoint.families.tensors import Take, ordered, squeezed
 from collab_plugin.checkpoint.storage.matrix import Plain
 from collab_plugin.checkpoint.tensor_sources import TensorSource
 from collab_plugin.errors import CollabError
@@ -55,6 +55,28 @@ def test_fused_gate_and_up_transposed() -> None:
     for part, columns in ((0, slice(0, 4)), (1, slice(4, 8))):
         made = source(stored, fused_experts(part, 2, transposed=True))
         np.testing.assert_array_equal(made.values(None, None), stored[:, :, columns].swapaxes(1, 2))
+
+
+def test_fused_biases() -> None:
+    """[experts, 2 x out], gate and up in turn, as gpt-oss stores them."""
+    stored = numbered(3, 8)
+    made = source(stored, fused_experts(1, 2, interleaved=True))
+    np.testing.assert_array_equal(made.values(None, None), stored[:, 1::2])
+    np.testing.assert_array_equal(made.values(None, slice(1, 3)), stored[1:3, 1::2])
+    np.testing.assert_array_equal(made.values(2, None), stored[2, 1::2])
+
+
+def test_rows_and_columns_in_another_order() -> None:
+    stored = numbered(6, 1, 4)
+    rows, columns = np.array([4, 0, 5]), np.array([1, 3])
+    made = source(stored, ordered(lambda sizes: rows, lambda sizes: columns, np.negative))
+    np.testing.assert_array_equal(made.values(None, None), -stored[rows, 0][:, columns])
+    np.testing.assert_array_equal(made.values(None, slice(1, 3)), -stored[rows[1:3], 0][:, columns])
+    squeezed_source = source(stored, squeezed)
+    assert squeezed_source.shape == (6, 4)
+    np.testing.assert_array_equal(squeezed_source.values(None, slice(2, 4)), stored[2:4, 0])
+    vector_of_two = source(numbered(2), ordered(lambda sizes: np.array([1, 0])))
+    np.testing.assert_array_equal(vector_of_two.values(None, None), [1, 0])
 
 
 def test_fused_rows_that_do_not_divide() -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conformance.torch_python import torch_python
-from small_models.converted import EXPERTS, KEPT, llama_cpp_logits, make_checkpoints, nmse
+from small_models.converted import llama_cpp_logits, make_checkpoints, nmse
+from small_models.family_cases import EXPERTS, KEPT
 from small_models.tiny_moe import some_stats
 
 from collab_plugin import LayerRouting, Stats, open_gguf, write_stats
@@ -139,7 +140,8 @@ DOTS1 = {
 CONVERT = """
 import sys
 from pathlib import Path
-from small_models.converted import KEPT, as_gguf
+from small_models.converted import as_gguf
+from small_models.family_cases import KEPT
 from collab_plugin import open_checkpoint
 checkpoint = open_checkpoint(Path(sys.argv[1]))
 for name, kept in (("original", None), ("pruned", KEPT)):
@@ -156,6 +158,7 @@ def test_a_family_of_the_wheel_becomes_a_gguf_with_the_logits_of_transformers(in
     paths = os.pathsep.join((str(installed), str(Path(__file__).parents[1])))
     command = [sys.executable, "-c", CONVERT, str(made / "model"), str(tmp_path)]
     subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, check=True, timeout=120)
-    for name in ("original", "pruned"):
-        assert nmse(np.load(made / f"{name}.npy"), llama_cpp_logits(tmp_path / f"{name}.gguf")) < 1e-6
+    names = ("original", "pruned")
+    for name, logits in zip(names, llama_cpp_logits(*(tmp_path / f"{name}.gguf" for name in names)), strict=True):
+        assert logits is not None and nmse(np.load(made / f"{name}.npy"), logits) < 1e-6
     assert len(KEPT) < EXPERTS

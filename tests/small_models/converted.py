@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,10 +17,10 @@ from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.compression.gguf_file import compress
 from collab_plugin.plans.artifact import artifact_layout
 from collab_plugin.plans.copy_plan import copy_plan
+from small_models.family_cases import KEPT, USED, VOCABULARY
 from small_models.hand_made_plans import pruned
 from small_models.hf_folder import MODELS
 
-EXPERTS, KEPT, USED, VOCABULARY = 8, (3, 1, 2, 7, 4, 6), 3, 3072
 TOKENS = [*range(3, 60), *[7, 200, 31, 90, 12] * 3]
 JOB = Path(__file__).parents[1] / "checkpoint" / "families_job.py"
 _LLAMA_CPP = """
@@ -29,19 +28,30 @@ import json, sys
 import numpy as np
 import llama_cpp
 f32 = llama_cpp.GGML_TYPE_F32
-llama = llama_cpp.Llama(sys.argv[1], n_ctx=128, n_batch=128, logits_all=True, type_k=f32, type_v=f32, verbose=False,
-                        n_threads=1)
 tokens = json.load(sys.stdin)
-llama.eval(tokens)
-np.save(sys.argv[2], np.array(llama.scores[: len(tokens)]))
+for path in sys.argv[1:]:
+    try:
+        llama = llama_cpp.Llama(path, n_ctx=128, n_batch=128, logits_all=True, type_k=f32, type_v=f32, verbose=False,
+                                n_threads=1)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        continue
+    llama.eval(tokens)
+    np.save(path.removesuffix(".gguf") + ".npy", np.array(llama.scores[: len(tokens)]))
+    llama.close()
 """
 
 
-def make_checkpoints(python: str, folder: Path, cases: Mapping[str, Mapping[str, Any]]) -> Path:
-    """``folder``/CASE/model, original.npy and pruned.npy of every case, by transformers in ``python``."""
+def make_checkpoints(
+    python: str, folder: Path, cases: Mapping[str, Mapping[str, Any]], converter: Path | None = None
+) -> Path:
+    """``folder``/CASE/model, original.npy and pruned.npy of every case, by transformers in ``python``; and
+    converted.gguf by llama.cpp's ``converter`` where it is given."""
+    tokenizer = MODELS / "tiny-qwen3moe"
     job = {
         "folder": str(folder), "cases": dict(cases), "tokens": TOKENS, "kept": KEPT, "used": USED,
-        "vocabulary": VOCABULARY,
+        "vocabulary": VOCABULARY, "converter": None if converter is None else str(converter),
+        "tokenizer": [str(tokenizer / name) for name in ("tokenizer.json", "tokenizer_config.json")],
     }  # fmt: skip
     path = folder / "job.json"
     path.write_text(json.dumps(job))
@@ -50,12 +60,9 @@ def make_checkpoints(python: str, folder: Path, cases: Mapping[str, Mapping[str,
         capture_output=True,
         text=True,
         check=False,
-        env={"PYTHONPATH": str(JOB.parents[1]), "PATH": ""},
+        env={"PYTHONPATH": str(JOB.parents[1]), "PATH": "", "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    for case in cases:
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(MODELS / "tiny-qwen3moe" / name, folder / case / "model" / name)
     return folder
 
 
@@ -71,19 +78,19 @@ def as_gguf(checkpoint: Checkpoint, out: Path, kept: Sequence[int] | None) -> Pa
     return out
 
 
-def llama_cpp_logits(gguf: Path) -> NDArray[np.float32]:
-    """float32[tokens, vocabulary] of `TOKENS`, with keys and values cached as float32."""
-    out = gguf.with_suffix(".npy")
+def llama_cpp_logits(*ggufs: Path) -> list[NDArray[np.float32] | None]:
+    """float32[tokens, vocabulary] of `TOKENS` by each GGUF, with keys and values cached as float32; None for one that
+    llama.cpp does not load. One process for all."""
     subprocess.run(
-        [sys.executable, "-c", _LLAMA_CPP, str(gguf), str(out)],
+        [sys.executable, "-c", _LLAMA_CPP, *map(str, ggufs)],
         input=json.dumps(TOKENS),
         text=True,
         check=True,
-        timeout=120,
+        timeout=240,
         capture_output=True,
     )
-    found: NDArray[np.float32] = np.load(out)
-    return found
+    outs = [gguf.with_suffix(".npy") for gguf in ggufs]
+    return [np.load(out) if out.is_file() else None for out in outs]
 
 
 def nmse(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:

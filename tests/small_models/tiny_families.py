@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 
 EXPERTS, USED, LAYERS, WIDTH = 8, 4, 3, 128
 _SMALL = {
@@ -80,6 +80,10 @@ FAMILIES = {
           "beta_slow": 1.0, "original_max_position_embeddings": 64, "truncate": False}},
     ),
 }  # fmt: skip
+# Of these the ones with as many rows as there are experts.
+_BY_EXPERT = re.compile(
+    r"layers\.(\d+)\.(?:\w+\.)?(?:experts|gate|router|input_linear|output_linear|e_score_correction_bias)\b"
+)
 
 
 def make(name: str, seed: int = 0) -> PreTrainedModel:
@@ -90,15 +94,19 @@ def make(name: str, seed: int = 0) -> PreTrainedModel:
 def make_tiny(tiny: Tiny, seed: int = 0, **changes: Any) -> PreTrainedModel:
     """A model with random weights, router biases included, which transformers leaves at zero; ``changes`` to its
     configuration."""
-    config = getattr(transformers, tiny.config)(**{**_SMALL, **tiny.keys, **changes})
+    kind = getattr(transformers, tiny.config)
+    own = tiny.keys.get("text_config")
+    small = {**_SMALL, **(tiny.keys if own is None else own), **changes}
+    config = kind(**(small if own is None else {**tiny.keys, "text_config": small}))
     config._attn_implementation = "eager"
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    made = AutoModelForCausalLM if own is None else AutoModelForImageTextToText
+    model = made.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
     with torch.no_grad():
         for tensor_name, tensor in (*model.named_parameters(), *model.named_buffers()):
             if tensor_name.endswith("e_score_correction_bias"):
                 tensor.uniform_(-0.2, 0.2)
-            elif "norm" in tensor_name:
+            elif "norm" in tensor_name or "scal" in tensor_name:
                 tensor.uniform_(0.5, 1.5)
             elif "sinks" in tensor_name or tensor_name.endswith("bias"):
                 tensor.normal_(0, 0.2)
@@ -134,23 +142,25 @@ def pruned(
     Layers with other numbers of experts are taken out of models that have these in every layer.
     """
     config: PretrainedConfig = copy.deepcopy(model.config)
-    count = next(key for key in ("n_routed_experts", "num_local_experts", "num_experts") if hasattr(config, key))
-    experts = getattr(config, count)
-    config.num_experts_per_tok = used
+    own = config.get_text_config()
+    count = next(key for key in ("n_routed_experts", "num_local_experts", "num_experts") if hasattr(own, key))
+    experts = getattr(own, count)
+    for key in ("num_experts_per_tok", "top_k_experts"):
+        if hasattr(own, key):
+            setattr(own, key, used)
     if disband:
-        config.n_group = config.topk_group = 1
+        own.n_group = own.topk_group = 1
     uniform = {}
     for number in {len(ids) for ids in kept.values()}:
-        setattr(config, count, number)
-        uniform[number] = AutoModelForCausalLM.from_config(
-            copy.deepcopy(config), dtype=torch.float32, attn_implementation="eager"
-        ).eval()
+        setattr(own, count, number)
+        changed = copy.deepcopy(config)
+        uniform[number] = type(model)._from_config(changed, dtype=torch.float32, attn_implementation="eager").eval()
     small = next(iter(uniform.values()))
     for layer, ids in kept.items():
-        small.model.layers[layer] = uniform[len(ids)].model.layers[layer]
+        small.get_decoder().layers[layer] = uniform[len(ids)].get_decoder().layers[layer]
     state = model.state_dict()
     for key, tensor in state.items():
-        found = re.match(r"model\.layers\.(\d+)\.mlp\.(experts|gate|router)\.", key)
+        found = _BY_EXPERT.search(key)
         if found and tensor.dim() and tensor.shape[0] == experts and int(found[1]) in kept:
             state[key] = tensor[list(kept[int(found[1])])]
     small.load_state_dict(state)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from collab_plugin.checkpoint.checkpoint import F32
 from collab_plugin.checkpoint.families.config import Config
 from collab_plugin.checkpoint.families.gguf_keys import Key
 from collab_plugin.checkpoint.families.routers import Router, router_of
@@ -30,6 +31,18 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class PassedOver:
+    """Stored tensors whose names begin with ``prefix``: ``what`` they are. A GGUF goes without them, with a note.
+
+    ``copied``: a pruned folder has them as they are stored; else it goes without them too.
+    """
+
+    prefix: str
+    what: str
+    copied: bool = False
+
+
+@dataclass(frozen=True)
 class Conversion:
     """How a Hugging Face folder becomes a GGUF.
 
@@ -40,6 +53,11 @@ class Conversion:
     block has no experts. ``renormalises``: the key that says whether router weights are divided by their sum over the
     chosen experts; None where the family always does what its architecture does. ``ignored``: further keys without
     effect on what is computed.
+
+    ``nested``: the key of config.json that may hold the decoder's own keys, as in models that see pictures.
+    ``renames``: beginnings of stored names, each with what the rules have in its place. ``passed_over``: tensors that
+    are no part of the decoder. ``layer_sets``: further sets of blocks that rules may name. ``constants(config)``:
+    tensors of the GGUF that are stored nowhere. ``notes(config)``: what llama.cpp computes a little otherwise.
     """
 
     config_class: str
@@ -53,6 +71,12 @@ class Conversion:
     renormalises: str | None = None
     prediction: Prediction | None = None
     ignored: frozenset[str] = frozenset()
+    nested: str | None = None
+    renames: tuple[tuple[str, str], ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
+    layer_sets: Mapping[str, Callable[[Config, int], bool]] = field(default_factory=dict)
+    constants: Callable[[Config], Mapping[str, F32]] = lambda config: {}
+    notes: Callable[[Config], Sequence[str]] = lambda config: ()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,15 @@ def text(value: str) -> MetaValue:
 
 def flag(value: bool) -> MetaValue:
     return MetaValue(value, GGUFValueType.BOOL)
+
+
+def integers(values: Iterable[int]) -> MetaValue:
+    """One whole number for each layer, as llama.cpp's converter writes them."""
+    return MetaValue(list(values), GGUFValueType.ARRAY, GGUFValueType.INT32)
+
+
+def flags(values: Iterable[bool]) -> MetaValue:
+    return MetaValue(list(values), GGUFValueType.ARRAY, GGUFValueType.BOOL)
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,7 @@ DECODER_KEYS = (
     Key("block_count", "num_hidden_layers"),
     Key("context_length", "max_position_embeddings"),
     Key("embedding_length", "hidden_size"),
-    Key("feed_forward_length", "intermediate_size"),
+    Key("feed_forward_length", "intermediate_size", optional=True),
     Key("attention.head_count", "num_attention_heads"),
     Key("attention.layer_norm_rms_epsilon", "rms_norm_eps", float),
     Key("vocab_size", "vocab_size"),
@@ -66,28 +76,47 @@ DECODER_KEYS = (
 _ROPE_KEYS = frozenset(
     (
         *("rope_theta", "rope_type", "type", "factor", "original_max_position_embeddings", "beta_fast", "beta_slow"),
-        *("mscale", "mscale_all_dim", "partial_rotary_factor"),
+        *("mscale", "mscale_all_dim", "partial_rotary_factor", "truncate"),
     )
 )
 
 
-def rope_keys(c: Config) -> dict[str, MetaValue]:
-    """Rotary base and scaling; CollabError for a scaling that is not none, linear or yarn, or has unknown options."""
+def rope_keys(c: Config, head: int | None = None) -> dict[str, MetaValue]:
+    """Rotary base and scaling; CollabError for a scaling that is not none, linear or yarn, or has unknown options.
+
+    ``head``: length of a head of which a part may be rotated (partial_rotary_factor): with it the key of the rotated
+    length is written, without it a part is refused.
+    """
+    rope = rope_parameters(c)
+    parts = (rope.get("partial_rotary_factor"), c.get("partial_rotary_factor"))
+    factor = next((part for part in parts if part is not None), 1.0)
+    keys = {"rope.freq_base": f32(rope.number("rope_theta"))}
+    if head is not None:
+        keys["rope.dimension_count"] = u32(int(head * factor))
+    elif factor != 1:
+        raise CollabError(f"{c.where} rotates a part of each head (partial_rotary_factor), which is not read here")
+    return keys | _scaling_keys(c, rope)
+
+
+def rope_parameters(c: Config, layers: str | None = None) -> Config:
+    """The rotary embedding's own keys; ``layers``: of layers of this kind where config.json tells them apart."""
     rope = c.get("rope_parameters") or c.get("rope_scaling") or {}
+    if layers is not None and isinstance(rope, dict):
+        rope = rope.get(layers, rope)
     if not isinstance(rope, dict):
         raise CollabError(f"{c.where} has a rope_scaling that is no object")
-    if c.get("partial_rotary_factor") not in (None, 1, 1.0) or rope.get("partial_rotary_factor") not in (None, 1, 1.0):
-        raise CollabError(f"{c.where} rotates a part of each head (partial_rotary_factor), which is not read here")
-    r = Config(rope, f"{c.where} rope_scaling", {"rope_theta": c.get("rope_theta")})
-    keys = {"rope.freq_base": f32(r.number("rope_theta"))}
+    return Config(rope, f"{c.where} rope_scaling", {"rope_theta": c.get("rope_theta")})
+
+
+def _scaling_keys(c: Config, r: Config) -> dict[str, MetaValue]:
     kind = r.get("rope_type") or r.get("type") or "default"
     if kind == "default":
-        return keys
+        return {}
     if kind not in ("linear", "yarn"):
         raise CollabError(f"{c.where} scales rope by {str(kind)[:40]!r}; none, linear and yarn are supported")
-    if unknown := sorted(set(rope) - _ROPE_KEYS):
+    if unknown := sorted(set(r.values) - _ROPE_KEYS):
         raise CollabError(f"{c.where} scales rope with {unknown[0]!r}, which is not read here")
-    keys |= {"rope.scaling.type": text(kind), "rope.scaling.factor": f32(r.number("factor"))}
+    keys = {"rope.scaling.type": text(kind), "rope.scaling.factor": f32(r.number("factor"))}
     return keys | _yarn_keys(c, r) if kind == "yarn" else keys
 
 

@@ -7,6 +7,7 @@ from collab_plugin.checkpoint.families.config import Config
 from collab_plugin.checkpoint.families.family import Conversion, Decoder, Family
 from collab_plugin.checkpoint.families.gguf_keys import DECODER_KEYS, Key, rope_keys
 from collab_plugin.checkpoint.families.tensors import (
+    BIASES,
     BLOCK_NORMS,
     GROUPED_QUERY,
     OUTSIDE_BLOCKS,
@@ -33,19 +34,12 @@ def _sizes(c: Config) -> Sizes:
     }
 
 
-_BIASES = (
-    block_tensor("self_attn.q_proj.bias", "attn_q.bias", "heads*head"),
-    block_tensor("self_attn.k_proj.bias", "attn_k.bias", "kv_heads*head"),
-    block_tensor("self_attn.v_proj.bias", "attn_v.bias", "kv_heads*head"),
-)
-
-
 def _tensors(c: Config) -> tuple[TensorRule, ...]:
     return (
         *OUTSIDE_BLOCKS,
         *BLOCK_NORMS,
         *GROUPED_QUERY,
-        *(_BIASES if c.flag("qkv_bias") else ()),
+        *(BIASES if c.flag("qkv_bias") else ()),
         router_weights(),
         *gated_experts(),
         *dense_feed_forward("mlp.shared_expert", "_shexp", "shared_width", "experts"),

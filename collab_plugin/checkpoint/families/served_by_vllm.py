@@ -21,10 +21,3 @@ GLM4_MOE = Family(
     expert_counts=("n_routed_experts",),
     router=_BIASED,
 )
-GPT_OSS = Family(
-    name="gpt-oss",
-    classes=("GptOssForCausalLM",),
-    architecture="gpt-oss",
-    expert_counts=("num_local_experts",),
-    router=("router.weight", "router.bias"),
-)

@@ -5,24 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
 
+import numpy as np
+
+from collab_plugin.checkpoint.checkpoint import F32
+from collab_plugin.checkpoint.rearranged_sources import Order, Rearranged
 from collab_plugin.checkpoint.storage.matrix import Matrix
-from collab_plugin.checkpoint.tensor_sources import (
-    FusedExperts,
-    KeyValueHeads,
-    RotaryPairs,
-    Single,
-    Stack,
-    TensorSource,
-    Vector,
-)
+from collab_plugin.checkpoint.tensor_sources import FusedExperts, KeyValueHeads, Single, Stack, TensorSource
+from collab_plugin.errors import CollabError
 
 Sizes = Mapping[str, int]
 """Named sizes of a model, such as "hidden" or "heads", which shapes are told in."""
 Take = Callable[[list[Matrix], bool, Sizes], TensorSource]
 """Stored matrices (one, or one for each expert), whether a GGUF holds them as F32, and sizes, to the GGUF tensor."""
-Layers = Literal["outside", "all", "dense", "experts"]
 
 
 def whole(matrices: list[Matrix], wide: bool, sizes: Sizes) -> TensorSource:
@@ -37,12 +32,55 @@ def stacked(matrices: list[Matrix], wide: bool, sizes: Sizes) -> TensorSource:
 
 def vector(matrices: list[Matrix], wide: bool, sizes: Sizes) -> TensorSource:
     """A matrix of one row as a vector."""
-    return Vector(matrices[0])
+    return Rearranged(matrices[0], True, shape=matrices[0].shape[1:])
+
+
+def squeezed(matrices: list[Matrix], wide: bool, sizes: Sizes) -> TensorSource:
+    """Without axes of length one, as the kernel of a convolution by channel [channels, 1, kernel]."""
+    return Rearranged(matrices[0], wide, shape=tuple(n for n in matrices[0].shape if n != 1))
+
+
+def computed(function: Callable[[F32], F32]) -> Take:
+    """Every value through ``function``, as float32."""
+    return lambda matrices, wide, sizes: Rearranged(matrices[0], True, function=function)
+
+
+plus_one = computed(lambda values: values + 1)
+"""A norm that is stored less one."""
+
+
+def ordered(
+    rows: Callable[[Sizes], Order] | None = None,
+    columns: Callable[[Sizes], Order] | None = None,
+    function: Callable[[F32], F32] | None = None,
+) -> Take:
+    """Rows or columns in another order, axes of length one removed, values through ``function`` where there is one."""
+
+    def take(matrices: list[Matrix], wide: bool, sizes: Sizes) -> TensorSource:
+        order = rows(sizes) if rows else None
+        stored = matrices[0].shape
+        shape = (stored[0] if order is None else len(order), *(n for n in stored[1:] if n != 1))
+        turned = columns(sizes) if columns else None
+        return Rearranged(matrices[0], wide, rows=order, columns=turned, function=function, shape=shape)
+
+    return take
 
 
 def rotary_pairs(heads: str) -> Take:
-    """Rows of each head reordered: what rotates halves of a head becomes what rotates neighbouring pairs."""
-    return lambda matrices, wide, sizes: RotaryPairs(matrices[0], sizes[heads])
+    """Rows of each head reordered: what rotates halves of a head becomes what rotates neighbouring pairs.
+
+    Row p of the first half and row p of the second become rows 2p and 2p + 1 (conversion/llama.py, permute).
+    """
+
+    def take(matrices: list[Matrix], wide: bool, sizes: Sizes) -> TensorSource:
+        rows, count = matrices[0].shape[0], sizes[heads]
+        if count < 1 or rows % (2 * count):
+            name = matrices[0].name
+            raise CollabError(f"{name} has {rows} rows, which {count} heads do not divide into pairs")
+        order = np.arange(rows).reshape(count, 2, -1).swapaxes(1, 2).reshape(-1)
+        return Rearranged(matrices[0], wide, rows=order)
+
+    return take
 
 
 def key_heads(matrices: list[Matrix], wide: bool, sizes: Sizes) -> TensorSource:
@@ -56,12 +94,13 @@ def value_heads(matrices: list[Matrix], wide: bool, sizes: Sizes) -> TensorSourc
 
 
 def fused_experts(part: int = 0, parts: int = 1, *, interleaved: bool = False, transposed: bool = False) -> Take:
-    """All experts stored in one tensor [experts, out, in], or [experts, in, out] when ``transposed``.
+    """All experts stored in one tensor [experts, out, in], or [experts, in, out] when ``transposed``; of biases
+    [experts, out].
 
     Of ``parts`` projections that lie behind each other in a matrix's rows (or, ``interleaved``, in turn row by row)
     the GGUF tensor is number ``part``.
     """
-    return lambda matrices, wide, sizes: FusedExperts(matrices[0], part, parts, interleaved, transposed)
+    return lambda matrices, wide, sizes: FusedExperts(matrices[0], part, parts, interleaved, transposed, wide)
 
 
 @dataclass(frozen=True)
@@ -70,8 +109,9 @@ class TensorRule:
 
     ``stored``: name in the checkpoint, ``gguf``: name in the GGUF; both with {layer} within blocks, and ``stored``
     with {expert} where each expert has a tensor of its own. ``shape``: as stored, dimensions apart by spaces, each a
-    product of sizes: "heads*head hidden". ``layers``: the blocks that have it. Several rules may give one tensor of a
-    GGUF: the first that the checkpoint has the tensors of is taken, and one of them must be there unless
+    product of sizes: "heads*head hidden". ``layers``: the blocks that have it: "all", those with "experts", "dense"
+    ones, a set that the family names (`Conversion.layer_sets`), or "outside" of blocks. Several rules may give one
+    tensor of a GGUF: the first that the checkpoint has the tensors of is taken, and one of them must be there unless
     ``optional``.
     """
 
@@ -79,7 +119,7 @@ class TensorRule:
     gguf: str
     shape: str
     take: Take = whole
-    layers: Layers = "all"
+    layers: str = "all"
     optional: bool = False
 
     @property
@@ -109,7 +149,7 @@ def block_tensor(
     gguf: str,
     shape: str,
     take: Take | None = None,
-    layers: Layers = "all",
+    layers: str = "all",
     optional: bool = False,
     prefix: str = "model.layers.{layer}.",
 ) -> TensorRule:
@@ -139,6 +179,14 @@ GROUPED_QUERY = (
 """Attention with queries that share keys and values; "head" is the length of one head."""
 
 
+BIASES = (
+    block_tensor("self_attn.q_proj.bias", "attn_q.bias", "heads*head"),
+    block_tensor("self_attn.k_proj.bias", "attn_k.bias", "kv_heads*head"),
+    block_tensor("self_attn.v_proj.bias", "attn_v.bias", "kv_heads*head"),
+)
+"""Of queries, keys and values."""
+
+
 def router_weights(name: str = "mlp.gate.weight") -> TensorRule:
     return block_tensor(name, "ffn_gate_inp.weight", "experts hidden", layers="experts")
 
@@ -163,7 +211,7 @@ def gated_experts(
 
 
 def dense_feed_forward(
-    path: str = "mlp", suffix: str = "", width: str = "width", layers: Layers = "dense"
+    path: str = "mlp", suffix: str = "", width: str = "width", layers: str = "dense"
 ) -> tuple[TensorRule, ...]:
     """Gate, up and down of a block without experts; ``suffix`` "_shexp" for shared experts."""
     return (

@@ -56,6 +56,16 @@ class Plain(Matrix):
         return floats(self.parts[0], rows)
 
 
+class Opaque(Matrix):
+    """A tensor that is copied and never read, whatever it holds."""
+
+    def __init__(self, stored: Stored) -> None:
+        self.name, self.shape, self.parts, self.type = stored.name, stored.shape or (1,), (stored,), Type.F32
+
+    def values(self, rows: Rows | None = None) -> F32:
+        raise TypeError(f"{self.name} is only copied")
+
+
 def stored_rows(stored: Stored, rows: Rows | None = None) -> Bytes:
     """uint8[rows, ..., bytes of the last axis] of a stored tensor, contiguous."""
     item = ITEM_BYTES[stored.dtype]

@@ -1,0 +1,112 @@
+"""Qwen3.5-MoE and Qwen3.6-MoE: as Qwen3-Next with heads of values in another order, and a vision tower beside it."""
+
+from __future__ import annotations
+
+import numpy as np
+from gguf import GGUFValueType
+
+from collab_plugin.checkpoint.families.config import Config
+from collab_plugin.checkpoint.families.family import Conversion, Family, PassedOver
+from collab_plugin.checkpoint.families.gguf_keys import DECODER_KEYS, Key, rope_parameters
+from collab_plugin.checkpoint.families.linear_attention import (
+    FULL_ATTENTION,
+    LAYER_SETS,
+    LINEAR_DEFAULTS,
+    LINEAR_KEYS,
+    NORMS,
+    heads_in_turn,
+    linear_keys,
+    linear_sizes,
+    values_in_turn,
+    values_last_in_turn,
+)
+from collab_plugin.checkpoint.families.qwen3next import GATED_SHARED_EXPERT, LINEAR
+from collab_plugin.checkpoint.families.tensors import OUTSIDE_BLOCKS, TensorRule, block_tensor, ordered
+from collab_plugin.errors import CollabError
+from collab_plugin.formats.gguf_values import MetaValue
+
+_SECTIONS = [11, 11, 10]  # transformers' own, of a rotary embedding that is the same for all of them in text
+
+
+def _keys(c: Config) -> dict[str, MetaValue]:
+    sections = rope_parameters(c).get("mrope_section") or _SECTIONS
+    if not isinstance(sections, list) or len(sections) > 4 or not all(type(n) is int for n in sections):
+        raise CollabError(f"{c.where} has mrope_section {str(sections)[:40]}, no list of up to four numbers")
+    padded = [*sections, 0, 0, 0, 0][:4]
+    own = {"rope.dimension_sections": MetaValue(padded, GGUFValueType.ARRAY, GGUFValueType.INT32)}
+    return linear_keys(c) | own
+
+
+_TURNED = ordered(heads_in_turn)
+_DELTA_NET = (
+    block_tensor(
+        f"{LINEAR}in_proj_qkv.weight", "attn_qkv.weight", "qkv hidden", ordered(values_last_in_turn), "linear"
+    ),
+    block_tensor(f"{LINEAR}in_proj_z.weight", "attn_gate.weight", "values hidden", ordered(values_in_turn), "linear"),
+    block_tensor(f"{LINEAR}in_proj_b.weight", "ssm_beta.weight", "value_heads hidden", _TURNED, "linear"),
+    block_tensor(f"{LINEAR}in_proj_a.weight", "ssm_alpha.weight", "value_heads hidden", _TURNED, "linear"),
+    block_tensor(f"{LINEAR}conv1d.weight", "ssm_conv1d.weight", "qkv 1 kernel", ordered(values_last_in_turn), "linear"),
+    block_tensor(
+        f"{LINEAR}A_log", "ssm_a", "value_heads", ordered(heads_in_turn, function=lambda a: -np.exp(a)), "linear"
+    ),
+    block_tensor(f"{LINEAR}dt_bias", "ssm_dt.bias", "value_heads", _TURNED, "linear"),
+    block_tensor(f"{LINEAR}norm.weight", "ssm_norm.weight", "value_length", layers="linear"),
+    block_tensor(
+        f"{LINEAR}out_proj.weight", "ssm_out.weight", "hidden values", ordered(columns=values_in_turn), "linear"
+    ),
+)
+
+
+def _tensors(c: Config) -> tuple[TensorRule, ...]:
+    return (*OUTSIDE_BLOCKS[::2], *NORMS, *_DELTA_NET, *FULL_ATTENTION, *GATED_SHARED_EXPERT)
+
+
+QWEN35_MOE = Family(
+    name="qwen3.5-moe",
+    classes=("Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeForCausalLM"),
+    architecture="qwen35moe",
+    expert_counts=("num_experts",),
+    conversion=Conversion(
+        config_class="Qwen3_5MoeTextConfig",
+        defaults={
+            **LINEAR_DEFAULTS,
+            "num_key_value_heads": 2,
+            "head_dim": 256,
+            "num_experts_per_tok": 8,
+            "max_position_embeddings": 32768,
+            "moe_intermediate_size": 512,
+            "shared_expert_intermediate_size": 512,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.25,
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "tie_word_embeddings": False,
+        },
+        fixed={"hidden_act": ("silu",), "attention_bias": (False,)},
+        keys=(
+            *DECODER_KEYS,
+            *LINEAR_KEYS,
+            Key("attention.head_count_kv", "num_key_value_heads"),
+            Key("expert_count", "num_experts"),
+            Key("expert_feed_forward_length", "moe_intermediate_size"),
+            Key("expert_shared_feed_forward_length", "shared_expert_intermediate_size"),
+        ),
+        more_keys=_keys,
+        sizes=linear_sizes,
+        tensors=_tensors,
+        layer_sets=LAYER_SETS,
+        nested="text_config",
+        renames=(("model.language_model.", "model."),),
+        passed_over=(
+            PassedOver("mtp.", "MTP layers"),
+            PassedOver("model.visual.", "the vision tower", copied=True),
+        ),
+        ignored=frozenset(
+            (
+                *("vision_config", "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"),
+                *("mtp_num_hidden_layers", "mtp_use_dedicated_embeddings", "attn_output_gate", "mamba_ssm_dtype"),
+            )
+        ),
+    ),
+)

@@ -1,0 +1,71 @@
+"""Tiny checkpoints, one or more of each family: what transformers is asked to make.
+
+A case has "config": transformers' class, and "keys" of it; "dense": first layers without experts; "fused": experts are
+stored in one tensor; "left_out": keys taken out of config.json; "whole": not pruned; "kept": experts of a pruned
+folder; "notes": what opening the folder says; "unlike": keys that llama.cpp's converter writes otherwise; "why_not":
+what stops that converter.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+EXPERTS, KEPT, USED, VOCABULARY = 8, (3, 1, 2, 7, 4, 6), 3, 3072
+
+_GROUPED: dict[str, Any] = {"num_experts": EXPERTS, "moe_intermediate_size": 32}
+_MLA: dict[str, Any] = {
+    "kv_lora_rank": 64, "q_lora_rank": 32, "qk_nope_head_dim": 32, "qk_rope_head_dim": 16, "v_head_dim": 32,
+    "num_key_value_heads": 4, "first_k_dense_replace": 1, "n_routed_experts": EXPERTS, "n_shared_experts": 1,
+    "moe_intermediate_size": 32, "n_group": 2, "topk_group": 1,
+}  # fmt: skip
+_QWEN2: dict[str, Any] = {**_GROUPED, "shared_expert_intermediate_size": 48, "norm_topk_prob": False}
+_LINEAR: dict[str, Any] = {
+    **_GROUPED, "shared_expert_intermediate_size": 48, "head_dim": 32, "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+}  # fmt: skip
+_VISION = {
+    "depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 128,
+    "num_position_embeddings": 16,
+}  # fmt: skip
+_GPT_OSS: dict[str, Any] = {
+    "num_local_experts": EXPERTS, "head_dim": 32, "intermediate_size": 64, "sliding_window": 32,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    "rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0,
+                        "original_max_position_embeddings": 64, "truncate": True},
+}  # fmt: skip
+
+CASES: dict[str, dict[str, Any]] = {
+    "qwen3-moe": {"config": "Qwen3MoeConfig", "keys": {**_GROUPED, "head_dim": 32, "norm_topk_prob": True}},
+    "qwen3-next": {"config": "Qwen3NextConfig", "keys": _LINEAR},
+    "qwen3.5-moe": {
+        "config": "Qwen3_5MoeConfig", "keys": {"text_config": _LINEAR, "vision_config": _VISION}, "fused": True,
+        "notes": ("the vision tower dropped: 21 tensors model.visual.*",),
+    },
+    "gpt-oss": {"config": "GptOssConfig", "keys": _GPT_OSS},
+    "qwen2-moe": {"config": "Qwen2MoeConfig", "keys": _QWEN2},
+    "qwen2-moe-fused": {"config": "Qwen2MoeConfig", "keys": _QWEN2, "fused": True},
+    "olmoe": {
+        "config": "OlmoeConfig",
+        "keys": {"num_experts": EXPERTS, "num_key_value_heads": 4, "norm_topk_prob": False},
+    },
+    "mixtral": {"config": "MixtralConfig", "keys": {"num_local_experts": EXPERTS, "head_dim": 48}},
+    "deepseek-v3": {"config": "DeepseekV3Config", "keys": _MLA, "dense": 1, "kept": (0, 2, 5, 7)},  # two of each group
+}  # fmt: skip
+
+# With transformers' own values for keys that config.json leaves out.
+_LEFT_OUT = ["norm_topk_prob", "routed_scaling_factor", "n_group", "topk_group", "rms_norm_eps", "rope_parameters"]
+_GROUPS = {"n_group": 8, "topk_group": 4, "n_routed_experts": 16}
+WHOLE: dict[str, dict[str, Any]] = {
+    "deepseek-v3-left-out": {
+        "config": "DeepseekV3Config", "keys": _MLA | _GROUPS, "dense": 1, "left_out": _LEFT_OUT, "whole": True,
+    },
+    "qwen2-moe-left-out": {
+        "config": "Qwen2MoeConfig", "keys": _QWEN2, "whole": True,
+        "left_out": ["norm_topk_prob", "qkv_bias", "rms_norm_eps", "rope_parameters", "hidden_act"],
+    },
+    "mixtral-left-out": {
+        "config": "MixtralConfig", "keys": {"num_local_experts": EXPERTS, "head_dim": 48}, "whole": True,
+        "left_out": ["rope_parameters", "rms_norm_eps"],
+    },
+}  # fmt: skip
