@@ -23,11 +23,12 @@ _HOMES = {
     "api.run": ("run",),
     "checkpoint.checkpoint": ("Checkpoint", "CheckpointFormat", "TensorInfo", "quantizable"),
     "checkpoint.families.config": ("Config",),
-    "checkpoint.families.family": ("Conversion", "Decoder", "Family", "Prediction"),
+    "checkpoint.families.family": ("Conversion", "Decoder", "Family", "PassedOver", "Prediction"),
     "checkpoint.families.gguf_keys": ("DECODER_KEYS", "Key", "rope_keys"),
     "checkpoint.families.tensors": (
-        *("BLOCK_NORMS", "GROUPED_QUERY", "OUTSIDE_BLOCKS", "TensorRule", "block_tensor", "dense_feed_forward"),
-        *("fused_experts", "gated_experts", "rotary_pairs", "router_weights", "vector"),
+        *("BIASES", "BLOCK_NORMS", "GROUPED_QUERY", "OUTSIDE_BLOCKS", "TensorRule", "block_tensor", "computed"),
+        *("dense_feed_forward", "fused_experts", "gated_experts", "ordered", "plus_one", "rotary_pairs"),
+        *("router_weights", "squeezed", "vector"),
     ),
     "checkpoint.gguf": ("open_gguf",),
     "checkpoint.storage.matrix": ("Matrix",),
@@ -94,20 +95,26 @@ if TYPE_CHECKING:
     from collab_plugin.checkpoint.families.family import Conversion as Conversion
     from collab_plugin.checkpoint.families.family import Decoder as Decoder
     from collab_plugin.checkpoint.families.family import Family as Family
+    from collab_plugin.checkpoint.families.family import PassedOver as PassedOver
     from collab_plugin.checkpoint.families.family import Prediction as Prediction
     from collab_plugin.checkpoint.families.gguf_keys import DECODER_KEYS as DECODER_KEYS
     from collab_plugin.checkpoint.families.gguf_keys import Key as Key
     from collab_plugin.checkpoint.families.gguf_keys import rope_keys as rope_keys
+    from collab_plugin.checkpoint.families.tensors import BIASES as BIASES
     from collab_plugin.checkpoint.families.tensors import BLOCK_NORMS as BLOCK_NORMS
     from collab_plugin.checkpoint.families.tensors import GROUPED_QUERY as GROUPED_QUERY
     from collab_plugin.checkpoint.families.tensors import OUTSIDE_BLOCKS as OUTSIDE_BLOCKS
     from collab_plugin.checkpoint.families.tensors import TensorRule as TensorRule
     from collab_plugin.checkpoint.families.tensors import block_tensor as block_tensor
+    from collab_plugin.checkpoint.families.tensors import computed as computed
     from collab_plugin.checkpoint.families.tensors import dense_feed_forward as dense_feed_forward
     from collab_plugin.checkpoint.families.tensors import fused_experts as fused_experts
     from collab_plugin.checkpoint.families.tensors import gated_experts as gated_experts
+    from collab_plugin.checkpoint.families.tensors import ordered as ordered
+    from collab_plugin.checkpoint.families.tensors import plus_one as plus_one
     from collab_plugin.checkpoint.families.tensors import rotary_pairs as rotary_pairs
     from collab_plugin.checkpoint.families.tensors import router_weights as router_weights
+    from collab_plugin.checkpoint.families.tensors import squeezed as squeezed
     from collab_plugin.checkpoint.families.tensors import vector as vector
     from collab_plugin.checkpoint.gguf import open_gguf as open_gguf
     from collab_plugin.checkpoint.storage.matrix import Matrix as Matrix

@@ -59,8 +59,9 @@ def ordered(
     def take(matrices: list[Matrix], wide: bool, sizes: Sizes) -> TensorSource:
         order = rows(sizes) if rows else None
         stored = matrices[0].shape
-        shape = (stored[0] if order is None else len(order), *(n for n in stored[1:] if n != 1))
         turned = columns(sizes) if columns else None
+        inner = tuple(n for n in stored[1:] if n != 1) if turned is None else (len(turned),)
+        shape = (stored[0] if order is None else len(order), *inner)
         return Rearranged(matrices[0], wide, rows=order, columns=turned, function=function, shape=shape)
 
     return take
