@@ -121,7 +121,7 @@ class RuleMatcher:
         return matrix
 
     def _check_rest(self) -> None:
-        for name in sorted(set(self.stored) - self._used):
+        for name in sorted(name for name, tensor in self.stored.items() if tensor.name not in self._used):
             layer = _LAYER.match(name)
             if beside(name, self.stored) or without_effect(name):
                 continue

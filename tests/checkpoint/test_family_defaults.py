@@ -14,7 +14,14 @@ from collab_plugin.checkpoint.families.family import Conversion
 
 CONVERSIONS = {family.name: family.conversion for family in FAMILIES if family.conversion}
 # Keys of vLLM's and of the models' own code that transformers' class does not have: it computes just this.
-NOT_TRANSFORMERS = {"deepseek-v3": {"scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1}}
+_V3 = {"scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1}
+NOT_TRANSFORMERS: dict[str, dict[str, Any]] = {
+    "deepseek-v3": _V3,
+    "deepseek-v2": {"scoring_func": "softmax", "moe_layer_freq": 1},
+    "deepseek-v3.2": {**_V3, "rope_interleave": True, "num_nextn_predict_layers": 1},
+    "kimi-k2.5": _V3,
+    "glm4-moe-lite": {**_V3, "first_k_dense_replace": 1, "num_nextn_predict_layers": 1},
+}
 PRINT = """
 import json, sys
 import transformers

@@ -52,6 +52,21 @@ CASES: dict[str, dict[str, Any]] = {
     "mixtral": {"config": "MixtralConfig", "keys": {"num_local_experts": EXPERTS, "head_dim": 48}},
     "deepseek-v3": {"config": "DeepseekV3Config", "keys": _MLA, "dense": 1, "kept": (0, 2, 5, 7)},  # two of each group
 }  # fmt: skip
+CASES |= {
+    "deepseek-v2": {
+        "config": "DeepseekV2Config", "dense": 1, "kept": (0, 2, 5, 7),
+        "keys": {**_MLA, "n_group": 1, "topk_method": "greedy", "norm_topk_prob": False, "head_dim": 16},
+    },
+    "deepseek-v3.2": {
+        "config": "DeepseekV32Config", "dense": 1, "kept": (0, 2, 5, 7),
+        "keys": {**_MLA, "index_topk": 64, "index_head_dim": 32, "index_n_heads": 4,
+                 "mlp_layer_types": ["dense", "sparse", "sparse"]},
+    },
+    "glm4-moe-lite": {
+        "config": "Glm4MoeLiteConfig", "dense": 1,
+        "keys": {**_MLA, "n_group": 1, "mlp_layer_types": ["dense", "sparse", "sparse"]},
+    },
+}  # fmt: skip
 
 # With transformers' own values for keys that config.json leaves out.
 _LEFT_OUT = ["norm_topk_prob", "routed_scaling_factor", "n_group", "topk_group", "rms_norm_eps", "rope_parameters"]

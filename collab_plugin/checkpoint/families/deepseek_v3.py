@@ -23,7 +23,7 @@ from collab_plugin.errors import CollabError
 from collab_plugin.formats.gguf_values import MetaValue
 
 
-def _keys(c: Config) -> dict[str, MetaValue]:
+def latent_keys(c: Config) -> dict[str, MetaValue]:
     rank, rope = c.integer("kv_lora_rank"), c.integer("qk_rope_head_dim")
     sigmoid = c.get("scoring_func") == "sigmoid"
     keys = {
@@ -34,7 +34,7 @@ def _keys(c: Config) -> dict[str, MetaValue]:
         "attention.key_length_mla": u32(c.integer("qk_nope_head_dim") + rope),
         "expert_gating_func": u32(int(ExpertGatingFuncType.SIGMOID if sigmoid else ExpertGatingFuncType.SOFTMAX)),
     }
-    if c.integer("n_group") > 1:
+    if (c.get("n_group") or 1) > 1:
         if not _biased(c):
             raise CollabError(
                 f"{c.where} has topk_method = {c.get('topk_method')!r} and n_group = {c.integer('n_group')}, groups "
@@ -88,7 +88,7 @@ _LATENT_QUERIES = (
 _BIAS = (block_tensor("mlp.gate.e_score_correction_bias", "exp_probs_b.bias", "experts", layers="experts"),)
 
 
-def _tensors(c: Config) -> tuple[TensorRule, ...]:
+def latent_tensors(c: Config) -> tuple[TensorRule, ...]:
     shared = dense_feed_forward("mlp.shared_experts", "_shexp", "shared*expert_width", "experts")
     return (
         *OUTSIDE_BLOCKS,
@@ -162,9 +162,9 @@ DEEPSEEK_V3 = Family(
             Key("expert_shared_count", "n_shared_experts"),
             Key("expert_weights_scale", "routed_scaling_factor", float),
         ),
-        more_keys=_keys,
+        more_keys=latent_keys,
         sizes=_sizes,
-        tensors=_tensors,
+        tensors=latent_tensors,
         dense=_dense,
         prediction=Prediction("num_nextn_predict_layers", ("eh_proj.weight", "enorm.weight", "hnorm.weight")),
         ignored=frozenset(("num_key_value_heads", "qk_head_dim", "num_mtp_layers")),

@@ -6,14 +6,6 @@ from collab_plugin.checkpoint.families.family import Family
 
 _BIASED = ("gate.weight", "gate.e_score_correction_bias")
 
-DEEPSEEK_V2 = Family(
-    name="deepseek-v2",
-    classes=("DeepseekV2ForCausalLM",),
-    architecture="deepseek2",
-    expert_counts=("n_routed_experts",),
-    router=_BIASED,
-    interleaved_rope=True,
-)
 GLM4_MOE = Family(
     name="glm4-moe",
     classes=("Glm4MoeForCausalLM",),

@@ -45,7 +45,8 @@ def beside(name: str, stored: Mapping[str, Stored]) -> bool:
 def matrix_of(name: str, shape: tuple[int, ...], stored: Mapping[str, Stored], quantization: Quantization) -> Matrix:
     """The matrix ``name``, which should have ``shape``; CollabError for a format that is not known.
 
-    ``stored``: all tensors of the folder, of which `is_stored` finds this one.
+    ``stored``: all tensors of the folder, of which `is_stored` finds this one. The matrix has the name that the file
+    has, which ``name`` may stand for.
     """
 
     def part(*ends: str) -> Stored | None:
@@ -58,9 +59,9 @@ def matrix_of(name: str, shape: tuple[int, ...], stored: Mapping[str, Stored], q
         return found
 
     if (blocks := part("_blocks")) is not None:
-        return Mxfp4(name, blocks, needed("_scales"))
+        return Mxfp4(blocks.name.removesuffix("_blocks"), blocks, needed("_scales"))
     if (packed := part("_packed")) is not None:
-        return _packed(name, shape, packed, needed("_scale"), part)
+        return _packed(shape, packed, needed("_scale"), part)
     values = needed("")
     scale = part("_scale", "_scale_inv")
     if scale is None and name.endswith(".weight"):
@@ -74,17 +75,18 @@ def matrix_of(name: str, shape: tuple[int, ...], stored: Mapping[str, Stored], q
         return Plain(values)
     whole = part("_scale_2")
     if values.dtype == "U8" and whole is not None:
-        return Nvfp4(name, values, scale, whole, multiply=True)
+        return Nvfp4(values.name, values, scale, whole, multiply=True)
     if values.dtype in ("I8", "U8") and scale.dtype in ("F8_E8M0", "U8"):
-        return Mxfp4(name, values, scale)
+        return Mxfp4(values.name, values, scale)
     if values.dtype == "I8":
-        return PackedIntegers(name, shape, values, scale, part("_zero_point"))
+        return PackedIntegers(values.name, shape, values, scale, part("_zero_point"))
     raise CollabError(
         f"{name} is {values.dtype} beside {scale.name}: weights of 4 and 8 bits have scales, and only they"
     )
 
 
-def _packed(name: str, shape: tuple[int, ...], packed: Stored, scale: Stored, part: _Part) -> Matrix:
+def _packed(shape: tuple[int, ...], packed: Stored, scale: Stored, part: _Part) -> Matrix:
+    name = packed.name.removesuffix("_packed")
     if packed.dtype == "I32":
         told = part("_shape")
         extra = () if told is None else (told,)

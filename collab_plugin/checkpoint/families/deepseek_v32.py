@@ -1,0 +1,70 @@
+"""DeepSeek-V3.2: V3 with an indexer beside the attention, which picks the tokens that are looked at."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from collab_plugin.checkpoint.families.config import Config
+from collab_plugin.checkpoint.families.deepseek_v3 import DEEPSEEK_V3, latent_keys, latent_tensors
+from collab_plugin.checkpoint.families.family import Family
+from collab_plugin.checkpoint.families.gguf_keys import Key, u32
+from collab_plugin.checkpoint.families.glm4_moe_lite import leading_dense
+from collab_plugin.checkpoint.families.tensors import Sizes, TensorRule, block_tensor
+from collab_plugin.formats.gguf_values import MetaValue
+
+_V3 = DEEPSEEK_V3.conversion
+assert _V3 is not None
+
+
+def _keys(c: Config) -> dict[str, MetaValue]:
+    return latent_keys(c) | {"leading_dense_block_count": u32(leading_dense(c))}
+
+
+def _sizes(c: Config) -> Sizes:
+    assert _V3 is not None
+    return {**_V3.sizes(c), "index_heads": c.integer("index_n_heads"), "index_head": c.integer("index_head_dim")}
+
+
+_INDEXER = (
+    block_tensor("self_attn.indexer.wq_b.weight", "indexer.attn_q_b.weight", "index_heads*index_head q_rank"),
+    block_tensor("self_attn.indexer.wk.weight", "indexer.attn_k.weight", "index_head hidden"),
+    block_tensor("self_attn.indexer.k_norm.weight", "indexer.k_norm.weight", "index_head"),
+    block_tensor("self_attn.indexer.k_norm.bias", "indexer.k_norm.bias", "index_head"),
+    block_tensor("self_attn.indexer.weights_proj.weight", "indexer.proj.weight", "index_heads hidden"),
+)
+
+
+def _tensors(c: Config) -> tuple[TensorRule, ...]:
+    return (*latent_tensors(c), *_INDEXER)
+
+
+DEEPSEEK_V32 = Family(
+    name="deepseek-v3.2",
+    classes=("DeepseekV32ForCausalLM",),
+    architecture="deepseek32",
+    expert_counts=("n_routed_experts", "num_local_experts"),
+    router=DEEPSEEK_V3.router,
+    interleaved_rope=True,
+    conversion=replace(
+        _V3,
+        config_class="DeepseekV32Config",
+        defaults={
+            **_V3.defaults,
+            "max_position_embeddings": 163840,
+            "index_topk": 2048,
+            "index_head_dim": 128,
+            "index_n_heads": 64,
+        },
+        keys=(
+            *(key for key in _V3.keys if key.gguf != "leading_dense_block_count"),
+            Key("attention.indexer.head_count", "index_n_heads"),
+            Key("attention.indexer.key_length", "index_head_dim"),
+            Key("attention.indexer.top_k", "index_topk"),
+        ),
+        more_keys=_keys,
+        sizes=_sizes,
+        tensors=_tensors,
+        dense=lambda c, layer: layer < leading_dense(c),
+        ignored=_V3.ignored | {"head_dim", "mlp_bias", "layer_types"},
+    ),
+)
