@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Regex, Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, PreTokenizer, Sequence, Split
 
+from collab_plugin.checkpoint import tiktoken_vocabulary
 from collab_plugin.checkpoint.tokenizer_steps import BYTE_LEVEL, PRE_TOKENIZERS
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.gguf_values import MetaValue
@@ -27,6 +28,11 @@ PROBE = (
 def check_tokens(folder: Path, metadata: Mapping[str, MetaValue]) -> None:
     """CollabError when a text, or an added token in one, becomes other tokens by ``metadata`` than by
     ``folder``/tokenizer.json. llama.cpp's tokenizer is stood for by the tokenizers library, set up by the keys."""
+    if metadata["tokenizer.ggml.model"].value == "llama":
+        return  # pieces and scores are SentencePiece's own
+    if metadata["tokenizer.ggml.pre"].value == tiktoken_vocabulary.PRE_TOKENIZER:
+        _check_ranks(folder / tiktoken_vocabulary.FILE, metadata)
+        return
     path = folder / "tokenizer.json"
     try:
         original = Tokenizer.from_file(str(path))
@@ -43,6 +49,18 @@ def check_tokens(folder: Path, metadata: Mapping[str, MetaValue]) -> None:
                 f"{path} makes {len(expected)} tokens of {text[:40]!r}, the GGUF would make {len(found)} others; "
                 "convert the model with llama.cpp's convert_hf_to_gguf.py and use the GGUF"
             )
+
+
+def _check_ranks(path: Path, metadata: Mapping[str, MetaValue]) -> None:
+    """CollabError when merges give other tokens than ``path``'s ranks do, in the words of the same pattern."""
+    ranks, ours = tiktoken_vocabulary.read_ranks(path), tokenizer_of(metadata)
+    pattern = next(p for p in PRE_TOKENIZERS if p.name == tiktoken_vocabulary.PRE_TOKENIZER).patterns[0]
+    split = Split(Regex(pattern), "isolated")
+    for text in PROBE:
+        words = [word.encode() for word, _ in split.pre_tokenize_str(text)]
+        expected = [ranks[part] for word in words for part in tiktoken_vocabulary.split_by_ranks(ranks, word)]
+        if expected != ours.encode(text, add_special_tokens=False).ids:
+            raise CollabError(f"{path} makes other tokens of {text[:40]!r} than the GGUF would; download it again")
 
 
 def tokenizer_of(metadata: Mapping[str, MetaValue]) -> Tokenizer:

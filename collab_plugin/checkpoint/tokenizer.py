@@ -1,14 +1,17 @@
-"""tokenizer.json to GGUF keys, for byte-level BPE vocabularies."""
+"""A folder's tokenizer to GGUF keys."""
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from gguf import GGUFValueType, SpecialVocab, TokenType
 
+from collab_plugin.checkpoint import sentencepiece_vocabulary, tiktoken_vocabulary
 from collab_plugin.checkpoint.chat_template import chat_template
 from collab_plugin.checkpoint.families.gguf_keys import flag, text, u32
 from collab_plugin.checkpoint.tokenizer_steps import known_steps
@@ -16,50 +19,113 @@ from collab_plugin.errors import CollabError
 from collab_plugin.formats.foreign_file import foreign_hint
 from collab_plugin.formats.gguf_values import MetaValue
 
+Keys = dict[str, MetaValue]
+_STRINGS, _ARRAY = GGUFValueType.STRING, GGUFValueType.ARRAY
 
-def tokenizer_keys(folder: Path, vocab_size: int) -> tuple[dict[str, MetaValue], list[str]]:
-    """Read ``folder``/tokenizer.json and its companions: keys, and notes on what llama.cpp does otherwise.
 
+def tokenizer_keys(folder: Path, vocab_size: int) -> tuple[Keys, list[str]]:
+    """Read the tokenizer of ``folder``: keys, and notes on what llama.cpp does otherwise.
+
+    tokenizer.json where it is byte-level BPE, else tiktoken.model, else tokenizer.model of SentencePiece.
     CollabError for what llama.cpp cannot do.
     """
-    path = folder / "tokenizer.json"
-    if not path.exists() and (others := [name for name in _WITHOUT_STEPS if (folder / name).is_file()]):
+    path, config = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    told = load_json(config) if config.is_file() else {}
+    data = load_json(path) if path.is_file() else None
+    notes: list[str] = []
+    logging.getLogger("gguf.vocab").setLevel(logging.ERROR)  # it warns of post-processors that we do not use
+    if data is None and (folder / tiktoken_vocabulary.FILE).is_file():
+        keys = _tiktoken_keys(folder, told, vocab_size)
+    elif (folder / sentencepiece_vocabulary.FILE).is_file() and not _byte_level(data):
+        keys = _sentencepiece_keys(folder, told, vocab_size)
+    elif data is None and (others := [name for name in _WITHOUT_STEPS if (folder / name).is_file()]):
         raise CollabError(
             f"{folder} has {', '.join(others)} but no tokenizer.json, which is what is read here: save the tokenizer "
             "anew with transformers (AutoTokenizer.from_pretrained(...).save_pretrained(...))"
         )
-    data = load_json(path)
-    model = data.get("model")
-    if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
-        raise CollabError(f"{path} is no byte-level BPE, the only kind supported here")
-    pre, notes = known_steps(path, data)
-    tokens, kinds = _tokens(folder, model["vocab"], data.get("added_tokens") or [], vocab_size)
-    strings, array = GGUFValueType.STRING, GGUFValueType.ARRAY
-    keys = {
-        "tokenizer.ggml.model": text("gpt2"),
-        "tokenizer.ggml.pre": text(pre.name),
-        "tokenizer.ggml.tokens": MetaValue(tokens, array, strings),
-        "tokenizer.ggml.token_type": MetaValue(kinds, array, GGUFValueType.INT32),
-    }
-    logging.getLogger("gguf.vocab").setLevel(logging.ERROR)  # it warns of post-processors that we do not use
-    special = SpecialVocab(folder, load_merges=True, n_vocab=vocab_size)
-    keys["tokenizer.ggml.merges"] = MetaValue(list(special.merges), array, strings)
-    for kind, token in special.special_token_ids.items():
+    else:
+        keys, notes = _byte_level_keys(folder, load_json(path) if data is None else data, vocab_size)
+    special = SpecialVocab(folder, load_merges=False, n_vocab=vocab_size)
+    named = _told_ids(told, keys) if not _byte_level(data) else {}
+    for kind, token in (named | special.special_token_ids).items():
         keys[f"tokenizer.ggml.{_ID_NAMES.get(kind, kind)}_token_id"] = u32(token)
-    # Without the key llama.cpp adds a first token to some kinds of tokenizers.
-    for kind, value in ({"bos": False} | special.add_special_token).items():
+    # Without the key llama.cpp adds a first token to some kinds of tokenizers; SentencePiece's has one unless told.
+    first = bool(keys["tokenizer.ggml.model"].value == "llama")
+    for kind, value in ({"bos": first} | special.add_special_token).items():
         keys[f"tokenizer.ggml.add_{kind}_token"] = flag(value)
-    told = folder / "tokenizer_config.json"
-    template, left_out = chat_template(folder, load_json(told) if told.is_file() else {})
+    template, left_out = chat_template(folder, told)
     if template is not None:
         keys["tokenizer.chat_template"] = text(template)
     return keys, [*notes, *left_out]
 
 
+def _told_ids(told: Mapping[str, Any], keys: Keys) -> dict[str, int]:
+    """Ids of the special tokens that tokenizer_config.json names, where gguf-py, which wants a tokenizer.json, finds
+    none."""
+    tokens: list[str] = keys["tokenizer.ggml.tokens"].value
+    found = {}
+    for kind in ("bos", "eos", "unk", "sep", "pad", "mask"):
+        name = told.get(f"{kind}_token")
+        content = name.get("content") if isinstance(name, dict) else name
+        if isinstance(content, str) and content in tokens:
+            found[kind] = tokens.index(content)
+    return found
+
+
+def _byte_level(data: Mapping[str, Any] | None) -> bool:
+    model = data.get("model") if data is not None else None
+    return isinstance(model, dict) and not model.get("byte_fallback")
+
+
+def _byte_level_keys(folder: Path, data: Mapping[str, Any], vocab_size: int) -> tuple[Keys, list[str]]:
+    path, model = folder / "tokenizer.json", data.get("model")
+    if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
+        raise CollabError(
+            f"{path} is no byte-level BPE; read are that, {tiktoken_vocabulary.FILE} without a tokenizer.json, and "
+            f"SentencePiece's {sentencepiece_vocabulary.FILE}"
+        )
+    pre, notes = known_steps(path, data)
+    tokens, kinds = _tokens(folder, model["vocab"], data.get("added_tokens") or [], vocab_size)
+    merges = SpecialVocab(folder, load_merges=True, n_vocab=vocab_size).merges
+    return _bpe_keys(pre.name, tokens, kinds, list(merges)), notes
+
+
+def _tiktoken_keys(folder: Path, told: Mapping[str, Any], vocab_size: int) -> Keys:
+    ranks = tiktoken_vocabulary.read_ranks(folder / tiktoken_vocabulary.FILE)
+    tokens, kinds = tiktoken_vocabulary.tiktoken_tokens(folder, ranks, told, vocab_size)
+    return _bpe_keys(tiktoken_vocabulary.PRE_TOKENIZER, tokens, kinds, tiktoken_vocabulary.merges_of(ranks))
+
+
+def _bpe_keys(pre: str, tokens: list[str], kinds: list[int], merges: list[str]) -> Keys:
+    return {
+        "tokenizer.ggml.model": text("gpt2"),
+        "tokenizer.ggml.pre": text(pre),
+        "tokenizer.ggml.tokens": MetaValue(tokens, _ARRAY, _STRINGS),
+        "tokenizer.ggml.token_type": MetaValue(kinds, _ARRAY, GGUFValueType.INT32),
+        "tokenizer.ggml.merges": MetaValue(merges, _ARRAY, _STRINGS),
+    }
+
+
+def _sentencepiece_keys(folder: Path, told: Mapping[str, Any], vocab_size: int) -> Keys:
+    read = sentencepiece_vocabulary.read_pieces(folder / sentencepiece_vocabulary.FILE)
+    pieces = sentencepiece_vocabulary.add_tokens(folder, read, told, vocab_size)
+    scores = [float(np.float32(score)) for score in pieces.scores]
+    keys = {
+        "tokenizer.ggml.model": text("llama"),
+        "tokenizer.ggml.pre": text("default"),
+        "tokenizer.ggml.tokens": MetaValue(pieces.tokens, _ARRAY, _STRINGS),
+        "tokenizer.ggml.scores": MetaValue(scores, _ARRAY, GGUFValueType.FLOAT32),
+        "tokenizer.ggml.token_type": MetaValue(pieces.kinds, _ARRAY, GGUFValueType.INT32),
+    }
+    if not (pieces.space and told.get("add_prefix_space", True)):
+        keys["tokenizer.ggml.add_space_prefix"] = flag(False)
+    return keys
+
+
 _ID_NAMES = {"unk": "unknown", "sep": "seperator", "pad": "padding"}  # GGUF's own spelling
 
 
-_WITHOUT_STEPS = ("tokenizer.model", "tiktoken.model", "vocab.json")
+_WITHOUT_STEPS = ("vocab.json", "merges.txt")
 """Vocabularies that do not say how text is split."""
 
 

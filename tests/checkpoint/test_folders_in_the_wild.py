@@ -206,9 +206,9 @@ def test_an_output_matrix_beside_a_tied_embedding(equal: bool, tmp_path: Path) -
 
 def test_a_vocabulary_without_steps(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
-    (folder / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>")
+    (folder / "vocab.json").write_text("{}")
     line = said(folder)
-    assert "has tokenizer.model but no tokenizer.json, which is what is read here: save the tokenizer anew" in line
+    assert "has vocab.json but no tokenizer.json, which is what is read here: save the tokenizer anew" in line
 
 
 def _token(number: int, content: str) -> dict[str, Any]:

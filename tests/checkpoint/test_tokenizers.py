@@ -171,7 +171,8 @@ def test_llama_cpp_tokenizes_alike(name: str, tmp_path: Path) -> None:
 
 
 def test_the_same_pre_tokenizers_are_known_and_tested() -> None:
-    assert list(KNOWN) == [known.name for known in PRE_TOKENIZERS]
+    others = {"kimi-k2"}  # of no tokenizer.json: test_other_tokenizers.py
+    assert list(KNOWN) == [known.name for known in PRE_TOKENIZERS if known.name not in others]
 
 
 LOWER = put("normalizer", {"type": "Lowercase"})

@@ -54,17 +54,22 @@ CASES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 CASES |= {
     "deepseek-v2": {
-        "config": "DeepseekV2Config", "dense": 1, "kept": (0, 2, 5, 7),
+        "config": "DeepseekV2Config", "dense": 1, "kept": (0, 2, 5, 7), "unlike": (
+            *("deepseek2.expert_gating_func", "deepseek2.expert_group_count", "deepseek2.expert_group_used_count"),
+            "deepseek2.expert_weights_norm",
+        ),
         "keys": {**_MLA, "n_group": 1, "topk_method": "greedy", "norm_topk_prob": False, "head_dim": 16},
     },
+    # As many tokens as there are may be looked at: which ones are, llama.cpp and transformers choose otherwise.
     "deepseek-v3.2": {
         "config": "DeepseekV32Config", "dense": 1, "kept": (0, 2, 5, 7),
-        "keys": {**_MLA, "index_topk": 64, "index_head_dim": 32, "index_n_heads": 4,
+        "keys": {**_MLA, "index_topk": 128, "index_head_dim": 64, "index_n_heads": 4,
                  "mlp_layer_types": ["dense", "sparse", "sparse"]},
+        "why_not": "AssertionError: Change value of add_bos_token",
     },
     "glm4-moe-lite": {
         "config": "Glm4MoeLiteConfig", "dense": 1,
-        "keys": {**_MLA, "n_group": 1, "mlp_layer_types": ["dense", "sparse", "sparse"]},
+        "keys": {**_MLA, "n_group": 1, "mlp_layer_types": ["dense", "sparse", "sparse"]}, "why_not": "KeyError",
     },
 }  # fmt: skip
 

@@ -46,6 +46,6 @@ DEEPSEEK_V2 = Family(
             "moe_layer_freq": (1,),
         },
         prediction=None,
-        ignored=frozenset(("num_key_value_heads", "head_dim", "mlp_bias", "topk_group")),
+        ignored=frozenset(("num_key_value_heads", "qk_head_dim", "head_dim", "mlp_bias", "topk_group")),
     ),
 )

@@ -65,6 +65,6 @@ DEEPSEEK_V32 = Family(
         sizes=_sizes,
         tensors=_tensors,
         dense=lambda c, layer: layer < leading_dense(c),
-        ignored=_V3.ignored | {"head_dim", "mlp_bias", "layer_types"},
+        ignored=_V3.ignored | {"first_k_dense_replace", "topk_group", "head_dim", "mlp_bias", "layer_types"},
     ),
 )

@@ -61,6 +61,6 @@ GLM4_MOE_LITE = Family(
         keys=tuple(key for key in _V3.keys if key.gguf != "leading_dense_block_count"),
         more_keys=_keys,
         dense=lambda c, layer: layer < leading_dense(c),
-        ignored=_V3.ignored | {"head_dim"},
+        ignored=_V3.ignored | {"first_k_dense_replace", "topk_group", "head_dim"},
     ),
 )
