@@ -8,12 +8,11 @@ from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.tensor_names import Role
 
-_SPEAKS = re.compile(r"(?<!sh)exps?[._]|tid2eid|expert")
+_SPEAKS = re.compile(r"(?<!sh)exps?[._]|expert")
 
 
 def unknown_tables(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Names of such tensors in layers with experts: tables from tokens to experts (`ffn_gate_tid2eid` of routers that
-    hash tokens), and what newer architectures add."""
+    """Names of such tensors in layers with experts: what newer architectures add."""
     with_experts = {info.layer for info in checkpoint.tensors.values() if info.role == Role.EXPERT}
     return tuple(
         name

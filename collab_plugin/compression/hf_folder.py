@@ -27,8 +27,8 @@ from collab_plugin.errors import CollabError
 from collab_plugin.formats.atomic_write import write_synced
 from collab_plugin.formats.output_path import check_output_folder, writing
 from collab_plugin.formats.safetensors_layout import SafetensorsTensor, Shard, shards_of
+from collab_plugin.formats.tensor_names import is_hash_table
 from collab_plugin.plans.artifact import check_names, check_one_count
-from collab_plugin.plans.hash_routes import is_hash_table
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.plan_file import write_plan
 from collab_plugin.plans.planned_source import as_planned

@@ -13,8 +13,9 @@ from collab_plugin.errors import CollabError
 from collab_plugin.formats.block_scales import scales_are_finite
 from collab_plugin.formats.ggml_types import row_bytes
 from collab_plugin.formats.gguf_layout import Layout
+from collab_plugin.formats.tensor_names import is_hash_table
 from collab_plugin.plans.artifact import kept_of, new_shape
-from collab_plugin.plans.hash_routes import is_hash_table, remapped
+from collab_plugin.plans.hash_routes import remapped
 from collab_plugin.plans.plan import Plan
 from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.stats.importance_matrix import ImportanceMatrix, importance_vector

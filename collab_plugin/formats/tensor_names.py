@@ -48,3 +48,8 @@ def layer_of(name: str) -> int | None:
     """Return the block number in ``name``, or None outside the blocks."""
     found = _LAYER.match(name)
     return int(found.group(1)) if found else None
+
+
+def is_hash_table(name: str) -> bool:
+    """Whether the tensor gives each token its experts (hash-routed layers of DeepSeek-V4)."""
+    return ".ffn_gate_tid2eid." in name

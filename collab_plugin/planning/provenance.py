@@ -6,10 +6,10 @@ from importlib.metadata import version
 
 from collab_plugin import __version__
 from collab_plugin.checkpoint.identity import fingerprint, model_id
+from collab_plugin.formats.tensor_names import is_hash_table
 from collab_plugin.planning.criteria.builtin_criteria import NORMALISATION
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.sources import StatsSource
-from collab_plugin.plans.hash_routes import is_hash_table
 from collab_plugin.plans.plan import Activation, Calibration, Plan, Pruning, SensitivityFile, Source
 from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.stats.text_overlap import encode_sketch

@@ -14,7 +14,7 @@ from collab_plugin.checkpoint.kept_experts import KEEP, SOURCE_EXPERTS, SOURCE_M
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.gguf_layout import Layout, TensorSpec, copy_order, layout
 from collab_plugin.formats.gguf_values import MetaValue
-from collab_plugin.plans.hash_routes import is_hash_table
+from collab_plugin.formats.tensor_names import is_hash_table
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.plan_file import plan_fingerprint
 

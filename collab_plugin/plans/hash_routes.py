@@ -13,11 +13,6 @@ Table = NDArray[np.int32]
 """Expert ids [tokens, experts a token uses]."""
 
 
-def is_hash_table(name: str) -> bool:
-    """Whether the GGUF tensor ``name`` is such a table."""
-    return ".ffn_gate_tid2eid." in name
-
-
 def remapped(table: Table, kept: Sequence[int], experts: int, used: int) -> Table:
     """The table in the numbers of the experts ``kept`` of ``experts``, with ``used`` columns.
 

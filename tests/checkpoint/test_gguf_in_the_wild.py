@@ -287,7 +287,7 @@ def test_tensors_that_nobody_knows(tmp_path: Path) -> None:
         np.testing.assert_array_equal(made.read(name), array)
 
 
-@pytest.mark.parametrize("table", ["blk.0.ffn_gate_tid2eid.weight", "blk.0.ffn_hyper_exps.weight", "blk.0.expert_map"])
+@pytest.mark.parametrize("table", ["blk.0.ffn_exp_map.weight", "blk.0.ffn_hyper_exps.weight", "blk.0.expert_map"])
 def test_tensors_that_speak_of_experts_in_an_unknown_way(table: str, tmp_path: Path) -> None:
     stored = tensors() | {table: values(VOCABULARY, 2)}
     path = write(tmp_path / "m.gguf", stored)
