@@ -30,6 +30,7 @@ _HOMES = {
         *("dense_feed_forward", "fused_experts", "gated_experts", "ordered", "plus_one", "rotary_pairs"),
         *("router_weights", "squeezed", "vector"),
     ),
+    "checkpoint.files.model_files": ("LocalFiles", "ModelFiles"),
     "checkpoint.gguf": ("open_gguf",),
     "checkpoint.storage.matrix": ("Matrix",),
     "checkpoint.tensor_sources": ("TensorSource",),
@@ -47,6 +48,7 @@ _HOMES = {
     "errors": ("CollabError",),
     "evaluation.scores": ("Score", "TaskReport", "TaskRow", "TaskRun"),
     "evaluation.task_runner": ("LoadedTasks", "TaskRunner"),
+    "formats.byte_file": ("ByteFile",),
     "formats.gguf_values": ("MetaValue",),
     "formats.safetensors_header": ("Stored",),
     "formats.tensor_names": ("Role",),
@@ -116,6 +118,8 @@ if TYPE_CHECKING:
     from collab_plugin.checkpoint.families.tensors import router_weights as router_weights
     from collab_plugin.checkpoint.families.tensors import squeezed as squeezed
     from collab_plugin.checkpoint.families.tensors import vector as vector
+    from collab_plugin.checkpoint.files.model_files import LocalFiles as LocalFiles
+    from collab_plugin.checkpoint.files.model_files import ModelFiles as ModelFiles
     from collab_plugin.checkpoint.gguf import open_gguf as open_gguf
     from collab_plugin.checkpoint.storage.matrix import Matrix as Matrix
     from collab_plugin.checkpoint.tensor_sources import TensorSource as TensorSource
@@ -152,6 +156,7 @@ if TYPE_CHECKING:
     from collab_plugin.evaluation.scores import TaskRun as TaskRun
     from collab_plugin.evaluation.task_runner import LoadedTasks as LoadedTasks
     from collab_plugin.evaluation.task_runner import TaskRunner as TaskRunner
+    from collab_plugin.formats.byte_file import ByteFile as ByteFile
     from collab_plugin.formats.gguf_values import MetaValue as MetaValue
     from collab_plugin.formats.safetensors_header import Stored as Stored
     from collab_plugin.formats.tensor_names import Role as Role

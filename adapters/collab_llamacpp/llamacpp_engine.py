@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from collab_llamacpp.calibrate.job_types import CalibrateJob, Cut, DisturbJob, EvaluateJob, GenerateJob, ReferenceJob
+from collab_llamacpp.calibrate.job_types import CalibrateJob, DisturbJob, EvaluateJob, GenerateJob, ReferenceJob
 from collab_llamacpp.calibrate.llamacpp_child import run_job
 from collab_llamacpp.native.libraries import installed_folder
 from collab_plugin.checkpoint.gguf import open_gguf
@@ -21,6 +21,7 @@ from collab_plugin.engines.compare_logits import evaluation_of
 from collab_plugin.engines.disturbance import Disturbance, Effect, Effects, ErrorShape
 from collab_plugin.engines.engine import REFERENCE, Ability, Decoding, Engine, Windows
 from collab_plugin.engines.results import Evaluation, Generation, Served
+from collab_plugin.engines.text_windows import text_cut
 from collab_plugin.progress import Advance
 from collab_plugin.stats.stats import ImatrixEntry, LayerRouting, Stats
 
@@ -46,7 +47,9 @@ class LlamaCppEngine(Engine):
         checkpoint = open_gguf(model)
         topology = topology_of(checkpoint)
         model_path = str(checkpoint.path)
-        job = CalibrateJob(model_path, threads, _cut(windows), topology.expert_count, topology.architecture)
+        job = CalibrateJob(
+            model_path, threads, text_cut(windows, checkpoint.metadata), topology.expert_count, topology.architecture
+        )
         arrays = run_job(job, f"calibrate {model_path}", _progress(progress))
         routing = {
             layer: LayerRouting(
@@ -64,7 +67,7 @@ class LlamaCppEngine(Engine):
             imatrix={n: ImatrixEntry(arrays[f"sums.{n}"], arrays[f"seen.{n}"]) for n in names},
             tokens=int(arrays["tokens"]),
             chunk_size=windows.ctx,
-            datasets=tuple(t.name for t in windows.texts),
+            datasets=windows.names,
             engine=self.version(),
             text_sketch=arrays["sketch"].astype(np.uint64),
         )
@@ -72,15 +75,24 @@ class LlamaCppEngine(Engine):
     def reference(self, original: Path, windows: Windows, *, out: Path, threads: int, progress: Advance) -> None:
         if out.suffix != REFERENCE:
             raise ValueError(f"a reference is a {REFERENCE} file, not {out}")
-        path = str(open_gguf(original).path)
-        run_job(ReferenceJob(path, threads, _cut(windows), str(out)), f"run {path}", _progress(progress))
+        checkpoint = open_gguf(original)
+        path = str(checkpoint.path)
+        run_job(
+            ReferenceJob(path, threads, text_cut(windows, checkpoint.metadata), str(out)),
+            f"run {path}",
+            _progress(progress),
+        )
 
     def evaluate(self, model: Path, original: Path, windows: Windows, *, threads: int, progress: Advance) -> Evaluation:
         checkpoint = open_gguf(model)
         reference = original if original.suffix == REFERENCE else open_gguf(original).path
         ngrams = checkpoint.metadata.get("collab.calibration.ngrams")
         job = EvaluateJob(
-            str(checkpoint.path), threads, _cut(windows), str(reference), str(ngrams.value) if ngrams else ""
+            str(checkpoint.path),
+            threads,
+            text_cut(windows, checkpoint.metadata),
+            str(reference),
+            str(ngrams.value) if ngrams else "",
         )
         return evaluation_of(run_job(job, f"evaluate {checkpoint.path}", _progress(progress)), windows.ctx)
 
@@ -104,7 +116,7 @@ class LlamaCppEngine(Engine):
             job = DisturbJob(
                 str(checkpoint.path),
                 threads,
-                _cut(windows),
+                text_cut(windows, checkpoint.metadata),
                 most,
                 tuple(disturbances),
                 str(file),
@@ -145,10 +157,6 @@ class LlamaCppEngine(Engine):
         own = checkpoint.metadata.get(f"{checkpoint.architecture}.context_length")
         ctx = ctx or min(MOST_CTX, int(own.value) if own else MOST_CTX)
         return serve(checkpoint.path, ctx=ctx, threads=threads, start_limit=start_limit)
-
-
-def _cut(windows: Windows) -> Cut:
-    return Cut(tuple(str(text) for text in windows.texts), windows.ctx, windows.chunks)
 
 
 def _progress(progress: Advance) -> Callable[[dict[str, Any]], None]:

@@ -15,15 +15,13 @@ from collab_plugin.checkpoint.safetensors import open_safetensors
 from collab_plugin.engines.compare_logits import evaluation_of
 from collab_plugin.engines.engine import REFERENCE, Ability, Decoding, Engine, Windows
 from collab_plugin.engines.results import Evaluation, Generation
+from collab_plugin.engines.text_windows import TextCut, text_cut
 from collab_plugin.errors import CollabError
-from collab_plugin.formats.text_file import read_text
 from collab_plugin.progress import Advance
 from collab_plugin.stats.stats import LayerRouting, Stats
 from collab_vllm.jobs.vllm_child import run_job
 from collab_vllm.jobs.vllm_job_types import (
-    Text,
     VllmCalibrateJob,
-    VllmCut,
     VllmEvaluateJob,
     VllmGenerateJob,
     VllmReferenceJob,
@@ -65,7 +63,7 @@ class VllmEngine(Engine):
             imatrix={},
             tokens=int(arrays["tokens"]),
             chunk_size=windows.ctx,
-            datasets=tuple(text.name for text in windows.texts),
+            datasets=windows.names,
             engine=self.version(),
             text_sketch=arrays["sketch"].astype(np.uint64),
         )
@@ -115,13 +113,12 @@ class VllmEngine(Engine):
         )
 
 
-def _cut(checkpoint: Checkpoint, windows: Windows) -> VllmCut:
-    """The texts' contents; CollabError when a window and the token that vLLM makes after it do not fit."""
+def _cut(checkpoint: Checkpoint, windows: Windows) -> TextCut:
+    """How texts are cut; CollabError when a window and the token that vLLM makes after it do not fit."""
     longest = _longest(checkpoint)
     if windows.ctx >= longest:
         raise CollabError(f"vLLM needs a context of {windows.ctx} + 1 tokens, the model has {longest}; lower `ctx`")
-    texts = tuple(Text(text.name, read_text(text)) for text in windows.texts)
-    return VllmCut(texts, windows.ctx, windows.chunks, _bos(checkpoint))
+    return text_cut(windows, checkpoint.metadata)
 
 
 def _longest(checkpoint: Checkpoint) -> int:

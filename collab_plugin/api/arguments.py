@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.engines.engine import Engine, Windows
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.text_file import text_file
+from collab_plugin.formats.text_pieces import open_text
 from collab_plugin.planning.allocators.allocator import Allocator
 from collab_plugin.planning.criteria.criterion import ImportanceCriterion
 from collab_plugin.planning.measure.measuring import Measuring, default_ctx
@@ -23,6 +25,7 @@ from collab_plugin.stats.sensitivity import Sensitivity
 from collab_plugin.stats.stats import Stats
 
 AnyPath = str | os.PathLike[str]
+_WEIGHTED = re.compile(r"(?P<path>.+):(?P<weight>\d+(?:\.\d+)?)$")
 Model = AnyPath | Checkpoint
 """The path of a GGUF file or of a Hugging Face folder, or what `open_checkpoint` gave."""
 
@@ -60,20 +63,34 @@ def object_or_path(stats: Stats | AnyPath | None) -> Stats | Path | None:
     return Path(stats) if isinstance(stats, (str, os.PathLike)) else stats
 
 
-def text_files(texts: AnyPath | Sequence[AnyPath]) -> tuple[Path, ...]:
-    """Files that can be read as often as an engine likes: what comes through a pipe is kept."""
-    return tuple(map(text_file, (texts,) if isinstance(texts, (str, os.PathLike)) else texts))
+def text_files(texts: AnyPath | Sequence[AnyPath]) -> tuple[tuple[Path, ...], tuple[float, ...]]:
+    """Files that can be read as often as an engine likes (what comes through a pipe is kept), and their weights."""
+    given = [_weighted(text) for text in ((texts,) if isinstance(texts, (str, os.PathLike)) else texts)]
+    return tuple(text_file(path) for path, _ in given), tuple(weight for _, weight in given)
 
 
-def windows_of(texts: AnyPath | Sequence[AnyPath], ctx: int, chunks: int | None) -> Windows:
+def _weighted(text: AnyPath) -> tuple[AnyPath, float]:
+    """``code.jsonl:2`` is code.jsonl with the weight 2, unless there is a file of that name."""
+    found = _WEIGHTED.match(str(text))
+    if not found or Path(text).exists():
+        return text, 1.0
+    weight = float(found["weight"])
+    if weight <= 0:
+        raise CollabError(f"`texts` has {text} with the weight 0: leave it out, or give it a weight above 0")
+    return found["path"], weight
+
+
+def windows_of(texts: AnyPath | Sequence[AnyPath], ctx: int, chunks: int | None, seed: int | None = None) -> Windows:
     """Checked here, before a model is converted for them."""
-    files = text_files(texts)
+    files, weights = text_files(texts)
     if not files:
         raise CollabError("`texts` is empty: give UTF-8 files")
     at_least("ctx", ctx, 16)
     if chunks is not None:
         at_least("chunks", chunks, 1)
-    return Windows(files, ctx, chunks)
+    for file in files:
+        open_text(file)
+    return Windows(files, ctx, chunks, weights, seed)
 
 
 def existing(path: AnyPath, what: str) -> Path:

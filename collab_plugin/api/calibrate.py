@@ -22,21 +22,24 @@ def calibrate(
     texts: AnyPath | Sequence[AnyPath],
     ctx: int = 512,
     chunks: int | None = None,
+    seed: int = 0,
     engine: str | Engine = "llamacpp",
     threads: int | None = None,
     warn: Callable[[str], None] = warnings.warn,
     progress: OnProgress = silent,
 ) -> Stats:
-    """Measure which experts UTF-8 ``texts`` use, and the importance matrix, in one pass.
+    """Measure which experts ``texts`` use, and the importance matrix, in one pass.
 
-    ``model`` may be any copy, a quantized one too: statistics of one serve all. Texts run in windows of ``ctx``
-    tokens, at most ``chunks`` windows of each (None: all). Do not calibrate on text that you evaluate on.
+    ``model`` may be any copy, a quantized one too: statistics of one serve all. Texts are files of UTF-8 text, JSON
+    lines or Parquet (docs/calibrate.md), with a weight behind a colon where wanted (``"code.jsonl:2"``); chats get the
+    model's chat template. They run in windows of ``ctx`` tokens, at most ``chunks`` windows of each (None: all), drawn
+    with ``seed``. Do not calibrate on text that you evaluate on.
     ``warn`` gets one sentence where windows are longer than what the model was trained for.
     `write_stats` keeps the result in a file that is also an imatrix for llama-quantize.
 
     Example: ``cp.write_stats("stats.gguf", cp.calibrate("DeepSeek-V3/", texts=["prose.txt", "code.txt"]))``
     """
-    chosen, windows = engine_of(engine), windows_of(texts, ctx, chunks)
+    chosen, windows = engine_of(engine), windows_of(texts, ctx, chunks, seed)
     checkpoint = opened(model)
     if note := window_note(checkpoint, ctx):
         warn(note)
@@ -44,4 +47,4 @@ def calibrate(
     runs = runnable(chosen, "calibrate", checkpoint, threads_of(threads), progress)
     with track(progress, "calibrating", unit="tokens") as advance:
         stats = chosen.calibrate(runs, windows, threads=threads_of(threads), progress=advance)
-    return dataclasses.replace(stats, model_id=model_id(checkpoint))
+    return dataclasses.replace(stats, model_id=model_id(checkpoint), seed=windows.drawn)

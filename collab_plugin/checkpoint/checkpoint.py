@@ -11,6 +11,7 @@ import numpy as np
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
+from collab_plugin.checkpoint.files.model_files import ModelFiles
 from collab_plugin.formats.gguf_values import MetaValue
 from collab_plugin.formats.tensor_names import Role
 
@@ -66,7 +67,8 @@ class Checkpoint(ABC):
 
     ``metadata`` holds GGUF keys (``general.architecture``, ``<arch>.expert_count``, tokenizer
     and all); ``tensors`` GGUF names in file order; ``notes`` what was left out or changed on the
-    way in (an MTP layer dropped, say), one sentence each.
+    way in (an MTP layer dropped, say), one sentence each. ``path`` is the file or folder on this machine; of a model
+    elsewhere it is the folder of what was fetched, and `local` fetches the rest.
     """
 
     path: Path
@@ -94,19 +96,28 @@ class Checkpoint(ABC):
     def read_raw(self, name: str, *, expert: int | None = None, rows: slice | None = None) -> Bytes:
         """Return the stored bytes at ``tensors[name].type``: uint8, last axis = bytes a row."""
 
+    @property
+    def address(self) -> str:
+        """How messages and documents name it."""
+        return str(self.path)
+
+    def local(self) -> Path:
+        """The file or folder on this machine, for programs that read it themselves; fetched first from elsewhere."""
+        return self.path
+
     def check_conversion(self) -> None:  # noqa: B027 - most formats have nothing to compare
         """Called before a GGUF is written: CollabError when its metadata would not do what the source does."""
 
 
 @dataclass(frozen=True)
 class CheckpointFormat:
-    """A way to open a model from a path.
+    """A way to open a model.
 
-    ``matches`` looks at the path alone, cheaply, and never raises; ``open`` raises CollabError for
-    whatever is wrong with the files.
+    ``matches`` looks at names of files, cheaply, and never raises; ``open`` raises CollabError for whatever is wrong
+    with them.
     """
 
     name: str
     description: str
-    matches: Callable[[Path], bool]
-    open: Callable[[Path], Checkpoint]
+    matches: Callable[[ModelFiles], bool]
+    open: Callable[[ModelFiles], Checkpoint]

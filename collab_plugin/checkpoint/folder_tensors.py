@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from collab_plugin.checkpoint.families.family import Conversion, PassedOver
+from collab_plugin.checkpoint.files.model_files import ModelFiles
 from collab_plugin.checkpoint.tokenizer import load_json
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.name_list import few
@@ -12,16 +14,17 @@ from collab_plugin.formats.safetensors_header import Stored, read_header
 
 INDEX = "model.safetensors.index.json"
 _OF_MISTRAL = "consolidated"
+HEADERS_AT_ONCE = 8  # each waits for an answer where files are far away
 _BESIDE = "._"  # what macOS writes beside a file on a foreign file system
 
 
-def stored_tensors(folder: Path) -> tuple[dict[str, Stored], list[str]]:
+def stored_tensors(files: ModelFiles) -> tuple[dict[str, Stored], list[str]]:
     """All tensors by name, whatever file they are in, and a note for files that were passed over.
 
     CollabError for a file that is missing or outside the folder, a tensor that is stored twice, and one that the
     index promises and no file holds.
     """
-    table, names = _index(folder)
+    table, names = _index(files)
     notes = []
     if passed := [name for name in names if name.startswith(_BESIDE)]:
         names = [name for name in names if name not in passed]
@@ -29,36 +32,38 @@ def stored_tensors(folder: Path) -> tuple[dict[str, Stored], list[str]]:
     if not table and (others := [name for name in names if name.startswith(_OF_MISTRAL)]) and others != names:
         names = [name for name in names if name not in others]
         notes.append(f"passed over {few(others)}: mistral-inference's copy of the weights")
-    _check_there(folder, names)
+    _check_there(files, names)
     found: dict[str, Stored] = {}
-    for name in names:
-        for tensor, stored in read_header(folder / name).items():
+    with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
+        headers = pool.map(lambda name: read_header(files.open(name)), names)
+    for header in headers:
+        for tensor, stored in header.items():
             if tensor in found:
                 raise CollabError(
-                    f"tensor {tensor!r} is in two files of {folder}; remove the one that is not the model's"
+                    f"tensor {tensor!r} is in two files of {files.address}; remove the one that is not the model's"
                 )
             found[tensor] = stored
     missing = sorted(table - set(found))
     if missing:
-        raise CollabError(f"{folder}: the index promises {missing[0]!r}, no file holds it; download it again")
+        raise CollabError(f"{files.address}: the index promises {missing[0]!r}, no file holds it; download it again")
     return found, notes
 
 
-def _check_there(folder: Path, names: list[str]) -> None:
+def _check_there(files: ModelFiles, names: list[str]) -> None:
     """CollabError for files that are not there, and for a folder of none."""
-    missing = [name for name in names if not (folder / name).is_file()]
-    there = sorted(path.name for path in folder.glob("*.safetensors") if not path.name.startswith(_BESIDE))
+    missing = [name for name in names if not files.has(name)]
+    there = [name for name in files.names() if name.endswith(".safetensors") and not name.startswith(_BESIDE)]
     if not names:
-        pickles = sorted(path.name for path in folder.glob("*.bin"))
+        pickles = [name for name in files.names() if name.endswith(".bin")]
         beside = f" ({few(pickles)}: pickles are not read, save it with safetensors)" if pickles else ""
-        raise CollabError(f"{folder} holds no safetensors file{beside}")
+        raise CollabError(f"{files.address} holds no safetensors file{beside}")
     if missing and there and not set(there) & set(names):
         raise CollabError(
-            f"{folder}/{INDEX} names other files than are there ({few(missing)} against {few(there)}): it is "
+            f"{files.where(INDEX)} names other files than are there ({few(missing)} against {few(there)}): it is "
             "of another version of the weights; remove it, or download the right one"
         )
     if missing:
-        raise CollabError(f"shard missing: {missing[0]} of {folder}; download it again")
+        raise CollabError(f"shard missing: {missing[0]} of {files.address}; download it again")
 
 
 def passed_over(stored: dict[str, Stored], conversion: Conversion) -> tuple[dict[str, Stored], list[Stored], list[str]]:
@@ -80,15 +85,15 @@ def passed_over(stored: dict[str, Stored], conversion: Conversion) -> tuple[dict
     return named, beside, notes
 
 
-def _index(folder: Path) -> tuple[set[str], list[str]]:
+def _index(files: ModelFiles) -> tuple[set[str], list[str]]:
     """Tensors that the index promises and the files that it names; without an index all files of the folder."""
-    if not (folder / INDEX).is_file():
-        return set(), sorted(p.name for p in folder.glob("*.safetensors"))
-    table = load_json(folder / INDEX).get("weight_map")
+    if not files.has(INDEX):
+        return set(), [name for name in files.names() if name.endswith(".safetensors")]
+    table = load_json(files.companions() / INDEX).get("weight_map")
     if not isinstance(table, dict) or not table:
-        raise CollabError(f"{folder}/{INDEX} has no weight_map; download it again")
+        raise CollabError(f"{files.where(INDEX)} has no weight_map; download it again")
     names = sorted({str(name) for name in table.values()})
     for name in names:
         if Path(name).name != name or name in ("", ".", ".."):
-            raise CollabError(f"{folder}/{INDEX} names {name!r}, a file outside the folder")
+            raise CollabError(f"{files.where(INDEX)} names {name!r}, a file outside the folder")
     return set(table), names

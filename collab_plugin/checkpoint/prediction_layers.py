@@ -6,6 +6,8 @@ llama.cpp has one number of experts for all layers, these included (llama-model.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from gguf import GGUFValueType
 
 from collab_plugin.checkpoint.checkpoint import F32, Bytes, Checkpoint
@@ -38,7 +40,7 @@ def _counts(checkpoint: Checkpoint) -> tuple[int, int]:
     if count is None or count == 0:
         return 2**31, 0
     if not isinstance(blocks, int) or not isinstance(count, int) or not 0 < count < blocks:
-        raise CollabError(f"{checkpoint.path} claims {count} prediction layers among {blocks} layers")
+        raise CollabError(f"{checkpoint.address} claims {count} prediction layers among {blocks} layers")
     return blocks, count
 
 
@@ -65,6 +67,13 @@ class _Trunk(Checkpoint):
             "routing, so their experts cannot be chosen, and llama.cpp has one number of experts for all layers "
             "(`keep` 100% prunes nothing and leaves them)",
         )
+
+    @property
+    def address(self) -> str:
+        return self._whole.address
+
+    def local(self) -> Path:
+        return self._whole.local()
 
     def read(self, name: str, *, expert: int | None = None, rows: slice | None = None) -> F32:
         return self._whole.read(name, expert=expert, rows=rows)

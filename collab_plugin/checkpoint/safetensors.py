@@ -13,6 +13,7 @@ from collab_plugin.checkpoint.families.builtin_families import FAMILIES
 from collab_plugin.checkpoint.families.config import Config
 from collab_plugin.checkpoint.families.family import Conversion, Family, family_of
 from collab_plugin.checkpoint.families.gguf_keys import flag, text
+from collab_plugin.checkpoint.files.model_files import LocalFiles, ModelFiles, is_companion, origin_note
 from collab_plugin.checkpoint.folder_tensors import passed_over, stored_tensors
 from collab_plugin.checkpoint.storage.matrix import Matrix
 from collab_plugin.checkpoint.storage.quantization import quantization_of
@@ -38,6 +39,7 @@ class SafetensorsCheckpoint(Checkpoint):
 
     def __init__(
         self,
+        files: ModelFiles,
         path: Path,
         metadata: dict[str, MetaValue],
         sources: dict[str, TensorSource],
@@ -45,8 +47,8 @@ class SafetensorsCheckpoint(Checkpoint):
         family: Family,
         beside: Sequence[Stored] = (),
     ) -> None:
-        self.path, self.metadata, self.notes, self.family, self._sources = path, metadata, notes, family, sources
-        self.beside = beside
+        self.files, self.path, self.metadata, self.notes = files, path, metadata, notes
+        self.family, self._sources, self.beside = family, sources, beside
         self.tensors = {
             name: TensorInfo(name, s.shape, s.type, tensor_bytes(s.type.name, s.shape), role_of(name), layer_of(name))
             for name, s in sources.items()
@@ -66,6 +68,15 @@ class SafetensorsCheckpoint(Checkpoint):
     def read_raw(self, name: str, *, expert: int | None = None, rows: slice | None = None) -> Bytes:
         return self._sources[name].raw(expert, rows)
 
+    @property
+    def address(self) -> str:
+        return self.files.address
+
+    def local(self) -> Path:
+        stored = {p.file.where for source in self._sources.values() for m in source.matrices for p in m.parts}
+        weights = [name for name in self.files.names() if self.files.where(name) in stored]
+        return self.files.fetch([*filter(is_companion, self.files.names()), *weights])
+
     def check_conversion(self) -> None:
         # Imported here: it costs as much as all else, and only who writes a GGUF needs it.
         from collab_plugin.checkpoint.compare_tokens import check_tokens
@@ -73,34 +84,36 @@ class SafetensorsCheckpoint(Checkpoint):
         check_tokens(self.path, self.metadata)
 
 
-def open_safetensors(folder: Path, families: Sequence[Family] = FAMILIES) -> SafetensorsCheckpoint:
+def open_safetensors(model: Path | ModelFiles, families: Sequence[Family] = FAMILIES) -> SafetensorsCheckpoint:
     """Open a Hugging Face folder: config.json, tokenizer.json and safetensors, sharded or not.
 
     ``families``: those to choose from, the built-in ones unless told otherwise.
     """
+    files = model if isinstance(model, ModelFiles) else LocalFiles(model)
+    folder = files.companions()
     raw = load_json(folder / "config.json")
     readable = [family for family in families if family.conversion]
-    family = family_of(raw.get("architectures"), readable, str(folder), _ELSE)
+    family = family_of(raw.get("architectures"), readable, files.address, _ELSE)
     conversion = family.conversion
     assert conversion is not None
-    raw = _decoder_keys(folder, raw, conversion)
-    quantization = quantization_of(str(folder), raw)
-    _settle_expert_count(folder, raw, family)
-    config = Config(raw, f"{folder}/config.json", conversion.defaults)
+    raw = _decoder_keys(files.where("config.json"), raw, conversion)
+    quantization = quantization_of(files.address, raw)
+    _settle_expert_count(files.where("config.json"), raw, family)
+    config = Config(raw, files.where("config.json"), conversion.defaults)
     _check_counts(config, family)
     _check_fixed(config, family, conversion)
     metadata = {
         "general.architecture": text(family.architecture),
         "general.type": text("model"),
-        "general.name": text(folder.resolve().name),
+        "general.name": text(files.name),
     }
     keys = _keys(config, family, conversion)
     metadata |= {f"{family.architecture}.{key}": value for key, value in keys.items()}
     tokens, tokenizer_notes = tokenizer_keys(folder, config.integer("vocab_size"))
     metadata |= tokens
-    stored, notes = stored_tensors(folder)
+    stored, notes = stored_tensors(files)
     stored, beside, told = passed_over(stored, conversion)
-    notes += [*tokenizer_notes, *told, *conversion.notes(config)]
+    notes += [*origin_note(files), *tokenizer_notes, *told, *conversion.notes(config)]
     matcher = RuleMatcher(conversion, config, stored, quantization)
     if predicting := matcher.prediction_layers():
         layers = ", ".join(map(str, predicting))
@@ -111,31 +124,31 @@ def open_safetensors(folder: Path, families: Sequence[Family] = FAMILIES) -> Saf
     known = conversion.ignored | {*family.expert_counts, conversion.prediction.count if conversion.prediction else ""}
     if unread := [key for key in config.unread() if key not in known]:
         notes.append(f"config.json has keys that are not known here and were not read: {', '.join(unread)}")
-    return SafetensorsCheckpoint(folder, metadata, sources, tuple(notes), family, beside)
+    return SafetensorsCheckpoint(files, folder, metadata, sources, tuple(notes), family, beside)
 
 
-def _decoder_keys(folder: Path, config: dict[str, Any], conversion: Conversion) -> dict[str, Any]:
+def _decoder_keys(where: str, config: dict[str, Any], conversion: Conversion) -> dict[str, Any]:
     """config.json with the decoder's own keys, where they are nested, in the first place."""
     nested = config.get(conversion.nested) if conversion.nested else None
     if nested is None:
         return config
     if not isinstance(nested, dict):
-        raise CollabError(f"{folder}/config.json has a {conversion.nested} that is no object")
+        raise CollabError(f"{where} has a {conversion.nested} that is no object")
     return {key: value for key, value in config.items() if key != conversion.nested} | nested
 
 
-def _settle_expert_count(folder: Path, config: dict[str, Any], family: Family) -> None:
+def _settle_expert_count(where: str, config: dict[str, Any], family: Family) -> None:
     """Put the expert count under its usual key; CollabError when config.json has two that differ."""
     first, *others = family.counts_in(config)
     for key in others:
         if config[key] != config[first]:
             raise CollabError(
-                f"{folder}/config.json has {first} = {str(config[first])[:40]} and {key} = {str(config[key])[:40]}: "
+                f"{where} has {first} = {str(config[first])[:40]} and {key} = {str(config[key])[:40]}: "
                 "they must be equal; correct one"
             )
     if first not in config:
         raise CollabError(
-            f"{folder}/config.json tells the number of experts under none of {', '.join(family.expert_counts)}, as "
+            f"{where} tells the number of experts under none of {', '.join(family.expert_counts)}, as "
             f"{family.classes[0]} does; add it"
         )
     config.setdefault(family.expert_count, config[first])
@@ -174,8 +187,8 @@ def _keys(config: Config, family: Family, conversion: Conversion) -> dict[str, M
     return keys
 
 
-def _matches(path: Path) -> bool:
-    return path.is_dir() and (path / "config.json").is_file()
+def _matches(files: ModelFiles) -> bool:
+    return files.named is None and files.has("config.json")
 
 
 def safetensors_format(families: Callable[[], Sequence[Family]]) -> CheckpointFormat:
@@ -184,5 +197,5 @@ def safetensors_format(families: Callable[[], Sequence[Family]]) -> CheckpointFo
         "safetensors",
         "Hugging Face folders with config.json and safetensors",
         _matches,
-        lambda folder: open_safetensors(folder, families()),
+        lambda files: open_safetensors(files, families()),
     )

@@ -69,7 +69,7 @@ def topology_of(checkpoint: Checkpoint) -> Topology:
     _refuse_single_experts(checkpoint)
     if not layers or experts < 2:
         raise CollabError(
-            f"{checkpoint.path} ({checkpoint.architecture}) has no routed experts: "
+            f"{checkpoint.address} ({checkpoint.architecture}) has no routed experts: "
             "collab-plugin compresses Mixture-of-Experts models"
         )
     for info in checkpoint.tensors.values():
@@ -166,8 +166,8 @@ def _refuse_single_experts(checkpoint: Checkpoint) -> None:
     single = next((name for name in checkpoint.tensors if _SINGLE_EXPERT.match(name)), None)
     if single is not None:
         raise CollabError(
-            f"{checkpoint.path} holds each expert as a tensor of its own ({single}), a layout of 2023 that is not read "
-            "any more: convert the original model again with a current llama.cpp"
+            f"{checkpoint.address} holds each expert as a tensor of its own ({single}), a layout of 2023 that is not "
+            "read any more: convert the original model again with a current llama.cpp"
         )
 
 

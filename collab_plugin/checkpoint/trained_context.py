@@ -13,6 +13,6 @@ def window_note(checkpoint: Checkpoint, ctx: int) -> str | None:
     if not isinstance(trained, int) or trained < 1 or ctx <= trained:
         return None
     return (
-        f"`ctx` {ctx:,} is more than the {trained:,} tokens that {checkpoint.path} was trained for (context_length): "
-        "what it does after them says little of it; take shorter windows"
+        f"`ctx` {ctx:,} is more than the {trained:,} tokens that {checkpoint.address} was trained for (context_length)"
+        ": what it does after them says little of it; take shorter windows"
     )

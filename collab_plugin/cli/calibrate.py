@@ -9,22 +9,30 @@ from rich.console import Console
 from rich.table import Table
 
 import collab_plugin as cp
+from collab_plugin.cli.model_argument import MODEL, Model
 from collab_plugin.cli.output import emit, json_option, warn
 from collab_plugin.cli.threads import threads_option
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=MODEL)
 @click.option(
     "--text",
     "texts",
     type=click.Path(path_type=Path),
     multiple=True,
     required=True,
-    help="UTF-8 text to run through the model; may be repeated.",
+    help="Text, .jsonl of texts or chats, or .parquet; may be repeated; FILE:2 weighs twice as much.",
 )
 @click.option("--ctx", type=click.IntRange(16, 2**20), default=512, show_default=True, help="Tokens a window.")
 @click.option("--chunks", type=click.IntRange(1), help="Use at most so many windows of each text.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Draws the windows that --chunks takes.",
+)
 @click.option("--engine", default="llamacpp", show_default=True, help="Engine that runs the model (see `plugins`).")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="Stats file to write.")
 @click.option(
@@ -35,10 +43,11 @@ from collab_plugin.cli.threads import threads_option
 @threads_option
 @json_option
 def command(
-    model: Path,
+    model: Model,
     texts: tuple[Path, ...],
     ctx: int,
     chunks: int | None,
+    seed: int,
     engine: str,
     out: Path,
     sensitivity: Path | None,
@@ -62,7 +71,15 @@ def command(
     if sensitivity is not None:
         _check_probing(sensitivity, engine, (model, out, *texts))
     stats = cp.calibrate(
-        model, texts=texts, ctx=ctx, chunks=chunks, engine=engine, threads=threads, warn=warn, progress=shown()
+        model,
+        texts=texts,
+        ctx=ctx,
+        chunks=chunks,
+        seed=seed,
+        engine=engine,
+        threads=threads,
+        warn=warn,
+        progress=shown(),
     )
     cp.write_stats(out, stats)
     layers = [summary(layer, routing) for layer, routing in sorted(stats.routing.items())]
@@ -89,7 +106,7 @@ def command(
     emit(result, as_json, render)
 
 
-def _check_probing(sensitivity: Path, engine: str, inputs: tuple[Path, ...]) -> None:
+def _check_probing(sensitivity: Path, engine: str, inputs: tuple[Model, ...]) -> None:
     """CollabError when probing could not follow calibration; asked before calibration takes its hours."""
     from collab_plugin.engines.ability import check_able
     from collab_plugin.formats.output_path import check_output

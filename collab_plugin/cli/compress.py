@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 import collab_plugin as cp
+from collab_plugin.cli.model_argument import MODEL, Model
 from collab_plugin.cli.output import emit, json_option
 from collab_plugin.cli.threads import threads_option
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=MODEL)
 @click.option("--plan", type=click.Path(path_type=Path), required=True, help="Plan of `plan`.")
 @click.option("--stats", type=click.Path(path_type=Path), help="The plan's stats file, when it was moved.")
 @click.option(
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 @threads_option
 @json_option
 def command(
-    model: Path,
+    model: Model,
     plan: Path,
     stats: Path | None,
     format: Literal["gguf", "safetensors"],

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 import collab_plugin as cp
+from collab_plugin.cli.model_argument import MODEL, Model
 from collab_plugin.cli.output import emit, json_option, plain, warn
 from collab_plugin.cli.threads import threads_option
 from collab_plugin.errors import CollabError
@@ -22,8 +23,8 @@ OVERLAP_WARNING = 2.5 / 1024
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--against", type=click.Path(path_type=Path), help="The original model.")
+@click.argument("model", type=MODEL)
+@click.option("--against", type=MODEL, help="The original model.")
 @click.option(
     "--text",
     "texts",
@@ -47,8 +48,8 @@ OVERLAP_WARNING = 2.5 / 1024
 @threads_option
 @json_option
 def command(
-    model: Path,
-    against: Path | None,
+    model: Model,
+    against: Model | None,
     texts: tuple[Path, ...],
     tasks: str | None,
     limit: int | None,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 from rich.console import Console
 from rich.table import Table
 
 import collab_plugin as cp
+from collab_plugin.cli.model_argument import MODEL, Model
 from collab_plugin.cli.output import emit, json_option, plain
 from collab_plugin.cli.setup_options import setup_of, setup_options
 from collab_plugin.cli.threads import threads_option
@@ -16,7 +15,7 @@ from collab_plugin.placement.memory import KvType
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=MODEL)
 @click.option(
     "--machine",
     metavar="NAME",
@@ -28,7 +27,7 @@ from collab_plugin.placement.memory import KvType
 @threads_option
 @json_option
 def command(
-    model: Path,
+    model: Model,
     machine: str | None,
     memory: str | None,
     context: int,

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 from rich.console import Console
 from rich.table import Table
 
 import collab_plugin as cp
+from collab_plugin.cli.model_argument import MODEL, Model
 from collab_plugin.cli.output import emit, json_option, plain
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=MODEL)
 @json_option
-def command(model: Path, as_json: bool) -> None:
+def command(model: Model, as_json: bool) -> None:
     """Show a model's layers, experts, router and bytes by role.
 
-    MODEL is a GGUF file (any shard of a split one) or a Hugging Face folder.
+    MODEL is a GGUF file (any shard of a split one), a Hugging Face folder, or an address such as
+    hf://organization/name, of which the headers alone are read.
 
     Example: collab-plugin inspect DeepSeek-V3/
     """

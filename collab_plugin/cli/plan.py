@@ -8,6 +8,7 @@ from typing import Literal
 import click
 
 import collab_plugin as cp
+from collab_plugin.cli.model_argument import MODEL, Model
 from collab_plugin.cli.output import emit, json_option
 from collab_plugin.cli.pairs import pairs
 from collab_plugin.cli.setup_options import setup_of, setup_options
@@ -29,7 +30,7 @@ def used_callback(
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=MODEL)
 @click.option(
     "--stats",
     type=click.Path(path_type=Path),
@@ -150,7 +151,7 @@ def used_callback(
 @threads_option
 @json_option
 def command(
-    model: Path,
+    model: Model,
     stats: Path | None,
     sensitivity: Path | None,
     budget: str | None,

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 import collab_plugin as cp
+from collab_plugin.cli.model_argument import MODEL, Model
 from collab_plugin.cli.output import emit, json_option, warn
 from collab_plugin.cli.pairs import pairs
 from collab_plugin.cli.plan import used_callback
@@ -17,7 +18,7 @@ from collab_plugin.cli.threads import threads_option
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=MODEL)
 @click.option(
     "--stats", type=click.Path(path_type=Path), required=True, help="Stats of `calibrate`, or any imatrix GGUF."
 )
@@ -70,7 +71,7 @@ from collab_plugin.cli.threads import threads_option
 @threads_option
 @json_option
 def command(
-    model: Path,
+    model: Model,
     stats: Path,
     texts: tuple[Path, ...],
     tokens: int | None,

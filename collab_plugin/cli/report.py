@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 import collab_plugin as cp
+from collab_plugin.cli.model_argument import MODEL, Model
 from collab_plugin.cli.output import emit, json_option
 from collab_plugin.cli.setup_options import setup_of, setup_options
 from collab_plugin.placement.memory import KvType
@@ -20,7 +21,7 @@ from collab_plugin.placement.memory import KvType
     type=click.Path(path_type=Path),
     help="Stats that the plan used; looked for beside the plan otherwise.",
 )
-@click.option("--model", "model", type=click.Path(path_type=Path), help="The model, for what its metadata says.")
+@click.option("--model", "model", type=MODEL, help="The model, for what its metadata says.")
 @click.option(
     "--evaluation",
     "evaluations",
@@ -41,7 +42,7 @@ from collab_plugin.placement.memory import KvType
 def command(
     plan: Path,
     stats: Path | None,
-    model: Path | None,
+    model: Model | None,
     evaluations: tuple[Path, ...],
     rivals: Path | None,
     context: int,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 import collab_plugin as cp
+from collab_plugin.cli.model_argument import MODEL, Model
 from collab_plugin.cli.output import emit, json_option
 from collab_plugin.cli.threads import threads_option
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=MODEL)
 @click.option("-p", "--prompt", required=True, help="Text to continue.")
 @click.option("-n", "--max-tokens", type=click.IntRange(1), default=128, show_default=True, help="Most tokens to make.")
 @click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0 is greedy.")
@@ -28,7 +27,7 @@ from collab_plugin.cli.threads import threads_option
 @threads_option
 @json_option
 def command(
-    model: Path,
+    model: Model,
     prompt: str,
     max_tokens: int,
     temperature: float,

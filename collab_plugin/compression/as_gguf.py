@@ -28,7 +28,8 @@ def cache_folder(name: str) -> Path:
 def runnable(
     engine: Engine, ability: Ability, checkpoint: Checkpoint, threads: int, progress: OnProgress = silent
 ) -> Path:
-    """Return what ``engine`` runs of ``checkpoint`` for ``ability``: its own path, or a GGUF as `as_gguf` makes it.
+    """Return what ``engine`` runs of ``checkpoint`` for ``ability``: its own files, fetched when they lie elsewhere, or
+    a GGUF as `as_gguf` makes it.
 
     CollabError, before anything is written, when the engine lacks the ability, is not installed, or reads neither
     format.
@@ -47,10 +48,10 @@ def all_runnable(
     check_able(engine, ability)
     for checkpoint in checkpoints:
         if "gguf" not in engine.reads:
-            check_reads(engine, checkpoint.format, checkpoint.path)
+            check_reads(engine, checkpoint.format, checkpoint.address)
     engine.check_installed()
     return tuple(
-        checkpoint.path if checkpoint.format in engine.reads else as_gguf(checkpoint, threads, progress)
+        checkpoint.local() if checkpoint.format in engine.reads else as_gguf(checkpoint, threads, progress)
         for checkpoint in checkpoints
     )
 
@@ -62,10 +63,12 @@ def as_gguf(checkpoint: Checkpoint, threads: int, progress: OnProgress = silent)
     emptied.
     """
     if checkpoint.format == "gguf":
-        return checkpoint.path
+        return checkpoint.local()
     plan = copy_plan(checkpoint)
     out = cache_folder("gguf") / f"{plan.source.fingerprint.removeprefix('sha256:')[:32]}.gguf"
     if not (out.is_file() and out.stat().st_size == plan.bytes):
-        with track(progress, f"converting {checkpoint.path} to GGUF (kept in {out.parent})", unit="weights") as report:
+        with track(
+            progress, f"converting {checkpoint.address} to GGUF (kept in {out.parent})", unit="weights"
+        ) as report:
             compress(checkpoint, plan, None, out, kernels=None, threads=threads, report=report)
     return out

@@ -35,7 +35,7 @@ SYNC_SECONDS = 5.0
 @dataclass(frozen=True)
 class Compressed:
     """What was written: file size, seconds, how many tiles an earlier run had finished, and the
-    process's largest resident memory so far in bytes (memory-mapped source pages included).
+    process's largest resident memory so far in bytes.
     ``bits_per_weight`` is 8 x ``bytes`` over the original's parameters, pruned ones included.
     """
 

@@ -78,7 +78,7 @@ def compress_folder(
     check_one_count(plan, "a config.json")
     if not isinstance(checkpoint, SafetensorsCheckpoint):
         raise CollabError(
-            f"{checkpoint.path} is a {checkpoint.format.upper()} file: `format` safetensors prunes Hugging Face "
+            f"{checkpoint.address} is a {checkpoint.format.upper()} file: `format` safetensors prunes Hugging Face "
             "folders; give the original, and a plan made of it"
         )
     if plan.pruning.kept and any(is_hash_table(name) for name in checkpoint.tensors):

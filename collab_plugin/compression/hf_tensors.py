@@ -124,11 +124,11 @@ class Work:
 
     def _copied(self) -> Iterator[Piece]:
         for part in self.output.matrix.parts:
-            raw = _rows(part)
             if self.output.by_row(part):
-                yield self.output.renamed(part.name), self._offset(raw.shape[1]), raw[self.start : self.stop]
+                raw = part.read(slice(self.start, self.stop))
+                yield self.output.renamed(part.name), self._offset(_row_bytes(part)), raw
             elif self.start == 0:
-                yield self.output.renamed(part.name), 0, raw
+                yield self.output.renamed(part.name), 0, part.data
 
     def _chosen(self, rows: tuple[int, ...]) -> Iterator[Piece]:
         """Rows of a router or fused experts as they are stored."""
@@ -136,11 +136,10 @@ class Work:
         for place, row in enumerate(rows[self.start : self.stop], self.start):
             check_finite(matrix.values(slice(row, row + 1)), matrix.name, None)
             for part in matrix.parts:
-                raw = _rows(part)
                 if self.output.by_row(part):
-                    yield part.name, place * raw.shape[1], raw[row : row + 1]
+                    yield part.name, place * _row_bytes(part), part.read(slice(row, row + 1))
                 elif place == 0:
-                    yield part.name, 0, raw
+                    yield part.name, 0, part.data
 
     def _quantized(self, values: NDArray[np.float32], precision: Precision) -> Iterator[Piece]:
         out = self.output
@@ -193,8 +192,6 @@ def works(outputs: list[Output]) -> Iterator[Work]:
             yield Work(output, start, shape[0] if len(shape) == 1 else min(rows, start + step))
 
 
-def _rows(stored: Stored) -> NDArray[np.uint8]:
-    """uint8[rows, bytes a row]; a vector has a row for each value."""
-    rows = stored.shape[0] if stored.shape else 1
-    wide = prod(stored.shape[1:], start=1) * ITEM_BYTES[stored.dtype]
-    return stored.data.reshape(rows, wide)
+def _row_bytes(stored: Stored) -> int:
+    """Of a vector: bytes of one value."""
+    return prod(stored.shape[1:], start=1) * ITEM_BYTES[stored.dtype]

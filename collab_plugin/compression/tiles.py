@@ -9,6 +9,7 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from collab_plugin.checkpoint.checkpoint import Bytes, Checkpoint, TensorInfo
+from collab_plugin.checkpoint.decode import check_finite, decode
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.block_scales import scales_are_finite
 from collab_plugin.formats.ggml_types import row_bytes
@@ -91,7 +92,7 @@ def tile_bytes(
     if kind == info.type.name:
         raw = checkpoint.read_raw(tile.tensor, expert=tile.expert, rows=rows)
         if not kind.startswith(("Q", "IQ")):
-            checkpoint.read(tile.tensor, expert=tile.expert, rows=rows)  # refuses values that are not finite
+            check_finite(decode(raw, info.type), tile.tensor, tile.expert)
         return _finite_blocks(np.ascontiguousarray(raw), info, tile.expert)
     values = checkpoint.read(tile.tensor, expert=tile.expert, rows=rows).reshape(-1, info.shape[-1])
     if kind == "F32":
@@ -126,6 +127,7 @@ def _vector_bytes(checkpoint: Checkpoint, info: TensorInfo, kind: str, kept: tup
     """A 1-D tensor's bytes, with the values of the kept experts in their new order."""
     if kind != info.type.name:
         raise CollabError(f"{info.name} is a vector: it stays {info.type.name}, not {kind}")
-    checkpoint.read(info.name)  # refuses values that are not finite
-    raw = checkpoint.read_raw(info.name).reshape(info.shape[0], -1)
+    raw = checkpoint.read_raw(info.name)
+    check_finite(decode(raw, info.type), info.name, None)
+    raw = raw.reshape(info.shape[0], -1)
     return np.ascontiguousarray(raw if kept is None else raw[list(kept)])

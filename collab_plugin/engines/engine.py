@@ -26,12 +26,31 @@ REFERENCE = ".npy"
 class Windows:
     """Text as engines run it: cut into windows of ``ctx`` tokens, none across two texts, a text's rest left out.
 
-    ``texts``: UTF-8 files. ``chunks``: at most so many windows of each text, None for all.
+    ``texts``: files of UTF-8 text, JSON lines or Parquet (text_pieces.py). ``chunks``: at most so many windows of each
+    text, None for all. ``weights``: one for each text, or none at all; they multiply ``chunks``, and without it are the
+    proportions of windows. ``seed``: windows that are not all are drawn with it, None for the first ones.
+    `text_windows.windows_of` does all of this.
     """
 
     texts: tuple[Path, ...]
     ctx: int = 512
     chunks: int | None = None
+    weights: tuple[float, ...] = ()
+    seed: int | None = None
+
+    @property
+    def drawn(self) -> int | None:
+        """The seed when it decides anything: None when all windows are taken, or the first."""
+        return self.seed if self.chunks is not None or len(set(self.weights)) > 1 else None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What documents call the texts: file names, with their weights when they differ."""
+        weights = self.weights if len(set(self.weights)) > 1 else (1.0,) * len(self.texts)
+        return tuple(
+            text.name if weight == 1 else f"{text.name}:{weight:g}"
+            for text, weight in zip(self.texts, weights, strict=True)
+        )
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,8 @@ def evaluate_tasks(
         # Both files before the first hours of work on one.
         both = [each for each in (model, original) if each]
         files = all_runnable(engine, "serve", both, threads, progress)
-        first, ctx = _run(engine, loaded, files[0], model.path, ctx, threads, warn, progress)
-        second = _run(engine, loaded, files[1], original.path, ctx, threads, warn, progress)[0] if original else None
+        first, ctx = _run(engine, loaded, files[0], model.address, ctx, threads, warn, progress)
+        second = _run(engine, loaded, files[1], original.address, ctx, threads, warn, progress)[0] if original else None
     return TaskReport(
         rows=side_by_side(first.scores, second.scores if second else None),
         asked=tuple(names),
@@ -59,7 +59,7 @@ def _run(
     engine: Engine,
     loaded: LoadedTasks,
     runs: Path,
-    model: Path,
+    model: str,
     ctx: int | None,
     threads: int,
     warn: Callable[[str], None],
@@ -67,7 +67,7 @@ def _run(
 ) -> tuple[TaskRun, int]:
     """Scores and the context they were made with; ``model`` is what the user calls it."""
     with (
-        track(progress, f"tasks on {model.name or model}", unit="requests") as report,
+        track(progress, f"tasks on {Path(model).name or model}", unit="requests") as report,
         engine.serve(runs, ctx=ctx, threads=threads) as served,
     ):
         found = loaded.run(served, report)

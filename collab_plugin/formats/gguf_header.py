@@ -11,14 +11,13 @@ import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
-from numpy.typing import NDArray
 
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.byte_file import ByteFile, Cursor
 from collab_plugin.formats.foreign_file import HEAD, foreign_hint
 from collab_plugin.formats.gguf_values import MetaValue
 
@@ -62,25 +61,32 @@ _PART = re.compile(r"^(?P<whole>.+\.gguf)\.part\d+of(?P<count>\d+)$")  # a file 
 
 
 class _Cursor:
-    def __init__(self, data: NDArray[np.uint8], path: Path) -> None:
-        self.data, self.path, self.at = data, path, 0
+    def __init__(self, file: ByteFile) -> None:
+        self._bytes, self.where, self.size = Cursor(file), file.where, file.size
+
+    @property
+    def at(self) -> int:
+        return self._bytes.at
+
+    @property
+    def left(self) -> int:
+        return self._bytes.left
 
     def fail(self, what: str, do: str = "make it again") -> CollabError:
-        return CollabError(f"{self.path} is not a sound GGUF file: {what}; {do}")
+        return CollabError(f"{self.where} is not a sound GGUF file: {what}; {do}")
 
     def short(self, what: str) -> CollabError:
         """For a file that has fewer bytes than it says."""
-        part = _PART.match(self.path.name)
+        part = _PART.match(self.where.rpartition("/")[2])
         if part is None:
             return self.fail(what, "copy or download it again")
         whole, last = part["whole"], f"{part['whole']}.part{part['count']}of{part['count']}"
         return self.fail(what, f"join the parts: cat {whole}.part1of{part['count']} ... {last} > {whole}")
 
     def take(self, size: int, what: str) -> bytes:
-        if size > len(self.data) - self.at:
-            raise self.short(f"it ends inside {what} (at byte {self.at} of {len(self.data)})")
-        self.at += size
-        return self.data[self.at - size : self.at].tobytes()
+        if size > self.left:
+            raise self.short(f"it ends inside {what} (at byte {self.at} of {self.size})")
+        return self._bytes.take(size)
 
     def number(self, fmt: str, what: str) -> int:
         value: int = struct.unpack("<" + fmt, self.take(struct.calcsize(fmt), what))[0]
@@ -111,7 +117,7 @@ def _read_scalar(cur: _Cursor, kind: GGUFValueType, what: str) -> Any:
 def _read_array(cur: _Cursor, what: str) -> MetaValue:
     kind = cur.value_type(what)
     count = cur.number("Q", what)
-    left = len(cur.data) - cur.at
+    left = cur.left
     if kind == GGUFValueType.ARRAY:
         raise cur.fail(f"{what} is an array of arrays, which GGUF readers do not support")
     if kind == GGUFValueType.STRING:
@@ -168,23 +174,22 @@ def _gguf_version() -> str:
     return version("gguf")
 
 
-def read_header(path: Path, data: NDArray[np.uint8]) -> Header:
-    """Parse the header in ``data`` (the whole file, uint8[n], may be a memory map).
+def read_header(file: ByteFile) -> Header:
+    """Parse the header of ``file``, reading little more than that.
 
     Raises CollabError for whatever is not sound, tensors outside the file or overlapping included.
     """
-    cur = _Cursor(data, path)
-    if len(data) < 4 or data[:4].tobytes() != MAGIC:
-        hint = foreign_hint(data[:HEAD].tobytes()) or "it does not start with 'GGUF'"
-        raise CollabError(f"{path} is not a GGUF file: {hint}")
-    cur.at = 4
+    cur = _Cursor(file)
+    if cur.size < len(MAGIC) or cur.take(len(MAGIC), "the first bytes") != MAGIC:
+        hint = foreign_hint(file.read(0, min(HEAD, file.size)).tobytes()) or "it does not start with 'GGUF'"
+        raise CollabError(f"{file.where} is not a GGUF file: {hint}")
     version = cur.number("I", "the version")
     if version not in (2, 3):
         hint = " (big-endian files are not supported)" if version & 0xFFFF == 0 else ""
         raise cur.fail(f"version {version} is neither 2 nor 3{hint}", "make it again with a current llama.cpp")
     n_tensors = cur.number("Q", "the tensor count")
     n_keys = cur.number("Q", "the key count")
-    left = len(data) - cur.at
+    left = cur.left
     # A key takes at least 13 bytes, a tensor entry at least 32.
     if n_keys > left // 13 or n_tensors > left // 32:
         raise cur.short(f"it claims {n_keys} keys and {n_tensors} tensors in {left} bytes")
@@ -217,7 +222,7 @@ def _placed(cur: _Cursor, metadata: dict[str, MetaValue], stored: dict[str, Stor
         if t.offset % align or offset < end:
             raise cur.fail(f"tensors {last!r} and {t.name!r} overlap or are not aligned to {align}")
         end, last = offset + t.nbytes, t.name
-        if end > len(cur.data):
-            raise cur.short(f"tensor {t.name!r} ends at byte {end} of {len(cur.data)}: the file is truncated")
+        if end > cur.size:
+            raise cur.short(f"tensor {t.name!r} ends at byte {end} of {cur.size}: the file is truncated")
         placed[t.name] = StoredTensor(t.name, t.shape, t.type, offset, t.nbytes)
     return {name: placed[name] for name in stored}

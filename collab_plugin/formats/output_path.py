@@ -16,14 +16,14 @@ PARTIAL = ".partial"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def check_output(out: Path, inputs: Iterable[Path | None] = ()) -> None:
+def check_output(out: Path, inputs: Iterable[str | Path | None] = ()) -> None:
     """CollabError unless ``out`` can become a file: its folder is there and writable, and nothing but a regular file is
     replaced. What a link leads to counts, too. ``inputs``: what is read for it, None for what is not; none of them is
-    replaced, and nothing is written into a model's folder.
+    replaced, and nothing is written into a model's folder. Addresses of models elsewhere are text.
     """
     for path in inputs:
         if path is not None:
-            _refuse_input(out, path)
+            _refuse_input(out, Path(path))
     part = _checked_folder(out)
     with writing(out):
         for path in (part, out):

@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.byte_file import ByteFile, Bytes, Cursor
 from collab_plugin.formats.foreign_file import HEAD, foreign_hint
 
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "C64": 8,
@@ -35,12 +31,31 @@ class Place:
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a file: ``data`` is its bytes, uint8[nbytes], a view of the memory map."""
+    """A tensor in a file; its bytes are read when they are asked for."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    data: NDArray[np.uint8]
+    file: ByteFile
+    start: int
+    stop: int
+
+    @property
+    def data(self) -> Bytes:
+        """All of its bytes: uint8[nbytes]."""
+        return self.file.read(self.start, self.stop)
+
+    def read(self, rows: slice | None = None) -> Bytes:
+        """Its bytes, or those of ``rows`` of axis 0 alone (a step of one): uint8 of that shape, the last axis in
+        bytes."""
+        if not self.shape:
+            return self.data
+        count, item = self.shape[0], ITEM_BYTES[self.dtype]
+        first, last, _ = (rows or slice(None)).indices(count)
+        size = (self.stop - self.start) // max(count, 1)
+        raw = self.file.read(self.start + first * size, self.start + max(first, last) * size)
+        inner = (*self.shape[1:-1], self.shape[-1] * item) if len(self.shape) > 1 else ()
+        return raw.reshape(max(last - first, 0), *inner) if inner else raw
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -50,38 +65,27 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def read_header(path: Path) -> dict[str, Stored]:
-    """Map ``path`` and return its tensors; CollabError for whatever is not sound."""
-    places = read_places(path)
-    data: NDArray[np.uint8] = np.memmap(path, np.uint8, "r")
-    return {name: Stored(name, p.dtype, p.shape, data[p.start : p.stop]) for name, p in places.items()}
+def read_header(file: ByteFile) -> dict[str, Stored]:
+    """Return the tensors of ``file``, reading the header alone; CollabError for whatever is not sound."""
+    places = read_places(file)
+    return {name: Stored(name, p.dtype, p.shape, file, p.start, p.stop) for name, p in places.items()}
 
 
-def read_places(path: Path) -> dict[str, Place]:
-    """Return where the tensors of ``path`` lie, in the file's order; CollabError for whatever is not sound.
-
-    Reads the header alone, and not through a memory map, for which systems fetch what lies around it.
-    """
+def read_places(file: ByteFile) -> dict[str, Place]:
+    """Return where the tensors of ``file`` lie, in the file's order; CollabError for whatever is not sound."""
 
     def fail(what: str, do: str = "download it again") -> CollabError:
-        return CollabError(f"{path} is not a sound safetensors file: {what}; {do}")
+        return CollabError(f"{file.where} is not a sound safetensors file: {what}; {do}")
 
-    try:
-        with path.open("rb") as file:
-            length = os.fstat(file.fileno()).st_size
-            if length == 0:
-                raise CollabError(f"{path} is empty")
-            if length < 8:
-                raise fail("it is shorter than its header")
-            size = int.from_bytes(file.read(8), "little")
-            if size > min(MAX_HEADER, length - 8):
-                file.seek(0)
-                if hint := foreign_hint(file.read(HEAD)):
-                    raise CollabError(f"{path} is no safetensors file: {hint}")
-                raise fail(f"it claims a header of {size} bytes in {length}")
-            text = file.read(size)
-    except OSError as error:
-        raise CollabError(f"{path} cannot be read: {error.strerror}") from None
+    length, cursor = file.size, Cursor(file)
+    if length < 8:
+        raise fail("it is shorter than its header")
+    size = int.from_bytes(cursor.take(8), "little")
+    if size > min(MAX_HEADER, length - 8):
+        if hint := foreign_hint(file.read(0, min(HEAD, length)).tobytes()):
+            raise CollabError(f"{file.where} is no safetensors file: {hint}")
+        raise fail(f"it claims a header of {size} bytes in {length}")
+    text = cursor.take(size)
     try:
         header = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:

@@ -22,4 +22,4 @@ def of_model(checkpoint: Checkpoint, source: StatsSource | None) -> StatsSource 
 def check_sensitivity(checkpoint: Checkpoint, source: SensitivitySource) -> None:
     """CollabError when the sensitivity document is of another model: its routers differ."""
     if source.sensitivity.model_id != model_id(checkpoint):
-        raise CollabError(f"{source.label} was probed on another model than {checkpoint.path}; probe this one")
+        raise CollabError(f"{source.label} was probed on another model than {checkpoint.address}; probe this one")

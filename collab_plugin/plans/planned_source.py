@@ -17,6 +17,6 @@ def as_planned(checkpoint: Checkpoint, plan: Plan) -> Checkpoint:
     if without is not checkpoint and fingerprint(without) == plan.source.fingerprint:
         return without
     raise CollabError(
-        f"the plan was made for another checkpoint than {checkpoint.path} "
+        f"the plan was made for another checkpoint than {checkpoint.address} "
         f"({plan.source.name}, {plan.source.fingerprint[:19]}...); make it again"
     )

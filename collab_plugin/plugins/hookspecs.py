@@ -35,10 +35,10 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def collab_register_checkpoint_formats(register: Callable[[CheckpointFormat], None]) -> None:
-    """Add ways to open a model from a path.
+    """Add ways to open a model.
 
-    `open_checkpoint` asks ``matches(path)`` of each, plugins before built-ins, and takes the first that says yes; every
-    command that reads a model begins there. The `Checkpoint` is read from many threads.
+    `open_checkpoint` asks ``matches(files)`` of each, plugins before built-ins, and takes the first that says yes;
+    every command that reads a model begins there. The `Checkpoint` is read from many threads.
     """
 
 

@@ -91,7 +91,7 @@ def _groups(plan: Plan, model: Checkpoint) -> int:
     from collab_plugin.checkpoint.topology import topology_of
 
     if set(model.tensors) != set(plan.tensors) or model.architecture != plan.source.architecture:
-        raise CollabError(f"{model.path} is not the plan's model ({plan.source.name}): their tensors differ")
+        raise CollabError(f"{model.address} is not the plan's model ({plan.source.name}): their tensors differ")
     return topology_of(model).groups
 
 

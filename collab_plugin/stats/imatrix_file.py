@@ -17,6 +17,7 @@ from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.byte_file import ByteFile
 from collab_plugin.formats.gguf_header import StoredTensor
 from collab_plugin.stats.stats import ImatrixEntry, LayerRouting
 
@@ -27,10 +28,8 @@ _MOST_ENTRIES = 2**20
 _MOST_TOKENS = 2.0**53
 
 
-def imatrix_entries(
-    path: Path, tensors: Mapping[str, StoredTensor], data: NDArray[np.uint8]
-) -> dict[str, ImatrixEntry]:
-    """The entries by weight, from the tensors of the file ``data`` (uint8[size]).
+def imatrix_entries(path: Path, tensors: Mapping[str, StoredTensor], file: ByteFile) -> dict[str, ImatrixEntry]:
+    """The entries by weight, from the ``tensors`` of ``file``.
 
     Raises CollabError for sums without counts and the reverse, types other than F32, and values that are negative
     or not finite.
@@ -38,7 +37,7 @@ def imatrix_entries(
     entries = {}
     names = {name.removesuffix(end) for name in tensors for end in (SUMS, COUNTS) if name.endswith(end)}
     for weight in sorted(names):
-        sums, counts = (_values(path, tensors, data, weight + end) for end in (SUMS, COUNTS))
+        sums, counts = (_values(path, tensors, file, weight + end) for end in (SUMS, COUNTS))
         if sums is None or counts is None or sums.size % counts.size:
             raise CollabError(
                 f"{path}: {weight} has {'counts' if sums is None else 'sums'} without matching "
@@ -50,15 +49,13 @@ def imatrix_entries(
     return entries
 
 
-def _values(
-    path: Path, tensors: Mapping[str, StoredTensor], data: NDArray[np.uint8], name: str
-) -> NDArray[np.float32] | None:
+def _values(path: Path, tensors: Mapping[str, StoredTensor], file: ByteFile, name: str) -> NDArray[np.float32] | None:
     stored = tensors.get(name)
     if stored is None:
         return None
     if stored.type != GGMLQuantizationType.F32:
         raise CollabError(f"{path}: {name} is {stored.type.name}, not F32; make the importance matrix again")
-    values = data[stored.offset : stored.offset + stored.nbytes].view(np.float32).copy()
+    values = file.read(stored.offset, stored.offset + stored.nbytes).view(np.float32)
     if not np.isfinite(values).all() or values.min(initial=0) < 0:
         raise CollabError(
             f"{path}: {name} holds values that are not finite or negative; calibrate again, or take another file"

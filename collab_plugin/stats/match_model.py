@@ -39,11 +39,11 @@ def match_model(stats: Stats, checkpoint: Checkpoint, label: str) -> Matched:
     ``label`` names the stats in messages. Raises CollabError when they are of another model: other routers, fewer
     than half of their tensors, other sizes.
     """
-    where = f"{label} does not fit {checkpoint.path}"
+    where = f"{label} does not fit {checkpoint.address}"
     kept = _kept_since(stats, checkpoint, label)
     names = _names(stats, checkpoint)
     if len(set(names.values())) < len(stats.imatrix) / 2:
-        raise CollabError(f"{label} names other tensors than {checkpoint.path}: it is of another model")
+        raise CollabError(f"{label} names other tensors than {checkpoint.address}: it is of another model")
     imatrix: dict[str, ImatrixEntry] = {}
     wiped: dict[str, int] = {}
     pruned = kept.always
@@ -137,7 +137,7 @@ def _kept_since(stats: Stats, checkpoint: Checkpoint, label: str) -> _Kept:
         return _Kept(ids if stats.model_id is None else {}, False, known)
     if ids and stats.model_id == values.get(SOURCE_MODEL_ID):
         return _Kept(ids, True, known)
-    raise CollabError(f"{label} was calibrated on another model than {checkpoint.path}; calibrate this one")
+    raise CollabError(f"{label} was calibrated on another model than {checkpoint.address}; calibrate this one")
 
 
 def _sized(entry: ImatrixEntry, info: TensorInfo, kept: _Kept, where: str) -> tuple[ImatrixEntry, bool]:
@@ -173,7 +173,7 @@ def _routing_of(routing: LayerRouting, layer: int, checkpoint: Checkpoint, kept:
         weights, reap = (None if s is None else s[at] for s in (routing.weight_sum, routing.reap_sum))
         return LayerRouting(routing.tokens, routing.count[at], weights, reap)
     raise CollabError(
-        f"{label} has {experts} experts in layer {layer}, {checkpoint.path} has {router.shape[0]}: "
+        f"{label} has {experts} experts in layer {layer}, {checkpoint.address} has {router.shape[0]}: "
         "it is of another model"
     )
 

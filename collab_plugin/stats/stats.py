@@ -86,6 +86,7 @@ class Stats:
 
     ``imatrix`` is empty when the engine measures routing only. ``model_id``: checkpoint.identity.model_id of
     the calibrated model, None for foreign files.
+    ``seed``: what windows of the texts were drawn with, None where all were taken or the first.
     ``text_sketch``: u64[<=1024], bottom-k sketch of the calibration text's token n-grams (text_overlap.py).
     """
 
@@ -96,4 +97,5 @@ class Stats:
     datasets: tuple[str, ...] = ()
     model_id: str | None = None
     engine: str = ""
+    seed: int | None = None
     text_sketch: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from collab_plugin.checkpoint.gguf import open_shard
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.atomic_write import write_bytes
+from collab_plugin.formats.byte_file import ByteFile
 from collab_plugin.formats.file_hash import file_sha256
 from collab_plugin.formats.gguf_header import Header
 from collab_plugin.formats.gguf_layout import TensorSpec, layout
@@ -29,6 +30,7 @@ from collab_plugin.stats.stats import LayerRouting, Stats
 
 VERSION = 1
 UNMEASURED = "collab.stats.unmeasured"
+SEED = "collab.stats.seed"
 """Sums of LayerRouting that the engine does not measure, and "imatrix"; absent when it measures all."""
 _SUMS = re.compile(r"^blk\.(\d+)\.collab_router$")
 T = TypeVar("T")
@@ -109,6 +111,8 @@ def _keys(stats: Stats) -> dict[str, MetaValue]:
         "collab.stats.model_id": MetaValue(stats.model_id or "", text),
         "collab.stats.ngrams": MetaValue(stats.text_sketch.tolist(), array, GGUFValueType.UINT64),
     }
+    if stats.seed is not None:
+        keys[SEED] = MetaValue(stats.seed, GGUFValueType.UINT32)
     for layer, routing in sorted(stats.routing.items()):
         keys[f"collab.stats.layer_tokens.{layer}"] = MetaValue(routing.tokens, GGUFValueType.UINT64)
     if without := unmeasured(stats):
@@ -140,19 +144,19 @@ def read_stats(path: str | os.PathLike[str]) -> Stats:
     Raises CollabError for a file that is damaged, a model, or in llama.cpp's old format.
     """
     path = Path(path)
-    header, data = _open(path)
+    header, file = _open(path)
     meta = header.metadata
     if _value(meta, "general.type", str, "") != "imatrix":
         raise CollabError(f"{path} is a GGUF but no importance matrix or stats file; give what `calibrate` wrote")
     without = _value(meta, UNMEASURED, list, [])
-    imatrix = imatrix_entries(path, header.tensors, data)
+    imatrix = imatrix_entries(path, header.tensors, file)
     if not imatrix and "imatrix" not in without:
         raise CollabError(f"{path} holds no importance matrix; give what `calibrate` wrote")
     chunk = _value(meta, "imatrix.chunk_size", int, 512) or 512
     ours = "collab.stats.version" in meta
     if ours and meta["collab.stats.version"].value != VERSION:
         raise CollabError(f"{path} has stats version {meta['collab.stats.version'].value}, not {VERSION}")
-    routing = _our_routing(path, header, data, without) if ours else counted_routing(imatrix)
+    routing = _our_routing(path, header, file, without) if ours else counted_routing(imatrix)
     tokens = _value(meta, "collab.stats.tokens", int, 0) or _value(meta, "imatrix.chunk_count", int, 0) * chunk
     if not tokens:
         tokens = counted_tokens(imatrix)
@@ -166,11 +170,12 @@ def read_stats(path: str | os.PathLike[str]) -> Stats:
         datasets=tuple(str(d) for d in _value(meta, "imatrix.datasets", list, [])),
         model_id=_value(meta, "collab.stats.model_id", str, "") or None,
         engine=_value(meta, "collab.stats.engine", str, "") or "imatrix of another tool",
+        seed=_value(meta, SEED, int, 0) if SEED in meta else None,
         text_sketch=_sketch(path, _value(meta, "collab.stats.ngrams", list, [])),
     )
 
 
-def _open(path: Path) -> tuple[Header, NDArray[np.uint8]]:
+def _open(path: Path) -> tuple[Header, ByteFile]:
     if not path.is_file():
         raise CollabError(f"the stats file {path} does not exist")
     try:
@@ -194,7 +199,7 @@ def _value(meta: dict[str, MetaValue], key: str, kind: type[T], default: T) -> T
     return value
 
 
-def _our_routing(path: Path, header: Header, data: NDArray[np.uint8], without: list[object]) -> dict[int, LayerRouting]:
+def _our_routing(path: Path, header: Header, file: ByteFile, without: list[object]) -> dict[int, LayerRouting]:
     routing = {}
     for name, stored in header.tensors.items():
         if not (found := _SUMS.match(name)):
@@ -202,7 +207,7 @@ def _our_routing(path: Path, header: Header, data: NDArray[np.uint8], without: l
         layer, shape = int(found.group(1)), stored.shape
         if stored.type != GGMLQuantizationType.F32 or len(shape) != 2 or shape[0] != 3 or shape[1] % 2:
             raise CollabError(f"{path}: {name} has shape {shape} of {stored.type.name}; calibrate again")
-        array = data[stored.offset : stored.offset + stored.nbytes].view(np.float32).reshape(shape)
+        array = file.read(stored.offset, stored.offset + stored.nbytes).view(np.float32).reshape(shape)
         high, low = np.split(array.astype(np.float64), 2, axis=1)
         count, weights, reap = high + low
         tokens = _value(header.metadata, f"collab.stats.layer_tokens.{layer}", int, -1)

@@ -11,5 +11,7 @@ def texts_sha256(texts: Sequence[Path]) -> str:
     """Return the SHA-256, as hexadecimal digits, of the files' bytes one after the other."""
     digest = hashlib.sha256()
     for text in texts:
-        digest.update(text.read_bytes())
+        with text.open("rb") as file:
+            while data := file.read(2**20):
+                digest.update(data)
     return digest.hexdigest()

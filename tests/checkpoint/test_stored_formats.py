@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conformance.torch_python import torch_python
 from gguf import GGMLQuantizationType as T
+from small_models.held_bytes import HeldBytes, held
 
 from collab_plugin.checkpoint.decode import decode
 from collab_plugin.checkpoint.storage.matrix import Matrix, floats
@@ -17,6 +18,7 @@ from collab_plugin.checkpoint.storage.quantization import Quantization, quantiza
 from collab_plugin.checkpoint.storage.recognise import beside, matrix_of, without_effect
 from collab_plugin.checkpoint.tensor_sources import FusedExperts
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.byte_file import LocalFile
 from collab_plugin.formats.safetensors_header import Stored, read_header
 
 JOB = Path(__file__).with_name("stored_formats_job.py")
@@ -40,7 +42,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Stored]:
         env={"OMP_NUM_THREADS": "1", "PATH": ""},
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    return read_header(out)
+    return read_header(LocalFile(out))
 
 
 def matrix(stored: Mapping[str, Stored], case: str) -> Matrix:
@@ -91,7 +93,7 @@ def test_every_tensor_is_known(stored: Mapping[str, Stored]) -> None:
 
 def numbered(name: str, dtype: str, shape: tuple[int, ...], seed: int = 0) -> Stored:
     values = np.random.default_rng(seed).integers(100, 140, int(np.prod(shape)), np.uint8)
-    return Stored(name, dtype, shape, values)
+    return held(name, dtype, shape, values)
 
 
 def test_mxfp4_experts_of_gpt_oss_in_turn() -> None:
@@ -112,7 +114,8 @@ def test_mxfp4_experts_of_gpt_oss_in_turn() -> None:
 
 def test_a_scale_that_is_no_number_is_refused() -> None:
     scales = numbered("w_scale", "U8", (4, 2))
-    scales.data[3] = 255
+    assert isinstance(scales.file, HeldBytes)
+    scales.file.data[3] = 255
     parts = {"w_packed": numbered("w_packed", "U8", (4, 32)), "w_scale": scales}
     with pytest.raises(CollabError, match="w_scale holds scales that are no number"):
         matrix_of("w", (4, 64), parts, Quantization()).native_rows()
@@ -156,7 +159,7 @@ def test_parts_that_do_not_fit_are_refused(change: dict[str, tuple[str, tuple[in
     for name, told in (PACKED | change).items():
         if told is not None:
             size = {"I32": 4, "F16": 2, "F32": 4, "I64": 8}[told[0]]
-            parts[name] = Stored(name, told[0], told[1], np.zeros(int(np.prod(told[1])) * size, np.uint8))
+            parts[name] = held(name, told[0], told[1], np.zeros(int(np.prod(told[1])) * size, np.uint8))
     with pytest.raises(CollabError, match=says):
         matrix_of("w", (4, 64), parts, Quantization())
 
@@ -165,9 +168,9 @@ def test_columns_in_another_order_have_the_scale_of_their_group() -> None:
     order = np.array([1, 0] * 32, "<i4")
     scales = np.arange(1, 9, dtype="<f2").reshape(4, 2)
     parts = {
-        "w_packed": Stored("w_packed", "I32", (4, 8), np.full(128, 0x99, np.uint8)),  # every number is 1
-        "w_scale": Stored("w_scale", "F16", (4, 2), scales.reshape(-1).view(np.uint8)),
-        "w_g_idx": Stored("w_g_idx", "I32", (64,), order.view(np.uint8)),
+        "w_packed": held("w_packed", "I32", (4, 8), np.full(128, 0x99, np.uint8)),  # every number is 1
+        "w_scale": held("w_scale", "F16", (4, 2), scales.reshape(-1).view(np.uint8)),
+        "w_g_idx": held("w_g_idx", "I32", (64,), order.view(np.uint8)),
     }
     found = matrix_of("w", (4, 64), parts, Quantization())
     assert found.native is None

@@ -7,20 +7,20 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from small_models.held_bytes import held
 
 from collab_plugin import TensorRule, fused_experts, rotary_pairs, vector
 from collab_plugin.checkpoint.families.tensors import Take, ordered, squeezed
 from collab_plugin.checkpoint.storage.matrix import Plain
 from collab_plugin.checkpoint.tensor_sources import TensorSource
 from collab_plugin.errors import CollabError
-from collab_plugin.formats.safetensors_header import Stored
 
 F32 = NDArray[np.float32]
 SIZES = {"heads": 2, "head": 6, "hidden": 4, "experts": 3}
 
 
 def source(values: F32, take: Take) -> TensorSource:
-    stored = Stored("tensor", "F32", values.shape, np.frombuffer(values.astype("<f4").tobytes(), np.uint8))
+    stored = held("tensor", "F32", values.shape, np.frombuffer(values.astype("<f4").tobytes(), np.uint8))
     return take([Plain(stored)], False, SIZES)
 
 

@@ -18,6 +18,7 @@ from collab_plugin.checkpoint.safetensors import open_safetensors
 from collab_plugin.compression.hf_folder import compress_folder
 from collab_plugin.compression.hf_pack_quantized import quantize
 from collab_plugin.compression.hf_precision import Precision, precisions
+from collab_plugin.formats.byte_file import LocalFile
 from collab_plugin.formats.safetensors_header import read_header
 from collab_plugin.formats.tensor_names import Role
 from collab_plugin.plans.copy_plan import copy_plan
@@ -81,7 +82,7 @@ def test_folder_holds_what_its_config_says(tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = compress_folder(checkpoint, plan, out, precision="plan", threads=2, report=_quiet)
     assert done.bytes == sum(p.stat().st_size for p in out.glob("*.safetensors"))
-    stored = {n: s for p in out.glob("*.safetensors") for n, s in read_header(p).items()}
+    stored = {n: s for p in out.glob("*.safetensors") for n, s in read_header(LocalFile(p)).items()}
     expert = "model.layers.2.mlp.experts.3.down_proj.weight"
     assert [stored[f"{expert}_{part}"].shape for part in ("packed", "scale")] == [(256, 32), (256, 2)]
     assert stored[f"{expert}_shape"].data.view("<i8").tolist() == [256, 256]

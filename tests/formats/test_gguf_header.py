@@ -14,6 +14,7 @@ from small_models.gguf_bytes import ARCHITECTURE, V, array_key, gguf, key, tenso
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.cli.main import main
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.byte_file import LocalFile
 from collab_plugin.formats.gguf_header import read_header
 
 HUGE = 2**63
@@ -123,7 +124,7 @@ def test_what_is_right_is_read(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     for version in (2, 3):
         path.write_bytes(gguf(keys, tensors, values[:8].tobytes() + bytes(32) + values[8:].tobytes(), version=version))
-        header = read_header(path, np.fromfile(path, np.uint8))
+        header = read_header(LocalFile(path))
         assert {k: v.value for k, v in header.metadata.items()} == {
             "general.architecture": "qwen3moe",
             "a.bool": True,

@@ -17,6 +17,7 @@ from small_models.hf_folder import raw_safetensors
 
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.byte_file import LocalFile
 from collab_plugin.formats.safetensors_header import read_header
 
 MEMORY = 2_000_000  # bytes that parsing a file of some kilobytes may take
@@ -109,7 +110,7 @@ BODY = bytes(128)
 
 
 def _use_safetensors(path: Path) -> None:
-    for stored in read_header(path).values():
+    for stored in read_header(LocalFile(path)).values():
         item = {"BF16": 2, "F32": 4}.get(stored.dtype)
         assert item is None or stored.data.nbytes == item * int(np.prod(stored.shape, dtype=object))
         stored.data.tobytes()
@@ -156,4 +157,4 @@ def test_tiny_files(size: int, tmp_path: Path) -> None:
         path = tmp_path / "model.safetensors"
         path.write_bytes(fill * size)
         with pytest.raises(CollabError):
-            read_header(path)
+            read_header(LocalFile(path))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from collab_llamacpp.native.model import LoadedModel
 from engine_calls import CTX, calibrate
 from gguf import LlamaFileType
 from qwen3moe_reference import Trace, forward
@@ -18,6 +19,12 @@ from small_models.tiny_moe import tokens_of
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.checkpoint.topology import Topology, topology_of
 from collab_plugin.cli.main import main
+from collab_plugin.compression.gguf_file import compress
+from collab_plugin.engines.engine import Windows
+from collab_plugin.engines.text_windows import text_cut
+from collab_plugin.plans.copy_plan import copy_plan
+from collab_plugin.plugins.open_checkpoint import open_checkpoint
+from collab_plugin.progress import untold
 from collab_plugin.stats.stats import Stats
 from collab_plugin.stats.stats_file import read_stats
 
@@ -232,3 +239,20 @@ def test_calibrate_on_stdin(qwen3moe: Path, prose: Path, tmp_path: Path) -> None
     assert ours.text_sketch.tolist() == theirs.text_sketch.tolist()
     for layer, routing in theirs.routing.items():
         assert ours.routing[layer].count.tolist() == routing.count.tolist()
+
+
+def test_chats_are_read_through_the_model_s_template(tmp_path: Path) -> None:
+    """Of a converted folder: its template, its control tokens as tokens; the same in plain text are text."""
+    folder, model = open_checkpoint(Path(__file__).parents[1] / "models" / "tiny-qwen3moe"), tmp_path / "m.gguf"
+    compress(folder, copy_plan(folder), None, model, kernels=None, threads=1, report=untold)
+    says = [{"role": "user", "content": "Name a river. " * 20}, {"role": "assistant", "content": "The Elbe. " * 20}]
+    chats, plain = tmp_path / "chats.jsonl", tmp_path / "plain.txt"
+    chats.write_text(json.dumps({"messages": says}) + "\n")
+    plain.write_text("<|im_start|>user\n" + says[0]["content"])
+    with LoadedModel(model, ctx=16, threads=1, model_only=True) as session:
+        metadata = open_gguf(model).metadata
+        found = [session.windows(text_cut(Windows((text,), 16), metadata)) for text in (chats, plain)]
+        marks = [int(session.tokenize(mark, special=True, add=False)[0]) for mark in ("<|im_start|>", "<|im_end|>")]
+    tokens = np.concatenate(found[0])
+    assert tokens[0] == marks[0] and (tokens == marks[0]).sum() == 2 and marks[1] in tokens
+    assert not np.isin(marks, np.concatenate(found[1])).any()

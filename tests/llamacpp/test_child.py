@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from collab_llamacpp.calibrate.job_types import CalibrateJob, Cut
+from collab_llamacpp.calibrate.job_types import CalibrateJob
 from collab_llamacpp.calibrate.llamacpp_child import run_job
 from engine_calls import CTX
 
+from collab_plugin.engines.text_windows import TextCut
 from collab_plugin.errors import CollabError
 
 
 def _job(model: Path, text: Path) -> CalibrateJob:
-    return CalibrateJob(str(model), 1, Cut((str(text),), CTX, None), 4, "qwen3moe")
+    return CalibrateJob(str(model), 1, TextCut((str(text),), CTX), 4, "qwen3moe")
 
 
 def _children() -> list[int]:

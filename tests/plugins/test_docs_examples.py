@@ -26,6 +26,7 @@ from collab_plugin import (
     LayerRouting,
     LayerUse,
     LoadOptions,
+    LocalFiles,
     NotOfferedError,
     Windows,
     open_gguf,
@@ -82,8 +83,8 @@ def made(request: pytest.FixtureRequest) -> Iterator[Any]:
 def test_example_of_checkpoint_formats(made: Any, qwen3moe: Path, tmp_path: Path) -> None:
     backup = tmp_path / "model.gguf.bak"
     backup.symlink_to(qwen3moe)
-    assert made.matches(backup) and not made.matches(qwen3moe)
-    assert made.open(backup).tensors == open_gguf(qwen3moe).tensors
+    assert made.matches(LocalFiles(backup)) and not made.matches(LocalFiles(qwen3moe))
+    assert made.open(LocalFiles(backup)).tensors == open_gguf(qwen3moe).tensors
 
 
 def test_example_of_families(made: Any) -> None:

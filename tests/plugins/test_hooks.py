@@ -39,6 +39,8 @@ from collab_plugin import (
     LayerUse,
     LoadedTasks,
     Loader,
+    LocalFiles,
+    ModelFiles,
     PlacementPolicy,
     PluginCommand,
     Score,
@@ -82,10 +84,10 @@ class BackupFiles:
 
     @hookimpl
     def collab_register_checkpoint_formats(self, register: Callable[[CheckpointFormat], None]) -> None:
-        register(CheckpointFormat("backup", "GGUF backups", lambda path: path.suffix == ".bak", self.open))
+        register(CheckpointFormat("backup", "GGUF backups", lambda files: str(files.named).endswith(".bak"), self.open))
 
-    def open(self, path: Path) -> Checkpoint:
-        return open_gguf(path)
+    def open(self, files: ModelFiles) -> Checkpoint:
+        return open_gguf(files)
 
 
 def test_hook_collab_register_checkpoint_formats(qwen3moe: Path, tmp_path: Path) -> None:
@@ -93,9 +95,9 @@ def test_hook_collab_register_checkpoint_formats(qwen3moe: Path, tmp_path: Path)
     assert list(formats) == ["backup", "gguf", "safetensors"], "asked in this order: plugins before built-ins"
     backup = tmp_path / "model.gguf.bak"
     backup.symlink_to(qwen3moe)
-    first = next(candidate for candidate in formats.values() if candidate.matches(backup))
+    first = next(candidate for candidate in formats.values() if candidate.matches(LocalFiles(backup)))
     assert first.name == "backup"
-    assert list(first.open(backup).tensors) == list(open_gguf(qwen3moe).tensors)
+    assert list(first.open(LocalFiles(backup)).tensors) == list(open_gguf(qwen3moe).tensors)
 
 
 class Renamed:

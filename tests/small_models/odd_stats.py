@@ -49,8 +49,8 @@ def with_key(path: Path, key: str, value: object, kind: GGUFValueType) -> Path:
     from collab_plugin.formats.gguf_values import MetaValue
 
     write_stats(path, small_stats())
-    header, data = open_shard(path)
-    data = np.array(data)
+    header, file = open_shard(path)
+    data = file.read(0, file.size)
     sub = GGUFValueType.STRING if kind == GGUFValueType.ARRAY else None
     meta = {**header.metadata, key: MetaValue(value, kind, sub)}
     plan = layout(meta, [TensorSpec(t.name, t.shape, t.type) for t in header.tensors.values()])

@@ -66,7 +66,7 @@ def disturb(job: DisturbJob, progress: Advance) -> dict[str, NDArray[Any]]:
     with LoadedModel(
         Path(job.model), ctx=ctx, threads=job.threads, callback=disturber.callback, sequences=count
     ) as session:
-        windows = spread(session.windows([Path(text) for text in job.cut.texts], ctx, job.cut.chunks), job.most)
+        windows = spread(session.windows(job.cut), job.most)
         for number, window in enumerate(windows):
             clean = np.empty((0, 0))
             for start in range(0, len(runs), count):

@@ -5,15 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from collab_plugin.engines.disturbance import Disturbance
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Texts, as paths, and how they are cut into windows of ``ctx`` tokens: at most ``chunks`` of each text."""
-
-    texts: tuple[str, ...]
-    ctx: int
-    chunks: int | None
+from collab_plugin.engines.text_windows import TextCut
 
 
 @dataclass(frozen=True)
@@ -22,7 +14,7 @@ class CalibrateJob:
 
     model: str
     threads: int
-    cut: Cut
+    cut: TextCut
     experts: int
     architecture: str
     kv_type: str = "f16"
@@ -34,7 +26,7 @@ class ReferenceJob:
 
     original: str
     threads: int
-    cut: Cut
+    cut: TextCut
     out: str
 
 
@@ -44,7 +36,7 @@ class EvaluateJob:
 
     model: str
     threads: int
-    cut: Cut
+    cut: TextCut
     original: str
     ngrams: str
 
@@ -57,7 +49,7 @@ class DisturbJob:
 
     model: str
     threads: int
-    cut: Cut
+    cut: TextCut
     most: int | None
     disturbances: tuple[Disturbance, ...]
     shapes: str

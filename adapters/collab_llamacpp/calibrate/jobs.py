@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collab_llamacpp.calibrate.collector import Collector
-from collab_llamacpp.calibrate.job_types import CalibrateJob, Cut, EvaluateJob, GenerateJob, ReferenceJob
+from collab_llamacpp.calibrate.job_types import CalibrateJob, EvaluateJob, GenerateJob, ReferenceJob
 from collab_llamacpp.calibrate.original_logits import Original, RunningOriginal
 from collab_llamacpp.native.model import LoadedModel
 from collab_llamacpp.native.sampling import piece, sampler
@@ -39,7 +39,7 @@ def calibrate(job: CalibrateJob, progress: Advance) -> Arrays:
         callback=collector.callback,
         kv_type=job.kv_type,
     ) as session:
-        windows = session.windows(*_cut(job.cut))
+        windows = session.windows(job.cut)
         for index, window in enumerate(windows):
             session.clear()
             session.decode(window, 0)
@@ -60,10 +60,6 @@ def calibrate(job: CalibrateJob, progress: Advance) -> Arrays:
     return arrays
 
 
-def _cut(cut: Cut) -> tuple[list[Path], int, int | None]:
-    return [Path(text) for text in cut.texts], cut.ctx, cut.chunks
-
-
 def evaluate(job: EvaluateJob, progress: Advance) -> Arrays:
     """Figures of both models on the same windows."""
     ctx = job.cut.ctx
@@ -71,7 +67,7 @@ def evaluate(job: EvaluateJob, progress: Advance) -> Arrays:
     found = Comparison()
     with ExitStack() as stack:
         model = stack.enter_context(LoadedModel(Path(job.model), ctx=ctx, threads=job.threads))
-        windows = model.windows(*_cut(job.cut))
+        windows = model.windows(job.cut)
         original = _original(job, stack)
         if model.n_vocab != original.n_vocab or not original.same_windows(windows):
             raise CollabError(f"{job.model} and {job.original} tokenize the text differently: not the same model")
@@ -89,14 +85,14 @@ def _original(job: EvaluateJob, stack: ExitStack) -> Original:
     if path.suffix == REFERENCE:
         return Reference(path)
     session = stack.enter_context(LoadedModel(path, ctx=job.cut.ctx, threads=job.threads))
-    return RunningOriginal(session, session.windows(*_cut(job.cut)))
+    return RunningOriginal(session, session.windows(job.cut))
 
 
 def reference(job: ReferenceJob, progress: Advance) -> Arrays:
     """Write the original's logits as job.out."""
     ctx = job.cut.ctx
     with LoadedModel(Path(job.original), ctx=ctx, threads=job.threads) as session:
-        windows = session.windows(*_cut(job.cut))
+        windows = session.windows(job.cut)
         with writing_reference(Path(job.out), windows, session.n_vocab) as store:
             for index, window in enumerate(windows):
                 store[index] = session.scored(window)

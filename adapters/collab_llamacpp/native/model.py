@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from collab_llamacpp.native.ggml import GgmlTensor, ggml
+from collab_plugin.engines.text_windows import TextCut, windows_of
 from collab_plugin.errors import CollabError
-from collab_plugin.formats.text_file import read_text
 
 Tokens = Sequence[int] | NDArray[np.int64]
 BASE = ggml()
@@ -156,7 +156,8 @@ class LoadedModel:
         count = llama.llama_tokenize(self.vocab, data, len(data), buffer, size, add, special)
         if count < 0:
             raise CollabError("llama.cpp cannot tokenize the text")
-        return np.array(buffer[:count], np.int64)
+        found: NDArray[np.int64] = np.ctypeslib.as_array(buffer)[:count].astype(np.int64)
+        return found
 
     def decode(self, tokens: Tokens, first_logit: int, start: int = 0) -> None:
         """Run one batch at positions ``start``...; logits are kept from index ``first_logit`` on."""
@@ -216,21 +217,9 @@ class LoadedModel:
             self.clear()
         return kept
 
-    def windows(self, texts: Sequence[Path], ctx: int, chunks: int | None) -> list[NDArray[np.int64]]:
-        """Windows of ``ctx`` tokens, none across two texts, each starting with BOS where the vocabulary
-        adds one (as llama-perplexity and llama-imatrix do); a text's rest is left out. With ``chunks``
-        the first so many of each text."""
-        found = []
-        total = 0
-        for path in texts:
-            tokens = self.tokenize(read_text(path))
-            total += len(tokens)
-            found += [tokens[i : i + ctx].copy() for i in range(0, len(tokens) - ctx + 1, ctx)][:chunks]
-        if not found:
-            raise CollabError(
-                f"{total} tokens of text are less than one window of {ctx}; give more text or lower `ctx`"
-            )
-        if llama.llama_vocab_get_add_bos(self.vocab):
-            for window in found:
-                window[0] = llama.llama_vocab_bos(self.vocab)
-        return found
+    def windows(self, cut: TextCut) -> list[NDArray[np.int64]]:
+        """`windows_of` with this model's vocabulary, which knows best whether it adds BOS."""
+        bos = llama.llama_vocab_bos(self.vocab) if llama.llama_vocab_get_add_bos(self.vocab) else None
+        return windows_of(
+            replace(cut, bos_id=bos), lambda text, special: self.tokenize(text, special, add=False), str(self.path)
+        )

@@ -11,7 +11,7 @@ from collab_plugin.progress import Advance
 from collab_plugin.stats.text_overlap import sketch
 from collab_vllm.jobs.start_vllm import start_vllm
 from collab_vllm.jobs.vllm_job_types import VllmCalibrateJob
-from collab_vllm.jobs.windows import tokenizer_of, windows_of
+from collab_vllm.jobs.windows import model_windows
 
 BATCH = 8
 """Windows handed to the engine at a time: between two there is a sign of progress."""
@@ -20,7 +20,7 @@ BATCH = 8
 def calibrate(job: VllmCalibrateJob, progress: Advance) -> dict[str, NDArray[Any]]:
     """All windows through the model, each for itself; the router's choice of every token is counted."""
     ctx = job.cut.ctx
-    windows = windows_of(tokenizer_of(job.model), job.cut)
+    windows = model_windows(job.model, job.cut)
     llm = start_vllm(job.model, ctx=ctx + 1, stats=True, max_num_seqs=BATCH)  # vLLM makes one token at least
     from vllm import SamplingParams
 

@@ -14,7 +14,7 @@ from collab_plugin.errors import CollabError
 from collab_plugin.progress import Advance
 from collab_vllm.jobs.start_vllm import start_vllm
 from collab_vllm.jobs.vllm_job_types import VllmEvaluateJob, VllmReferenceJob
-from collab_vllm.jobs.windows import I64, tokenizer_of, windows_of
+from collab_vllm.jobs.windows import I64, model_windows
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,7 @@ class WindowScorer:
 def reference(job: VllmReferenceJob, progress: Advance) -> None:
     """Write the logits of ``job.model`` as ``job.out``."""
     ctx = job.cut.ctx
-    windows = windows_of(tokenizer_of(job.model), job.cut)
+    windows = model_windows(job.model, job.cut)
     scorer = WindowScorer(job.model, ctx)
     with writing_reference(Path(job.out), windows, scorer.n_vocab) as store:
         for index, window in enumerate(windows):
@@ -73,7 +73,7 @@ def reference(job: VllmReferenceJob, progress: Advance) -> None:
 def evaluate(job: VllmEvaluateJob, progress: Advance) -> dict[str, NDArray[Any]]:
     """`Comparison.arrays` of ``job.model`` against ``job.reference``."""
     ctx, rows = job.cut.ctx, scored_rows(job.cut.ctx)
-    windows = windows_of(tokenizer_of(job.model), job.cut)
+    windows = model_windows(job.model, job.cut)
     original = Reference(Path(job.reference))
     if not original.same_windows(windows):
         raise CollabError(f"{job.model} and its original tokenize the text differently: not the same model")

@@ -4,29 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Text:
-    name: str
-    content: str
-
-
-@dataclass(frozen=True)
-class VllmCut:
-    """Text and how it is cut into windows of ``ctx`` tokens: at most ``chunks`` of each text. ``bos`` begins each
-    window, None where the vocabulary adds none."""
-
-    texts: tuple[Text, ...]
-    ctx: int
-    chunks: int | None
-    bos: int | None
+from collab_plugin.engines.text_windows import TextCut
 
 
 @dataclass(frozen=True)
 class VllmCalibrateJob:
     model: str
     threads: int
-    cut: VllmCut
+    cut: TextCut
 
 
 @dataclass(frozen=True)
@@ -35,7 +20,7 @@ class VllmReferenceJob:
 
     model: str
     threads: int
-    cut: VllmCut
+    cut: TextCut
     out: str
 
 
@@ -45,13 +30,14 @@ class VllmEvaluateJob:
 
     model: str
     threads: int
-    cut: VllmCut
+    cut: TextCut
     reference: str
 
 
 @dataclass(frozen=True)
 class VllmGenerateJob:
-    """``ctx``: context in tokens, at most the model's own. ``bos`` as in `VllmCut`."""
+    """``ctx``: context in tokens, at most the model's own. ``bos`` begins the
+    prompt, None where the vocabulary adds none."""
 
     model: str
     threads: int

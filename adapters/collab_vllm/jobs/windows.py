@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from collab_plugin.errors import CollabError
-from collab_vllm.jobs.vllm_job_types import VllmCut
+from collab_plugin.engines.text_windows import TextCut, windows_of
 
 I64 = NDArray[np.int64]
 
@@ -27,19 +26,7 @@ def token_ids(tokenizer: Tokenizer, text: str, bos: int | None) -> I64:
     return np.array(ids if bos is None else [bos, *ids], np.int64)
 
 
-def windows_of(tokenizer: Tokenizer, cut: VllmCut) -> list[I64]:
-    """Windows i64[ctx], none across two texts, each starting with BOS where the vocabulary adds one; a text's rest is
-    left out."""
-    ctx = cut.ctx
-    found: list[I64] = []
-    total = 0
-    for text in cut.texts:
-        tokens = token_ids(tokenizer, text.content, cut.bos)
-        total += len(tokens)
-        found += [tokens[i : i + ctx].copy() for i in range(0, len(tokens) - ctx + 1, ctx)][: cut.chunks]
-    if not found:
-        raise CollabError(f"{total} tokens of text are less than one window of {ctx}; give more text or lower `ctx`")
-    if cut.bos is not None:
-        for window in found:
-            window[0] = cut.bos
-    return found
+def model_windows(model: str, cut: TextCut) -> list[I64]:
+    """`windows_of` with the tokenizer of the folder ``model``."""
+    plain, special = tokenizer_of(model), tokenizer_of(model, special=True)
+    return windows_of(cut, lambda text, told: token_ids(special if told else plain, text, None), model)

@@ -13,6 +13,7 @@ import torch
 from collab_plugin.checkpoint.folder_tensors import INDEX
 from collab_plugin.checkpoint.tokenizer import load_json
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.byte_file import LocalFile
 from collab_plugin.formats.safetensors_header import Place, read_places
 from collab_vllm.load.range_reader import Range, RangeReader, merged
 from collab_vllm.selection.expert_selection import Part
@@ -49,7 +50,7 @@ class Weights:
     """
 
     def __init__(self, files: Iterable[Path]) -> None:
-        self._places = {path: read_places(path) for path in files}
+        self._places = {path: read_places(LocalFile(path)) for path in files}
         self.total_bytes = sum(path.stat().st_size for path in self._places)
         self.read_bytes = 0
 

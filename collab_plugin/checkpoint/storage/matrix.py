@@ -13,7 +13,7 @@ from collab_plugin.checkpoint.checkpoint import F32, Bytes
 from collab_plugin.checkpoint.decode import bf16_to_f32
 from collab_plugin.checkpoint.storage.small_floats import e8m0_to_f32, round_to_bf16
 from collab_plugin.errors import CollabError
-from collab_plugin.formats.safetensors_header import ITEM_BYTES, Stored
+from collab_plugin.formats.safetensors_header import Stored
 
 _FLOATS = {"F32": Type.F32, "F16": Type.F16, "BF16": Type.BF16, "F64": Type.F32}
 Rows = slice | NDArray[np.intp]
@@ -68,11 +68,13 @@ class Opaque(Matrix):
 
 def stored_rows(stored: Stored, rows: Rows | None = None) -> Bytes:
     """uint8[rows, ..., bytes of the last axis] of a stored tensor, contiguous."""
-    item = ITEM_BYTES[stored.dtype]
-    first, *inner = stored.shape or (1,)
-    view = stored.data.reshape(first, *inner[:-1], (inner[-1] if inner else 1) * item)
-    chosen = np.ascontiguousarray(view if rows is None else view[rows])
-    return chosen if inner else chosen.reshape(-1)
+    if rows is None or (isinstance(rows, slice) and rows.step in (None, 1)):
+        return stored.read(rows)
+    wanted = np.arange(stored.shape[0])[rows]
+    first, last = (int(wanted.min()), int(wanted.max()) + 1) if len(wanted) else (0, 0)
+    between = stored.read(slice(first, last))
+    chosen = between.reshape(last - first, -1)[wanted - first].reshape(len(wanted), *between.shape[1:])
+    return chosen if len(stored.shape) > 1 else chosen.reshape(-1)
 
 
 def floats(stored: Stored, rows: Rows | None = None) -> F32:

@@ -81,7 +81,7 @@ def _begun(planning: PlanningInput, stats: StatsSource, measuring: Measuring, ea
     fresh = Sensitivity(
         model_id=model_id(planning.checkpoint),
         stats_sha256=stats.sha256,
-        texts=tuple(text.name for text in windows.texts),
+        texts=windows.names,
         text_sha256=texts_sha256(windows.texts),
         ctx=windows.ctx,
         windows=each,

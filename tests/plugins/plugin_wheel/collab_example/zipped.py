@@ -8,14 +8,16 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from collab_plugin import Checkpoint, CheckpointFormat, CollabError, open_gguf
+from collab_plugin import Checkpoint, CheckpointFormat, CollabError, ModelFiles, open_gguf
 
-# Held until the interpreter exits, which removes them: tensors are mapped from the unpacked files.
+# Held until the interpreter exits, which removes them: tensors are read from the unpacked files.
 _unpacked: list[tempfile.TemporaryDirectory[str]] = []
 
 
-def open_zipped(path: Path) -> Checkpoint:
+def open_zipped(files: ModelFiles) -> Checkpoint:
     """Open the only ``.gguf`` member of an archive; its name in the archive is not used as a path."""
+    assert files.named is not None
+    path = files.fetch([files.named]) / files.named  # an archive on a hub or store comes here first
     try:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if member.filename.endswith(".gguf")]
@@ -34,8 +36,8 @@ def open_zipped(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def _matches(path: Path) -> bool:
-    return path.is_file() and path.suffix == ".zip"
+def _matches(files: ModelFiles) -> bool:
+    return files.named is not None and files.named.endswith(".zip")
 
 
 ZIPPED_GGUF = CheckpointFormat("zipped-gguf", "GGUF files in a zip archive", _matches, open_zipped)
