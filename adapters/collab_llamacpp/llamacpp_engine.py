@@ -23,7 +23,7 @@ from collab_plugin.engines.engine import REFERENCE, Ability, Decoding, Engine, W
 from collab_plugin.engines.results import Evaluation, Generation, Served
 from collab_plugin.engines.text_windows import text_cut
 from collab_plugin.progress import Advance
-from collab_plugin.stats.stats import ImatrixEntry, LayerRouting, Stats
+from collab_plugin.stats.stats import ImatrixEntry, LayerRouting, Stats, Stream
 
 # A served model's context unless told: longer ones cost memory that few tasks need.
 MOST_CTX = 4096
@@ -70,6 +70,11 @@ class LlamaCppEngine(Engine):
             datasets=windows.names,
             engine=self.version(),
             text_sketch=arrays["sketch"].astype(np.uint64),
+            streams={
+                layer: Stream(*(float(arrays[f"stream.{node}.{layer}"]) for node in ("ffn_inp", "l_out")))
+                for layer in range(topology.block_count)
+                if {f"stream.{node}.{layer}" for node in ("ffn_inp", "l_out")} <= arrays.keys()
+            },
         )
 
     def reference(self, original: Path, windows: Windows, *, out: Path, threads: int, progress: Advance) -> None:

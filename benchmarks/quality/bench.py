@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 import collab_plugin as cp
 from collab_plugin.compression.as_gguf import as_gguf
-from collab_plugin.planning.back_off import DEFAULT_BASE, DEFAULT_FLOORS
 from collab_plugin.planning.candidates import Candidates
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.predictor import predictor_of
@@ -140,11 +139,10 @@ class Bench:
         confirm: int = 0,
         allocator: str = "knapsack",
         criterion: str = "freq-score",
-        floors: bool = False,
         **options: Any,
     ) -> list[Row]:
         """Plan, build and measure; no row when no plan holds the budget."""
-        options = {"allocator": allocator, "criterion": criterion, "floors": floors, **options}
+        options = {"allocator": allocator, "criterion": criterion, **options}
         key = f"plan {variant} {bpw} {confirm} {sorted(options.items())} {probed}"
         if (row := self._known(key)) is not None:
             return [row]
@@ -159,8 +157,6 @@ class Bench:
 
     def _decide(self, sensitivity: Path | None, bpw: float, options: dict[str, Any], confirm: int) -> cp.Plan:
         options = dict(options)
-        if options.pop("floors", False):
-            options |= {"floors": {str(r): k for r, k in DEFAULT_FLOORS.items()}, "base": DEFAULT_BASE}
         if options.get("allocator") == "error-alone":
             options["allocator"] = self._error_alone(sensitivity)
         return cp.plan(self.checkpoint, stats=self.stats, sensitivity=sensitivity, budget=f"{bpw}bpw", confirm=confirm,

@@ -121,10 +121,6 @@ def reap(bench: Bench, bpw: float) -> list[Row]:
                          experts_used=bench.topology.experts_used)  # fmt: skip
 
 
-def floors(bench: Bench, bpw: float) -> list[Row]:
-    return bench.planned("with the default floors", bpw, keep="100%", floors=True)
-
-
 def unborrowed(bench: Bench, bpw: float) -> list[Row]:
     return bench.planned("without borrowed importance", bpw, keep="100%", borrow=0.0)
 
@@ -134,7 +130,7 @@ def heat(bench: Bench, bpw: float) -> list[Row]:
 
 
 ABLATIONS: tuple[Callable[[Bench, float], list[Row]], ...] = (
-    bits_only, unconfirmed, unprobed, unweighted, uniform, unborrowed, floors, heat, scaled, unscaled, mass, reap,
+    bits_only, unconfirmed, unprobed, unweighted, uniform, unborrowed, heat, scaled, unscaled, mass, reap,
 )  # fmt: skip
 
 if __name__ == "__main__":

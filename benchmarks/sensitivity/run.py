@@ -23,8 +23,8 @@ from scipy.stats import spearmanr
 
 from benchmarks.quality.bench import Bench, trained_models
 from collab_plugin.formats.ggml_types import SUPER_BLOCK, bits_per_weight
-from collab_plugin.planning.back_off import Limits
 from collab_plugin.planning.candidates import Candidates
+from collab_plugin.planning.limits import Limits
 from collab_plugin.planning.measure.groups import part_of
 from collab_plugin.planning.predictor import Predictor, predictor_of
 from collab_plugin.planning.search_space import notches
@@ -101,7 +101,7 @@ def tried(bench: Bench, seed: int) -> Tried:
     counts = [c for c in notches(candidates.planning) if c >= 0.75 * bench.topology.expert_count]
     count = int(rng.choice(counts)) if seed % 2 else bench.topology.expert_count
     candidate = candidates.candidate(count, bench.topology.experts_used)
-    limits = Limits({}, {}, frozenset())
+    limits = Limits({}, {})
     types = {}
     for name, choices in type_choices(candidates.planning, limits).items():
         known = [kind for kind in choices if kind in TYPES] or list(choices)
@@ -114,7 +114,7 @@ def tried(bench: Bench, seed: int) -> Tried:
     predicted = {"error alone": sum(errors[n][k] for n, k in types.items())}
     for kind, predictor in kinds.items():
         cost = sum(predictor.weights[n] * errors[n][k] for n, k in types.items())
-        predicted[kind] = cost + predictor.prune(count, candidate.used)
+        predicted[kind] = predictor.total(cost, count, candidate.used)
     print(
         f"{bench.model.name} plan {seed}: {count} experts, {row.bpw:.2f} bpw, measured {row.mean_kld:.4f}, "
         + ", ".join(f"{k} {predicted[k]:.4f}" for k in KINDS),

@@ -87,7 +87,7 @@ def used_callback(
     metavar="TOKENS",
     help="Tokens of the layer's mean importance that each expert's own is mixed with; 0 as llama-quantize.",
 )
-@click.option("--base", help="Smallest type for expert weights; never backs off when given.")
+@click.option("--base", help="Smallest type for expert weights.")
 @click.option(
     "--floor", "floors", multiple=True, callback=_ROLE_TYPE, metavar="ROLE=TYPE", help="Smallest type of a role."
 )

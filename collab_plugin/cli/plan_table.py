@@ -10,7 +10,7 @@ from collab_plugin.plans.plan import Plan
 
 
 def render_plan(console: Console, plan: Plan) -> None:
-    """Print the plan's figures, types by role, back-off steps and notes."""
+    """Print the plan's figures, types by role and notes."""
     p = plan.pruning
     of = f" of {plan.budget:,} ({plan.bytes / plan.budget:.2%})" if plan.budget else ""
     console.print(f"[bold]{plan.source.name}[/bold]: {plan.bytes:,} bytes{of}, {plan.bits_per_weight:.3f} bpw")
@@ -39,7 +39,5 @@ def render_plan(console: Console, plan: Plan) -> None:
                 f"{point.experts_used} a token"
                 f"{', taken' if point.chosen else ''}"
             )
-    for step in plan.back_off:
-        console.print(f"backed off: {step.step} (smallest file then {step.smallest_bytes:,} bytes)")
     for note in plan.notes:
         console.print(f"note: {note}")

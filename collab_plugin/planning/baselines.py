@@ -1,4 +1,4 @@
-"""Plans by rule that a plan's report compares with: bits only, pruning only, the paper's setting."""
+"""Plans by rule that a plan's report compares with: pruning only, llama-quantize's presets, the paper's setting."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collab_plugin.errors import CollabError
 from collab_plugin.formats.ggml_types import bits_per_weight
 from collab_plugin.formats.tensor_names import Role
 from collab_plugin.planning.candidates import Candidate, Candidates
+from collab_plugin.planning.presets import PRESETS, preset_types
 from collab_plugin.planning.type_choices import possible, size_in_file
 from collab_plugin.quantize.error import ErrorTable
 
@@ -29,7 +30,7 @@ PAPER_KEEP = 0.75
 
 @dataclass(frozen=True)
 class Baseline:
-    """``cost``: KL divergence predicted for the types alone, in nats."""
+    """``cost``: of the types, the sum of weights times errors."""
 
     label: str
     candidate: Candidate
@@ -38,10 +39,11 @@ class Baseline:
 
 
 def baselines(candidates: Candidates, errors: ErrorTable, weights: Mapping[str, float], budget: int) -> list[Baseline]:
-    """Those that this model can have: "pruning only" at the budget, "paper" at its own bytes.
+    """Those that this model can have: "pruning only" and the best of llama-quantize's presets at the budget, "paper" at
+    its own bytes.
 
-    "paper" is left out where the user named the types: measuring its own would take most of the time. Both keep as
-    many experts in every layer, so they are left out where layers keep their own numbers.
+    The last two are left out where the user named the types: measuring their own would take most of the time. All keep
+    as many experts in every layer, so they are left out where layers keep their own numbers.
     """
     found: list[Baseline] = []
     planning = candidates.planning
@@ -60,9 +62,25 @@ def baselines(candidates: Candidates, errors: ErrorTable, weights: Mapping[str, 
         found.append(pruned)
     if planning.request.types:
         return found
+    if presets := fitting_presets(candidates, errors, weights, budget):
+        found.append(min(presets, key=lambda preset: preset.cost))
     count = -(-math.ceil(PAPER_KEEP * t.expert_count) // step) * step
     paper = _baseline(candidates, errors, weights, "paper", count, lambda info: _PAPER.get(info.role, "Q4_K"))
     return [*found, paper] if paper else found
+
+
+def fitting_presets(
+    candidates: Candidates, errors: ErrorTable, weights: Mapping[str, float], budget: int
+) -> list[Baseline]:
+    """What llama-quantize makes of all experts by each of its presets, where that is within the budget."""
+    planning, found = candidates.planning, []
+    for preset in PRESETS:
+        types = preset_types(planning.checkpoint, preset, imatrix=bool(planning.stats and planning.stats.imatrix))
+        label, count = f"llama-quantize {preset}", planning.topology.expert_count
+        made = _sized(candidates, count, lambda info, types=types: types[info.name])
+        if made is not None and made[2] <= budget:
+            found.append(_costed(made, errors, weights, label))
+    return found
 
 
 def _baseline(
@@ -77,15 +95,20 @@ def _baseline(
     made = _sized(candidates, count, rule)
     if made is None:
         return None
+    return _costed(made, errors, weights, label)
+
+
+_Sized = tuple[Candidate, dict[str, str], int]
+
+
+def _costed(made: _Sized, errors: ErrorTable, weights: Mapping[str, float], label: str) -> Baseline:
     candidate, types, size = made
     measured = errors.measure({n: (k,) for n, k in types.items()})
     cost = sum(weights[n] * measured[n][k] for n, k in types.items())
     return Baseline(label, candidate, size, cost)
 
 
-def _sized(
-    candidates: Candidates, count: int, rule: Callable[[TensorInfo], str]
-) -> tuple[Candidate, dict[str, str], int] | None:
+def _sized(candidates: Candidates, count: int, rule: Callable[[TensorInfo], str]) -> _Sized | None:
     """Candidate, types and bytes of a plan by rule."""
     try:
         candidate = candidates.candidate(count, candidates.scaled(count))

@@ -9,7 +9,7 @@ from typing import Literal
 from collab_plugin.planning.allocators.frontier import Frontier
 from collab_plugin.planning.baselines import Baseline
 from collab_plugin.planning.candidates import Candidate
-from collab_plugin.planning.predictor import PruneCost
+from collab_plugin.planning.predictor import Predictor
 from collab_plugin.plans.plan import Plan, Point, ascending
 
 FRONT_POINTS = 16
@@ -31,32 +31,38 @@ class Weighed:
         fitting = (size for size in self.front.sizes if size <= budget - fixed)
         return max(fitting, default=self.front.sizes[0]) + fixed
 
-    def cost_at(self, budget: int, prune: PruneCost) -> float:
+    def cost_at(self, budget: int, predictor: Predictor) -> float:
         """Predicted KL divergence at ``budget``; infinite when not even the smallest choices fit."""
-        return self.front.cost(budget - self.candidate.fixed) + prune(self.candidate.count, self.candidate.used)
+        cost = self.front.cost(budget - self.candidate.fixed)
+        return predictor.total(cost, self.candidate.count, self.candidate.used)
+
+    def bound_at(self, budget: int, predictor: Predictor) -> float:
+        """What no plan of this candidate within ``budget`` is predicted to cost less than."""
+        cost = self.front.bound(budget - self.candidate.fixed)
+        return predictor.total(cost, self.candidate.count, self.candidate.used)
 
 
 def considered_points(
-    weighed: Sequence[Weighed], baselines: Sequence[Baseline], prune: PruneCost, budget: int
+    weighed: Sequence[Weighed], baselines: Sequence[Baseline], predictor: Predictor, budget: int
 ) -> tuple[Point, ...]:
     """Every candidate at the budget, the front, and the baselines, ascending in bytes."""
     points = [_point("candidate", "", w.candidate, w.bytes_at(budget), w.score) for w in weighed]
-    points += _front(weighed, prune, budget)
+    points += _front(weighed, predictor, budget)
     points += [
-        _point("baseline", b.label, b.candidate, b.bytes, b.cost + prune(b.candidate.count, b.candidate.used))
+        _point("baseline", b.label, b.candidate, b.bytes, predictor.total(b.cost, b.candidate.count, b.candidate.used))
         for b in baselines
     ]
     return ascending(points)
 
 
-def _front(weighed: Sequence[Weighed], prune: PruneCost, budget: int) -> list[Point]:
+def _front(weighed: Sequence[Weighed], predictor: Predictor, budget: int) -> list[Point]:
     """The best candidate at each of some budgets, those that a smaller file beats left out."""
     low = min(w.candidate.fixed + w.front.sizes[0] for w in weighed)
     top = FRONT_SPAN * budget
     found: list[Point] = []
     for step in range(FRONT_POINTS):
         at = int(low * (top / low) ** (step / (FRONT_POINTS - 1)))
-        cost, index = min((w.cost_at(at, prune), i) for i, w in enumerate(weighed))
+        cost, index = min((w.cost_at(at, predictor), i) for i, w in enumerate(weighed))
         if found and cost >= found[-1].predicted_kld:
             continue
         best = weighed[index]

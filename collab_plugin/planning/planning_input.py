@@ -8,11 +8,11 @@ from functools import cached_property
 from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.checkpoint.topology import Topology
 from collab_plugin.errors import CollabError
-from collab_plugin.planning.back_off import Limits
 from collab_plugin.planning.check_input import check_sensitivity, of_model
 from collab_plugin.planning.criteria.choose_criterion import criterion_and_notes
 from collab_plugin.planning.criteria.criterion import ImportanceCriterion
 from collab_plugin.planning.importance_notes import no_routing_note, unknown_tables_note
+from collab_plugin.planning.limits import Limits
 from collab_plugin.planning.options import OptionValue
 from collab_plugin.planning.prediction import prediction_note
 from collab_plugin.planning.request import PlanRequest
@@ -49,7 +49,7 @@ class PlanningInput:
             raise CollabError(f"`groups` {self.policy}: this model's router has no groups")
         request.criterion.values(request.criterion_options)
         request.allocator.values(request.allocator_options)
-        Limits.start(request.base, request.floors, request.ceilings, guarded=())
+        Limits.of(request.base, request.floors, request.ceilings)
         self._criterion_and_notes  # noqa: B018  # now, because it may refuse the criterion
 
     @cached_property

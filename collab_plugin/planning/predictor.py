@@ -1,6 +1,6 @@
-"""The KL divergence, in nats, that a tensor's error and pruning are predicted to cost.
+"""The KL divergence, in nats, that errors and pruning are predicted to cost.
 
-D(plan) = Σ_i ω_i ε_i + P(experts kept, experts used); method.md §6 has the evidence that it adds up.
+D(plan) = f(Σ_i ω_i ε_i) + P(experts kept, experts used) with f(x) = x₀ (x / x₀)^p; method.md §6 has the evidence.
 """
 
 from __future__ import annotations
@@ -12,35 +12,26 @@ from statistics import mean, median
 
 import numpy as np
 
-from collab_plugin.checkpoint.checkpoint import Checkpoint, quantizable
+from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.checkpoint.topology import Topology
 from collab_plugin.formats.tensor_names import Role
 from collab_plugin.planning.candidates import Candidates
-from collab_plugin.planning.measure.groups import part_of
+from collab_plugin.planning.learned_weights import learned_weights
 from collab_plugin.stats.sensitivity import PruningProbe, Sensitivity
 
-# Nats per unit of relative error of one tensor: medians over the layers of the two trained models in
-# tests/models, probed at IQ3_XXS (benchmarks/sensitivity/run.py; docs/quality.md has the table).
-DEFAULT_WEIGHT: Mapping[str, float] = {
-    "embedding": 0.35,
-    "output": 0.85,
-    "attention": 0.01,
-    "expert down": 0.03,
-    "expert gate/up": 0.006,
-    "shared-expert down": 0.01,
-    "shared-expert gate/up": 0.007,
-    "ffn down": 0.2,
-    "ffn gate/up": 0.07,
-}
-DEFAULT_LAYERS = 3
-ENDS = 3.0
-"""First and last eighth of the layers against the middle: 2 to 6 in the same probes."""
 PRUNING = 8.0
 """KL divergence of pruning over Σ_l ω_down(l) × lost share of router weight, on the same models: 6 to 14."""
 
 ENOUGH_GROUPS = 3
 """Probed groups before their level is taken for that of the others: in a demo cut short after the
 embedding alone, its level made the prediction half of what was measured."""
+
+POWER, PIVOT = 0.83, 0.009
+"""Errors together cost less than the sum of what each costs where that is much, and more where it is little: small ones
+move a router's choice, and the share of tokens that choose otherwise grows with the square root of all errors."""
+
+UNPROBED = "not probed: from the residual stream of this model, by a law learnt on others (probe measures it)"
+UNMEASURED = "not probed: from a table learnt on small models, order of magnitude only (probe measures it)"
 
 PruneCost = Callable[[int, int], float]
 """(experts kept, experts used) -> nats."""
@@ -54,25 +45,14 @@ class Predictor:
     prune: PruneCost
     source: str
 
+    def total(self, cost: float, kept: int, used: int) -> float:
+        """Nats of a plan whose errors times weights add up to ``cost``."""
+        return together(cost) + self.prune(kept, used)
 
-def default_weights(checkpoint: Checkpoint, topology: Topology) -> dict[str, float]:
-    """Weights by part and depth from models probed earlier.
 
-    A layer adds to a stream that all layers share, so its error counts a layer's share of it: the
-    weights of layers fall with their number, those of embedding and output do not.
-    """
-    found = {}
-    blocks = topology.block_count
-    ends = max(1, blocks // 8)
-    for name, info in checkpoint.tensors.items():
-        if not quantizable(info):
-            continue
-        weight = DEFAULT_WEIGHT.get(part_of(info), DEFAULT_WEIGHT["attention"])
-        if info.layer is not None:
-            weight *= DEFAULT_LAYERS / max(blocks, DEFAULT_LAYERS)
-            weight *= ENDS if info.layer < ends or info.layer >= blocks - ends else 1.0
-        found[name] = weight
-    return found
+def together(cost: float) -> float:
+    """Nats that errors cost together, whose costs one by one add up to ``cost``."""
+    return PIVOT * (cost / PIVOT) ** POWER if cost > 0 else 0.0
 
 
 def probed_weights(default: Mapping[str, float], probes: Sensitivity) -> dict[str, float]:
@@ -154,7 +134,8 @@ def predictor_of(candidates: Candidates) -> Predictor:
     """
     planning = candidates.planning
     checkpoint, topology = planning.checkpoint, planning.topology
-    default = default_weights(checkpoint, topology)
+    learned = learned_weights(checkpoint, topology, planning.stats, planning.imatrix)
+    default = learned.weights
 
     def lost(count: int, used: int) -> Mapping[int, float]:
         return candidates.kept(count, used).weight_lost
@@ -162,9 +143,7 @@ def predictor_of(candidates: Candidates) -> Predictor:
     found = planning.sensitivity
     if found is None or not (found.groups or found.prunings):
         guess = default_prune_cost(checkpoint, topology, default, lost)
-        return Predictor(
-            default, guess, "defaults learnt on two small models: order of magnitude only (probe measures it)"
-        )
+        return Predictor(default, guess, UNPROBED if learned.by_stream else UNMEASURED)
     weights = probed_weights(default, found)
     same = planning.stats_source is not None and planning.stats_source.sha256 == found.stats_sha256
     prunings = tuple(p for p in found.prunings if same and p.rule == planning.rule)

@@ -40,7 +40,6 @@ def blank_plan(planning: PlanningInput) -> Plan:
         allocator="none" if request.keep_types else request.allocator.name,
         allocator_options={} if request.keep_types else planning.allocator_options,
         base="",
-        back_off=(),
         notes=(*c.notes, *planning.notes),
         versions=_versions(planning.kernels),
     )

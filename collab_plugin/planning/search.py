@@ -15,15 +15,11 @@ from collab_plugin.planning.fit import Fitted, fit_all
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.predictor import predictor_of
 from collab_plugin.planning.pruning import parse_keep
-from collab_plugin.planning.type_choices import size_in_file, union
+from collab_plugin.planning.search_space import counts_to_weigh
+from collab_plugin.planning.type_choices import size_in_file
 from collab_plugin.plans.plan import Plan, Point
 from collab_plugin.progress import Advance, untold
 from collab_plugin.quantize.error import ErrorTable
-
-CLOSE = 3
-NEAR = 1.05
-"""Candidates whose frontiers are so close are told apart by solving them: a step of few large tensors
-can be that large."""
 
 
 def make_plan(planning: PlanningInput, report: Advance = untold) -> Plan:
@@ -35,12 +31,25 @@ def make_plan(planning: PlanningInput, report: Advance = untold) -> Plan:
     return make_plans(planning, 1, report)[0]
 
 
-def make_plans(planning: PlanningInput, count: int, report: Advance = untold) -> tuple[Plan, ...]:
-    """The ``count`` best plans (fewer when there are no more), each of other experts or top-k, best first."""
+def make_plans(
+    planning: PlanningInput, count: int, report: Advance = untold, errors: ErrorTable | None = None
+) -> tuple[Plan, ...]:
+    """The ``count`` best plans (fewer when there are no more), each of other experts or top-k, best first.
+
+    ``errors``: those of the same model and stats (`error_table`), so that plans for many budgets measure them once.
+    """
     candidates = Candidates(planning)
     if planning.request.keep_types:
         return (_keep_types(candidates),)
-    return _Search(candidates, planning.request.needed_budget(), report).best(count)
+    return _Search(candidates, planning.request.needed_budget(), errors or error_table(planning, report)).best(count)
+
+
+def error_table(planning: PlanningInput, report: Advance = untold) -> ErrorTable:
+    """Errors for all candidates and all budgets: measured on the experts that the largest candidate keeps."""
+    candidates = Candidates(planning)
+    most = candidates.candidate(*counts_to_weigh(planning)[0]).plan.pruning.kept
+    kernels = planning.needed_kernels()
+    return ErrorTable(planning.checkpoint, most, planning.imatrix, kernels, planning.request.threads, report)
 
 
 def _keep_types(candidates: Candidates) -> Plan:
@@ -58,27 +67,19 @@ def _keep_types(candidates: Candidates) -> Plan:
 
 
 class _Search:
-    def __init__(self, candidates: Candidates, budget: int, report: Advance) -> None:
-        planning = candidates.planning
-        self.candidates, self.planning, self.budget = candidates, planning, budget
-        kernels = planning.needed_kernels()
+    def __init__(self, candidates: Candidates, budget: int, errors: ErrorTable) -> None:
+        self.candidates, self.planning, self.budget, self.errors = candidates, candidates.planning, budget, errors
         self.predictor = predictor_of(candidates)
         self.fitted = fit_all(candidates, budget)
-        # One sample for all candidates; the same as with --keep for the one that keeps most.
-        most = max(self.fitted, key=lambda f: f.candidate.count).candidate
-        self.errors = ErrorTable(
-            planning.checkpoint, most.plan.pruning.kept, planning.imatrix, kernels, planning.request.threads, report
-        )
 
     def best(self, count: int) -> tuple[Plan, ...]:
-        self.errors.measure(union([f.choices for f in self.fitted]))
+        self.errors.measure(self.fitted[0].choices)  # the same for all
         weighed = [self._weigh(f, frontier(self._items(f))) for f in self.fitted]
-        plans = [self._allocate(self.fitted[i]) for i in self._worth_solving(weighed, count)]
-        plans = sorted(plans, key=lambda plan: plan.predicted_kld or 0.0)[:count]
+        plans = self._solved(weighed, count)
         points: tuple[Point, ...] = ()
         if len(weighed) > 1:
             rules = baselines(self.candidates, self.errors, self.predictor.weights, self.budget)
-            points = considered_points(weighed, rules, self.predictor.prune, self.budget)
+            points = considered_points(weighed, rules, self.predictor, self.budget)
         return tuple(dataclasses.replace(plan, considered=chosen(points, plan)) for plan in plans)
 
     def _weigh(self, fitted: Fitted, front: Frontier) -> Weighed:
@@ -86,16 +87,24 @@ class _Search:
         does within one step, and else what the allocator really makes."""
         candidate = fitted.candidate
         if self.planning.request.allocator.follows_frontier:
-            score = front.cost(self.budget - candidate.fixed) + self.predictor.prune(candidate.count, candidate.used)
+            cost = front.cost(self.budget - candidate.fixed)
+            score = self.predictor.total(cost, candidate.count, candidate.used)
         else:
             score = self._allocate(fitted).predicted_kld or 0.0
         return Weighed(candidate, front, score)
 
-    def _worth_solving(self, weighed: Sequence[Weighed], count: int) -> list[int]:
-        """The first ``count``, and up to three that are within a step of the frontier of the best."""
-        order = sorted(range(len(weighed)), key=lambda i: weighed[i].score)
-        near = [i for i in order[:CLOSE] if weighed[i].score <= NEAR * weighed[order[0]].score]
-        return order[: max(count, len(near))]
+    def _solved(self, weighed: Sequence[Weighed], count: int) -> list[Plan]:
+        """The best ``count`` plans: candidates are solved until what is left cannot be better."""
+        bounds = [w.bound_at(self.budget, self.predictor) for w in weighed]
+        if not self.planning.request.allocator.follows_frontier:
+            bounds = [w.score for w in weighed]
+        plans: list[Plan] = []
+        for index in sorted(range(len(weighed)), key=bounds.__getitem__):
+            if len(plans) == count and bounds[index] >= (plans[-1].predicted_kld or 0.0):
+                break
+            plans = sorted([*plans, self._allocate(self.fitted[index])], key=lambda plan: plan.predicted_kld or 0.0)
+            plans = plans[:count]
+        return plans
 
     def _items(self, fitted: Fitted) -> list[Item]:
         return [
@@ -118,9 +127,8 @@ class _Search:
         cost = sum(item.choices[picked[item.name]].cost for item in items)
         plan = dataclasses.replace(
             self.candidates.finish(candidate, types, self.errors.errors),
-            predicted_kld=cost + self.predictor.prune(candidate.count, candidate.used),
+            predicted_kld=self.predictor.total(cost, candidate.count, candidate.used),
             prediction=self.predictor.source,
-            back_off=fitted.steps,
         )
         if plan.bytes > self.budget:
             raise AssertionError(f"allocator {plan.allocator} went over the budget: {plan.bytes} > {self.budget}")

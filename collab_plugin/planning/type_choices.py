@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo, quantizable
 from collab_plugin.formats.ggml_types import (
@@ -14,7 +14,7 @@ from collab_plugin.formats.ggml_types import (
     without_imatrix,
 )
 from collab_plugin.formats.gguf_layout import DEFAULT_ALIGNMENT, padded
-from collab_plugin.planning.back_off import Limits
+from collab_plugin.planning.limits import Limits
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.request import DEFAULT_TYPES
 from collab_plugin.plans.artifact import new_shape
@@ -60,12 +60,3 @@ def size_in_file(checkpoint: Checkpoint, plan: Plan, name: str, kind: str) -> in
     align = checkpoint.metadata.get("general.alignment")
     size = tensor_bytes(kind, new_shape(checkpoint.tensors[name], plan))
     return padded(size, int(align.value) if align else DEFAULT_ALIGNMENT)
-
-
-def union(choices: Sequence[Types]) -> dict[str, tuple[str, ...]]:
-    """Every type that any of ``choices`` has, by tensor."""
-    found: dict[str, dict[str, None]] = {}
-    for types in choices:
-        for name, kinds in types.items():
-            found.setdefault(name, {}).update(dict.fromkeys(kinds))
-    return {name: tuple(kinds) for name, kinds in found.items()}

@@ -36,7 +36,6 @@ def copy_plan(checkpoint: Checkpoint) -> Plan:
         allocator="none",
         allocator_options={},
         base="",
-        back_off=(),
         notes=checkpoint.notes,
         versions={"collab-plugin": __version__},
     )  # fmt: skip

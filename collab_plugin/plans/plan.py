@@ -111,14 +111,6 @@ class Activation:
 
 
 @dataclass(frozen=True)
-class BackOff:
-    """One step taken because the budget could not hold: what was relaxed, smallest bytes after it."""
-
-    step: str
-    smallest_bytes: int
-
-
-@dataclass(frozen=True)
 class TensorPlan:
     """One tensor of the artifact: ggml type, exact bytes without padding, predicted relative error.
 
@@ -188,6 +180,5 @@ class Plan:
     allocator: str
     allocator_options: Mapping[str, float | int | str]
     base: str
-    back_off: tuple[BackOff, ...]
     notes: tuple[str, ...]
     versions: Mapping[str, str]

@@ -63,9 +63,6 @@ def _asked(plan: Plan) -> str:
 def _decided(facts: Facts) -> str:
     plan = facts.plan
     said = [_experts(facts), _tokens(plan), _types(plan)]
-    if plan.back_off:
-        steps = "one step back was" if len(plan.back_off) == 1 else f"{len(plan.back_off)} steps back were"
-        said.append(f"The budget could not be held with the usual lower limits; {steps} taken.")
     left = "" if plan.budget is None else f", {exact(plan.budget - plan.bytes)} below the budget"
     if plan.requires:
         said.append(

@@ -12,7 +12,6 @@ from collab_plugin.reports.introduction import opening
 from collab_plugin.reports.number_words import clean
 from collab_plugin.reports.tables import (
     Table,
-    back_off_table,
     bits_table,
     evaluations_table,
     experts_table,
@@ -61,7 +60,7 @@ def page(facts: Facts, plots: Mapping[str, bytes]) -> str:
 
 
 def _sections(facts: Facts, plots: Mapping[str, bytes]) -> list[Section]:
-    sections = [_experts(facts), _bits(facts), _front(facts), _memory(facts), _back_off(facts), _predicted(facts)]
+    sections = [_experts(facts), _bits(facts), _front(facts), _memory(facts), _predicted(facts)]
     return [
         Section(name, title, text, _uri(plots.get(name)), alternative, tuple(t for t in tables if t is not None))
         for name, title, text, alternative, *tables in sections
@@ -124,19 +123,6 @@ def _memory(facts: Facts) -> _Parts:
     )
     alternative = "Bars of the file's bytes by role against the budget, and of the memory that running it takes."
     return "memory", "Does it fit?", text, alternative, memory_table(facts)
-
-
-def _back_off(facts: Facts) -> _Parts:
-    text = "The budget held without relaxing anything."
-    if facts.plan.budget is None:
-        text = "There was no budget to hold."
-    elif facts.plan.back_off:
-        text = (
-            "With its usual lower limits no plan held the budget. They were relaxed in this order, until the smallest "
-            "possible file fitted."
-        )
-    alternative = "Bars of the smallest possible file after each step back, against the budget."
-    return "back-off", "What had to give", text, alternative, back_off_table(facts)
 
 
 def _predicted(facts: Facts) -> _Parts:

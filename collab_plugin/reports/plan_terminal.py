@@ -31,7 +31,7 @@ def render_report(console: Console, facts: Facts) -> None:
     _bits(console, facts)
     _table(console, tables.points_table(facts))
     _memory(console, facts)
-    for table in (tables.back_off_table(facts), tables.pairs_table(facts), tables.evaluations_table(facts)):
+    for table in (tables.pairs_table(facts), tables.evaluations_table(facts)):
         _table(console, table)
     if facts.rank_correlation is not None:
         console.print(f"rank correlation of predicted and measured: {facts.rank_correlation:.2f}")

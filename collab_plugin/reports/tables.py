@@ -141,19 +141,6 @@ def memory_table(facts: Facts) -> Table:
     )
 
 
-def back_off_table(facts: Facts) -> Table | None:
-    """Steps taken because the budget could not hold."""
-    budget, steps = facts.plan.budget, facts.plan.back_off
-    if not steps:
-        return None
-    rows = []
-    for number, step in enumerate(steps, 1):
-        over = "–" if budget is None else exact(max(step.smallest_bytes - budget, 0))
-        rows.append((str(number), step.step, exact(step.smallest_bytes), size(step.smallest_bytes), over))
-    columns = "step|what was relaxed|smallest file then, bytes|size|bytes over the budget"
-    return _table("Steps back", columns, rows, "step|smallest file then, bytes|size|bytes over the budget")
-
-
 def pairs_table(facts: Facts) -> Table | None:
     """Predicted against measured."""
     if not facts.pairs:

@@ -81,6 +81,16 @@ class ImatrixEntry:
 
 
 @dataclass(frozen=True)
+class Stream:
+    """The residual stream at one layer: its squared norm after the layer's attention and after the layer, as the
+    harmonic mean over tokens. An error's share of it, a mean over tokens, is the error's own mean squared norm divided
+    by this; an arithmetic mean would be that of the few tokens that some models give huge norms."""
+
+    after_attention: float
+    after_layer: float
+
+
+@dataclass(frozen=True)
 class Stats:
     """Routing statistics by layer, importance matrix by GGUF tensor name, and where they came from.
 
@@ -88,6 +98,7 @@ class Stats:
     the calibrated model, None for foreign files.
     ``seed``: what windows of the texts were drawn with, None where all were taken or the first.
     ``text_sketch``: u64[<=1024], bottom-k sketch of the calibration text's token n-grams (text_overlap.py).
+    ``streams``: the residual stream by layer, of layers where the engine sees it.
     """
 
     routing: Mapping[int, LayerRouting]
@@ -99,3 +110,4 @@ class Stats:
     engine: str = ""
     seed: int | None = None
     text_sketch: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    streams: Mapping[int, Stream] = field(default_factory=dict)

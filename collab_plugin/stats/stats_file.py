@@ -26,13 +26,14 @@ from collab_plugin.formats.gguf_header import Header
 from collab_plugin.formats.gguf_layout import TensorSpec, layout
 from collab_plugin.formats.gguf_values import MetaValue
 from collab_plugin.stats.imatrix_file import counted_routing, counted_tokens, imatrix_entries, old_format_hint
-from collab_plugin.stats.stats import LayerRouting, Stats
+from collab_plugin.stats.stats import LayerRouting, Stats, Stream
 
 VERSION = 1
 UNMEASURED = "collab.stats.unmeasured"
 SEED = "collab.stats.seed"
 """Sums of LayerRouting that the engine does not measure, and "imatrix"; absent when it measures all."""
 _SUMS = re.compile(r"^blk\.(\d+)\.collab_router$")
+_STREAM = re.compile(r"^blk\.(\d+)\.collab_stream$")
 T = TypeVar("T")
 
 
@@ -42,7 +43,8 @@ def sha256_when_written(stats: Stats) -> str:
 
 
 def as_stored(stats: Stats) -> Stats:
-    """``stats`` as `read_stats` would give them back: sums with the 48 bits that the file keeps of each."""
+    """``stats`` as `read_stats` would give them back: sums with the 48 bits that the file keeps of each, streams with
+    the 24 of a float32."""
 
     def stored(values: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
         return None if values is None else np.add(*np.split(_two_floats(values).astype(np.float64), 2))
@@ -51,7 +53,12 @@ def as_stored(stats: Stats) -> Stats:
         layer: replace(r, weight_sum=stored(r.weight_sum), reap_sum=stored(r.reap_sum))
         for layer, r in stats.routing.items()
     }
-    return replace(stats, routing=routing)
+    streams = {layer: Stream(*_floats(stream).tolist()) for layer, stream in stats.streams.items()}
+    return replace(stats, routing=routing, streams=streams)
+
+
+def _floats(stream: Stream) -> NDArray[np.float32]:
+    return np.array([stream.after_attention, stream.after_layer], np.float32)
 
 
 def write_stats(path: str | os.PathLike[str], stats: Stats) -> None:
@@ -64,6 +71,7 @@ def _file_bytes(stats: Stats) -> bytes:
 
     Per layer, tensor ``blk.N.collab_router`` F32[3, 2E]: activation counts, weight sums and REAP sums,
     each as a float32 and the float32 rest that it lost, so that 48 bits survive.
+    ``blk.N.collab_stream`` F32[2]: `Stream`.
     """
     arrays: dict[str, NDArray[np.float32]] = {}
     for name, entry in sorted(stats.imatrix.items()):
@@ -77,6 +85,8 @@ def _file_bytes(stats: Stats) -> bytes:
             zero if routing.reap_sum is None else routing.reap_sum,
         ]
         arrays[f"blk.{layer}.collab_router"] = np.stack([_two_floats(row) for row in rows])
+    for layer, stream in sorted(stats.streams.items()):
+        arrays[f"blk.{layer}.collab_stream"] = _floats(stream)
     specs = [TensorSpec(name, array.shape, GGMLQuantizationType.F32) for name, array in arrays.items()]
     plan = layout(_keys(stats), specs)
     data = bytearray(plan.total)
@@ -172,6 +182,7 @@ def read_stats(path: str | os.PathLike[str]) -> Stats:
         engine=_value(meta, "collab.stats.engine", str, "") or "imatrix of another tool",
         seed=_value(meta, SEED, int, 0) if SEED in meta else None,
         text_sketch=_sketch(path, _value(meta, "collab.stats.ngrams", list, [])),
+        streams=_streams(path, header, file),
     )
 
 
@@ -197,6 +208,20 @@ def _value(meta: dict[str, MetaValue], key: str, kind: type[T], default: T) -> T
     if not isinstance(value, kind):
         raise CollabError(f"the stats key {key} is {str(value)[:40]!r}, not {kind.__name__}")
     return value
+
+
+def _streams(path: Path, header: Header, file: ByteFile) -> dict[int, Stream]:
+    found = {}
+    for name, stored in header.tensors.items():
+        if not (layer := _STREAM.match(name)):
+            continue
+        values = np.empty(0, np.float32)
+        if stored.type == GGMLQuantizationType.F32 and stored.shape == (2,):
+            values = file.read(stored.offset, stored.offset + stored.nbytes).view(np.float32)
+        if len(values) != 2 or not np.isfinite(values).all() or values.min() <= 0:
+            raise CollabError(f"{path}: {name} is damaged; calibrate again")
+        found[int(layer[1])] = Stream(*values.tolist())
+    return found
 
 
 def _our_routing(path: Path, header: Header, file: ByteFile, without: list[object]) -> dict[int, LayerRouting]:

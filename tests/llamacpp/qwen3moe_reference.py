@@ -15,13 +15,15 @@ I64 = NDArray[np.int64]
 
 @dataclass
 class Trace:
-    """One window's forward pass. Per layer: ids i64[n, k], weights and output norms f64[n, k]; per tensor
-    the sum of squared inputs f64[E or 1, m]."""
+    """One window's forward pass. Per layer: ids i64[n, k], weights and output norms f64[n, k], and the squared norms
+    f64[2, n] of the residual stream after attention and after the layer; per tensor the sum of squared inputs
+    f64[E or 1, m]."""
 
     logits: F64
     ids: dict[int, I64] = field(default_factory=dict)
     weights: dict[int, F64] = field(default_factory=dict)
     norms: dict[int, F64] = field(default_factory=dict)
+    streams: dict[int, F64] = field(default_factory=dict)
     sum2: dict[str, F64] = field(default_factory=dict)
 
 
@@ -66,8 +68,10 @@ def forward(checkpoint: Checkpoint, tokens: I64) -> Trace:
         keys, values = (np.repeat(t, heads // kv_heads, axis=1) for t in (keys, values))
         attention = _softmax(np.einsum("qhd,khd->hqk", q, keys) / np.sqrt(d) + mask)
         x = x + linear("attn_output", np.einsum("hqk,khd->qhd", attention, values).reshape(n, heads * d))
+        after_attention = np.square(x).sum(-1)
         h = _rms(x, w[f"{b}.ffn_norm.weight"], eps)
         x = x + _experts(trace, w, layer, h, _softmax(linear("ffn_gate_inp", h)), k)
+        trace.streams[layer] = np.stack([after_attention, np.square(x).sum(-1)])
     trace.logits = _rms(x, w["output_norm.weight"], eps) @ w["output.weight"].T
     return trace
 

@@ -46,6 +46,7 @@ def test_every_layer_sees_every_token(model: str, calibrated: dict[str, tuple[To
     assert stats.tokens >= 4 * CTX
     assert stats.tokens % CTX == 0
     assert tuple(sorted(stats.routing)) == topology.moe_layers
+    assert sorted(stats.streams) == list(range(topology.block_count))
     for layer, routing in stats.routing.items():
         assert routing.tokens == stats.tokens, layer
         assert routing.count.sum() == stats.tokens * topology.experts_used, layer
@@ -113,6 +114,9 @@ def test_equals_numpy(qwen3moe: Path, prose: Path, traces: list[Trace]) -> None:
         np.testing.assert_array_equal(routing.count, np.bincount(ids, minlength=experts))
         np.testing.assert_allclose(routing.weight_sum, by_expert([t.weights[layer] for t in traces]), rtol=2e-3)
         np.testing.assert_allclose(routing.reap_sum, by_expert([t.norms[layer] for t in traces]), rtol=2e-3)
+        after_attention, after_layer = 1 / (1 / np.concatenate([t.streams[layer] for t in traces], 1)).mean(1)
+        assert stats.streams[layer].after_attention == pytest.approx(after_attention, rel=2e-3)
+        assert stats.streams[layer].after_layer == pytest.approx(after_layer, rel=2e-3)
     assert set(stats.imatrix) == set(traces[0].sum2)
     for name, entry in stats.imatrix.items():
         want = sum(t.sum2[name] for t in traces)

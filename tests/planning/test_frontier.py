@@ -40,6 +40,7 @@ def test_at_every_budget_within_one_step_of_the_best(items: list[Item]) -> None:
     """The best of all combinations lies between the last step that fits and the first that does not."""
     found, everything = frontier(items), _all(items)
     assert found.cost(found.sizes[0] - 1) == math.inf == _best(everything, found.sizes[0] - 1)
+    assert found.bound(found.sizes[0] - 1) == math.inf
     for at, budget in enumerate(found.sizes):
         upper = found.sizes[at + 1] if at + 1 < len(found.sizes) else budget + 50
         below = found.costs[min(at + 1, len(found.costs) - 1)]
@@ -47,6 +48,7 @@ def test_at_every_budget_within_one_step_of_the_best(items: list[Item]) -> None:
             best = _best(everything, between)
             assert found.cost(between) == found.costs[at]
             assert below - 1e-9 <= best <= found.cost(between) + 1e-9
+            assert below - 1e-9 <= found.bound(between) <= best + 1e-9
 
 
 @settings(max_examples=40, deadline=None)

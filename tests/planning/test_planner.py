@@ -164,41 +164,16 @@ def test_errors_fall_with_bits(bench: Bench) -> None:
             assert 0 < more < tensor.error < 0.05
 
 
-# -- backing off
+# -- the smallest
 
 
 @pytest.mark.slow  # measures all types
-def test_steps_are_reported_in_order(bench: Bench) -> None:
-    """Just above the smallest file there is, only half of the experts fit, with all that can be relaxed."""
-    smallest = _smallest(bench)
-    plan = bench.plan(smallest + 4000)
-    steps = [step.step for step in plan.back_off]
-    assert steps[0].startswith("floor of attention")
-    assert steps[1:3] == ["base type of experts down to IQ1_M", "base type of experts down to IQ1_S"]
-    assert steps[3].endswith("down to IQ1_S")
-    assert len(steps) == 4
-    sizes = [step.smallest_bytes for step in plan.back_off]
-    assert sizes == sorted(sizes, reverse=True)
-    assert plan.budget is not None
-    assert sizes[-2] > plan.budget >= sizes[-1]
+def test_the_smallest_file_has_the_smallest_types(bench: Bench) -> None:
+    """Just above the smallest file there is, only half of the experts fit, at the smallest type."""
+    plan = bench.plan(_smallest(bench) + 4000)
     assert plan.pruning.expert_count == EXPERTS // 2
     assert plan.activation.used == TOP_K // 2
     assert plan.base == "IQ1_S"
-
-
-def test_every_count_relaxes_its_own_limits(bench: Bench) -> None:
-    """Where all experts need lower floors and half of them none, the half's floors hold."""
-    budget = _smallest(bench, keep=str(EXPERTS), types=FAST)  # as they are relaxed to the end
-    all_kept, half = (bench.plan(budget, keep=str(n), types=FAST) for n in (EXPERTS, EXPERTS // 2))
-    assert all_kept.back_off
-    assert half.back_off == ()
-    best = bench.plan(budget, types=FAST)
-    assert best.predicted_kld is not None
-    assert best.predicted_kld <= min(p.predicted_kld for p in (all_kept, half) if p.predicted_kld is not None)
-    if best.pruning.expert_count == EXPERTS:
-        assert best.back_off == all_kept.back_off
-    else:
-        assert len(best.back_off) < len(all_kept.back_off)
 
 
 def _smallest(bench: Bench, **options: object) -> int:

@@ -9,14 +9,14 @@ from small_models.model_bench import Bench
 
 from collab_plugin.checkpoint.checkpoint import quantizable
 from collab_plugin.formats.tensor_names import Role
+from collab_plugin.planning.learned_weights import TABLE, table_weights
 from collab_plugin.planning.measure.groups import coarse, part_of, split
 from collab_plugin.planning.predictor import (
-    DEFAULT_WEIGHT,
-    ENDS,
+    PIVOT,
     default_prune_cost,
-    default_weights,
     probed_prune_cost,
     probed_weights,
+    together,
 )
 from collab_plugin.stats.sensitivity import GroupProbe, PruningProbe, Sensitivity
 
@@ -74,14 +74,13 @@ def test_harm_below_zero_counts_as_none() -> None:
     assert probed_weights(DEFAULT, _probes(_type("a", 0.1, -1e-9), _type("b", 0.1, 0.2)))["a"] == 0
 
 
-def test_default_weights_by_part_and_depth(bench: Bench) -> None:
-    weights = default_weights(bench.checkpoint, bench.topology)
-    tensors = bench.checkpoint.tensors
-    assert set(weights) == {n for n, info in tensors.items() if quantizable(info)}
-    assert weights["token_embd.weight"] == DEFAULT_WEIGHT["embedding"]
-    down, gate = (weights[f"blk.1.ffn_{p}_exps.weight"] for p in ("down", "gate"))
-    assert down / gate == pytest.approx(DEFAULT_WEIGHT["expert down"] / DEFAULT_WEIGHT["expert gate/up"])
-    assert down == pytest.approx(ENDS * DEFAULT_WEIGHT["expert down"])  # the last of two layers
+def test_errors_together() -> None:
+    """Less than their sum where that is much, more where it is little, and in the same order."""
+    assert together(0) == 0
+    assert together(PIVOT) == pytest.approx(PIVOT)
+    assert PIVOT < together(10 * PIVOT) < 10 * PIVOT
+    assert together(PIVOT / 10) > PIVOT / 10
+    assert together(2e-4) > together(1e-4)
 
 
 # -- prunings
@@ -125,7 +124,7 @@ def test_nothing_pruned_costs_nothing() -> None:
 
 
 def test_default_prune_cost_grows_with_what_is_lost(bench: Bench) -> None:
-    weights = default_weights(bench.checkpoint, bench.topology)
+    weights = table_weights(bench.checkpoint, bench.topology)
     t = bench.topology
     lost = {k: dict.fromkeys(t.moe_layers, 1 - k / t.expert_count) for k in range(1, t.expert_count + 1)}
     cost = default_prune_cost(bench.checkpoint, t, weights, lambda kept, used: lost[kept])
@@ -171,4 +170,4 @@ def test_splitting_ends_at_single_tensors(bench: Bench) -> None:
 
 
 def test_roles_that_are_split_by_side() -> None:
-    assert {k.split(" ")[0] for k in DEFAULT_WEIGHT if " " in k} == {Role.EXPERT, Role.SHARED_EXPERT, Role.FFN}
+    assert {k.split(" ")[0] for k in TABLE if " " in k} == {Role.EXPERT, Role.SHARED_EXPERT, Role.FFN}

@@ -16,7 +16,7 @@ from small_models.made import Made
 from small_models.random_plans import plans
 
 from collab_plugin.errors import CollabError
-from collab_plugin.plans.plan import BackOff, Plan, Point
+from collab_plugin.plans.plan import Plan, Point
 from collab_plugin.plugins.manager import registry
 from collab_plugin.reports.gather import Extras, gather
 from collab_plugin.reports.measured import Measured, Rival
@@ -114,7 +114,7 @@ def test_style_and_text_name_no_address(big: Plan) -> None:
 
 def test_images_are_whole_png_files_with_a_text(full: Reader) -> None:
     images = [attributes for tag, attributes in full.tags if tag == "img"]
-    assert len(images) == 6
+    assert len(images) == 5
     for attributes in images:
         data = base64.b64decode((attributes["src"] or "").removeprefix("data:image/png;base64,"), validate=True)
         assert data.startswith(b"\x89PNG\r\n\x1a\n") and data.endswith(b"IEND\xaeB`\x82")
@@ -142,13 +142,6 @@ def test_points_are_the_plans(full: Reader, big: Plan) -> None:
         assert row["KL divergence measured"] == ("–" if point.measured_kld is None else f"{point.measured_kld:.4g}")
         assert (int(row["experts kept"]), int(row["experts a token"])) == (point.expert_count, point.experts_used)
         assert ("chosen" in row["kind"]) == point.chosen
-
-
-def test_steps_back_are_the_plans(full: Reader, big: Plan) -> None:
-    rows = full.table("step")
-    assert [row["what was relaxed"] for row in rows] == [step.step for step in big.back_off]
-    assert [number(row["smallest file then, bytes"]) for row in rows] == [s.smallest_bytes for s in big.back_off]
-    assert number(rows[-1]["bytes over the budget"]) == 0
 
 
 def test_dropped_experts_are_the_plans(full: Reader, big: Plan) -> None:
@@ -189,13 +182,12 @@ def test_hostile_names_are_text(big: Plan) -> None:
         notes=(HOSTILE,),
         prediction=HOSTILE,
         versions={HOSTILE: HOSTILE},
-        back_off=(BackOff(HOSTILE, 10**9),),
         considered=(*big.considered, Point("baseline", HOSTILE, 1, 1, 10**9, 9.0, 8.0, False)),
     )
     extras = Extras(rivals=(Rival(HOSTILE, 10**9, 1.0),), evaluations=(Measured(HOSTILE, 1, 0, 1, 1, 1, 1),))
     found = read(plan, extras)
     assert not {"script"} & {tag for tag, _ in found.tags}
-    assert len([tag for tag, _ in found.tags if tag == "img"]) == 6
+    assert len([tag for tag, _ in found.tags if tag == "img"]) == 5
     said = "".join(found.text)
     assert "<script>alert(1)</script>" in said and "{{ 7 * 7 }}" in said
     assert "\x1b" not in said and "\u202e" not in said

@@ -30,7 +30,6 @@ from collab_plugin.reports.plots.front import front_plot, has_front
 from collab_plugin.reports.plots.heat import importance_plot
 from collab_plugin.reports.plots.kld import pairs_plot
 from collab_plugin.reports.plots.memory_plot import memory_plot
-from collab_plugin.reports.plots.steps import back_off_plot
 from collab_plugin.reports.plots.style import DPI, WIDTH, label, look, png
 from collab_plugin.stats.stats_file import read_stats
 
@@ -60,7 +59,6 @@ DRAWN: dict[str, tuple[Callable[[Facts], Figure], float]] = {
     "bits": (lambda facts: bits_plot(facts.bits), 1.9 + 0.42 * 8),
     "front": (front_plot, 6.0),
     "memory": (memory_plot, 5.2),
-    "back-off": (back_off_plot, 1.6 + 0.46 * 8),
     "predicted": (pairs_plot, 5.6),
 }
 

@@ -27,7 +27,6 @@ def constant(address: str) -> Any:
 SIZE, N, WARNING = "stats.text_overlap:SIZE", "stats.text_overlap:N", "cli.evaluate:OVERLAP_WARNING"
 LEAST, BORROW = "planning.pruning:MIN_SELECTIONS", "stats.stats:BORROW"
 SAMPLE = "quantize.error:Sampling"
-FLOORS = "planning.back_off:DEFAULT_FLOORS"
 CONSIDERED, PREDICTOR = "planning.considered", "planning.predictor"
 # Page, text with places for the constants, the constants.
 SENTENCES = [
@@ -44,7 +43,8 @@ SENTENCES = [
     ("method.md", "the best candidate at {} budgets", (f"{CONSIDERED}:FRONT_POINTS",)),
     ("method.md", "from the smallest file to {} B", (f"{CONSIDERED}:FRONT_SPAN",)),
     ("method.md", "P(E', k') = {:.0f} Σ_l", (f"{PREDICTOR}:PRUNING",)),
-    ("method.md", "{0} / max(L, {0})", (f"{PREDICTOR}:DEFAULT_LAYERS",)),
+    ("method.md", "{0} / max(L, {0})", ("planning.learned_weights:TABLE_LAYERS",)),
+    ("method.md", "f(x) = x₀ (x / x₀)^{} with x₀ = {}", (f"{PREDICTOR}:POWER", f"{PREDICTOR}:PIVOT")),
     ("method.md", "ω_i = D_G / ({} |G|)", ("planning.measure.probe:PROBE_ERROR",)),
     ("plan.md", "from the smallest file to {} times yours", (f"{CONSIDERED}:FRONT_SPAN",)),
     ("plan.md", "({} selections each on average)", (LEAST,)),
@@ -84,14 +84,13 @@ def test_the_first_screen_says_what_was_measured() -> None:
     assert f"the next larger preset still has {min(more):.1f} to {max(more):.1f} times" in page
 
 
-def test_default_weights() -> None:
-    weights = constant(f"{PREDICTOR}:DEFAULT_WEIGHT")
-    page = words("quality.md")
-    for part, name in (("ffn", "dense FFN"), ("expert", "expert"), ("shared-expert", "shared expert")):
-        assert f"{name} down {weights[f'{part} down']} and gate/up {weights[f'{part} gate/up']}" in page
-    assert all(f"{part} {weights[part]}" in page for part in ("output", "embedding", "attention"))
-    assert constant(f"{PREDICTOR}:ENDS") == 3
-    assert all("three times" in words(name) for name in ("method.md", "quality.md"))
+def test_learned_weights() -> None:
+    page, law = words("method.md"), "planning.learned_weights"
+    table = constant(f"{law}:TABLE")
+    assert all(f"| {part} | {weight} |" in page for part, weight in table.items())
+    for name in ("OUTPUT", "WRITTEN", "SPREADS", "SPREADS_FIRST", "EMBEDDING", "ATTENTION", "LEAST_INNER"):
+        assert f"{constant(f'{law}:{name}'):g}" in page, name
+    assert all(f"{share:g}" in page for share in constant(f"{law}:INNER").values())
 
 
 def test_powers_of_two() -> None:
@@ -99,15 +98,6 @@ def test_powers_of_two() -> None:
     assert constant("compression.tiles:TILE_BYTES") == 32 * 2**20
     assert "about 2²¹ values in all and at most 2¹⁸ of one tensor" in words("method.md")
     assert (constant(f"{SAMPLE}.values"), constant(f"{SAMPLE}.per_tensor")) == (2**21, 2**18)
-
-
-def test_floors_of_the_method() -> None:
-    page = (ROOT / "docs" / "method.md").read_text("utf-8")
-    rows = dict(re.findall(r"^\| ([\w, -]+) \| (\w+)(?: \([^)]*\))? \|$", page, re.M))
-    found = {role: kind for roles, kind in rows.items() for role in roles.split(", ")}
-    expected = {str(role): kind for role, kind in constant(FLOORS).items()}
-    expected["expert"] = constant("planning.back_off:DEFAULT_BASE")
-    assert {role: found.get(role) for role in expected} == expected
 
 
 def test_tables_of_quality_are_the_measured_ones() -> None:

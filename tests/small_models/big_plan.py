@@ -9,7 +9,7 @@ from gguf import GGUFValueType
 
 from collab_plugin.formats.ggml_types import tensor_bytes
 from collab_plugin.formats.gguf_values import MetaValue
-from collab_plugin.plans.plan import Activation, BackOff, Calibration, Plan, Point, Pruning, Source, TensorPlan
+from collab_plugin.plans.plan import Activation, Calibration, Plan, Point, Pruning, Source, TensorPlan
 from collab_plugin.stats.stats import ImatrixEntry, LayerRouting, Stats
 
 LAYERS, DENSE, EXPERTS, KEPT, TOP_K = 61, 3, 256, 192, 8
@@ -79,7 +79,7 @@ def big_stats(seed: int = 0) -> Stats:
 
 
 def big_plan(kept: dict[int, tuple[int, ...]]) -> Plan:
-    """Keep 192 of 256 experts in 103 GB, with a search behind it and all back-off steps."""
+    """Keep 192 of 256 experts in 103 GB, with a search behind it."""
     old = sum(math.prod(s) for s in shapes(EXPERTS).values())
     tensors = {}
     for name, shape in shapes(KEPT).items():
@@ -123,19 +123,6 @@ def big_plan(kept: dict[int, tuple[int, ...]]) -> Plan:
         allocator="knapsack",
         allocator_options={"seconds": 20.0},
         base="IQ1_S",
-        back_off=tuple(
-            BackOff(step, int(size * share))
-            for step, share in (
-                ("floor of attention, ffn, output, shared-expert down to Q2_K", 1.75),
-                ("base type of experts down to IQ1_M", 1.48),
-                ("base type of experts down to IQ1_S", 1.33),
-                ("floor of attention, embedding, ffn, output, shared-expert down to IQ1_S", 1.32),
-                ("keep 240 of 256 experts a layer", 1.24),
-                ("keep 224 of 256 experts a layer", 1.15),
-                ("keep 208 of 256 experts a layer", 1.07),
-                ("keep 192 of 256 experts a layer", 0.99),
-            )
-        ),
         notes=("116 experts were never seen in calibration; their importance is unknown",),
         versions={"collab-plugin": "0.1.0", "kernels": "none"},
     )

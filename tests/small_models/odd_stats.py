@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from gguf import GGUFValueType
 
-from collab_plugin.stats.stats import ImatrixEntry, LayerRouting, Stats
+from collab_plugin.stats.stats import ImatrixEntry, LayerRouting, Stats, Stream
 from collab_plugin.stats.stats_file import write_stats
 
 LAYERS = (1, 2)
@@ -39,6 +39,7 @@ def small_stats(seed: int = 0) -> Stats:
         model_id="sha256:" + "ab" * 32,
         engine="llama-cpp-python 0.3.36",
         text_sketch=np.sort(rng.integers(0, 2**64, 256, dtype=np.uint64)),
+        streams={layer: Stream(40.25 + layer, 1e5 + layer) for layer in (0, *LAYERS)},  # a dense layer has one, too
     )
 
 

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from collab_plugin.formats.ggml_types import TYPES
 from collab_plugin.plans.plan import (
     Activation,
-    BackOff,
     Calibration,
     Plan,
     Point,
@@ -96,7 +95,6 @@ def plans(draw: st.DrawFn) -> Plan:
         allocator=draw(_TEXT),
         allocator_options=draw(_OPTIONS),
         base=draw(_TEXT),
-        back_off=draw(st.lists(st.builds(BackOff, _TEXT, _SIZE), max_size=2).map(tuple)),
         notes=tuple(draw(st.lists(_TEXT, max_size=2))),
         versions=draw(st.dictionaries(_TEXT, _TEXT, max_size=2)),
     )

@@ -47,6 +47,7 @@ def test_round_trip(written: Path) -> None:
     for name, entry in before.imatrix.items():
         np.testing.assert_array_equal(after.imatrix[name].sum2, entry.sum2)
         np.testing.assert_array_equal(after.imatrix[name].count, entry.count)
+    assert after.streams == before.streams
     assert set(after.routing) == set(before.routing)
     for layer, routing in before.routing.items():
         read = after.routing[layer]
@@ -211,6 +212,13 @@ def test_values_that_cannot_be(value: float, name: str, written: Path, tmp_path:
 def test_negative_count_of_ours(written: Path, tmp_path: Path) -> None:
     path = _poke(written, tmp_path, "blk.1.collab_router", -50_000.0)
     with pytest.raises(CollabError, match="the routing of layer 1 is damaged"):
+        read_stats(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.0, -1.0])
+def test_a_stream_without_a_norm(value: float, written: Path, tmp_path: Path) -> None:
+    path = _poke(written, tmp_path, "blk.0.collab_stream", value)
+    with pytest.raises(CollabError, match=r"blk\.0\.collab_stream is damaged"):
         read_stats(path)
 
 

@@ -35,7 +35,7 @@ def plan_of(
         metadata=metadata or {},
         tensors={}, budget=None, bytes=1, bits_per_weight=1.0, predicted_kld=None, prediction="", sensitivity=None,
         considered=(),
-        allocator="none", allocator_options={}, base="", back_off=(), notes=(), versions={},
+        allocator="none", allocator_options={}, base="", notes=(), versions={},
     )  # fmt: skip
 
 

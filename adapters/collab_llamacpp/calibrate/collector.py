@@ -15,6 +15,8 @@ from collab_plugin.errors import CollabError
 
 F64 = NDArray[np.float64]
 _OP = GgmlTensor.op.offset
+_STREAM = (b"ffn_inp", b"l_out")
+_TINY = 1e-30
 _MIN_ROWS = 16  # llama-imatrix passes over smaller batches (tools/imatrix/imatrix.cpp:237)
 
 
@@ -22,7 +24,8 @@ class Collector(Observer):
     """Accumulates over ubatches.
 
     ``counts[layer]`` i64[E], ``weights[layer]``, ``reap[layer]`` f64[E], ``tokens[layer]``;
-    ``sums[tensor]`` f64[C, m] and ``seen[tensor]`` i64[C] as in ImatrixEntry.
+    ``sums[tensor]`` f64[C, m] and ``seen[tensor]`` i64[C] as in ImatrixEntry. ``streams[node, layer]``: sum over tokens
+    of 1 / ‖x‖² of the residual stream, and tokens, after the layer's attention ("ffn_inp") and after it ("l_out").
     Weights are those applied to the expert's output: the last of ffn_moe_weights, _softmax, _norm,
     _scaled. The norm of ffn_moe_weighted is weight × ‖output‖, so REAP needs no further product.
     """
@@ -38,6 +41,7 @@ class Collector(Observer):
         self.tokens: dict[int, int] = {}
         self.sums: dict[str, F64] = {}
         self.seen: dict[str, NDArray[np.int64]] = {}
+        self.streams: dict[tuple[str, int], tuple[float, int]] = {}
         self._ids: dict[int, NDArray[np.int32]] = {}
         self._pending: dict[int, NDArray[np.float32]] = {}
 
@@ -61,7 +65,11 @@ class Collector(Observer):
     def take(self, address: int) -> bool:
         node = self.node(address)
         if node is not None:
-            self._take_router(*node, read_tensor(address))
+            values = read_tensor(address)
+            if node[0] in _STREAM:
+                self._take_stream(node[0].decode(), node[1], values)
+            else:
+                self._take_router(*node, values)
         op = ctypes.c_int.from_address(address + _OP).value
         if op in (MUL_MAT, MUL_MAT_ID):
             t = tensor_at(address)
@@ -73,6 +81,12 @@ class Collector(Observer):
                 else:
                     self._take_matrix(name, read_tensor(t.src[1]), weight.ne[2] * weight.ne[3])
         return True
+
+    def _take_stream(self, node: str, layer: int, values: NDArray[Any]) -> None:
+        """values f32[..., tokens, width]."""
+        total, tokens = self.streams.get((node, layer), (0.0, 0))
+        norms = np.square(values, dtype=np.float64).sum(-1)
+        self.streams[node, layer] = total + float((1 / np.maximum(norms, _TINY)).sum()), tokens + norms.size
 
     # -- router
 

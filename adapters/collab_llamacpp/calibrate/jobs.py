@@ -54,6 +54,8 @@ def calibrate(job: CalibrateJob, progress: Advance) -> Arrays:
         arrays[f"weights.{layer}"] = collector.weights[layer]
         arrays[f"reap.{layer}"] = collector.reap[layer]
         arrays[f"layer_tokens.{layer}"] = np.array(collector.tokens[layer])
+    for (node, layer), (inverse, tokens) in collector.streams.items():
+        arrays[f"stream.{node}.{layer}"] = np.array(tokens / inverse)
     for name, sums in collector.sums.items():
         arrays[f"sums.{name}"] = sums.astype(np.float32)
         arrays[f"seen.{name}"] = collector.seen[name].astype(np.float32)

@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from collab_llamacpp.native.ggml import GgmlTensor
 from collab_llamacpp.native.model import read_tensor
 
-# Node names: src/llama-graph.cpp build_moe_ffn (0c1e57098).
-_NODE = re.compile(rb"^(ffn_moe_(?:topk|weights|weights_softmax|weights_norm|weights_scaled|weighted|down))-(\d+)$")
+# Node names: src/llama-graph.cpp build_moe_ffn (0c1e57098), and in the models' graphs the residual stream after a
+# layer's attention and after the layer.
+_NODE = re.compile(
+    rb"^(ffn_inp|l_out|ffn_moe_(?:topk|weights|weights_softmax|weights_norm|weights_scaled|weighted|down))-(\d+)$"
+)
 _NAME = GgmlTensor.name.offset
 
 
@@ -41,7 +44,7 @@ class Observer(ABC):
             raise self.error
 
     def node(self, address: int) -> tuple[bytes, int] | None:
-        """A MoE node's name and layer; None for any other tensor."""
+        """A MoE or residual stream node's name and layer; None for any other tensor."""
         name = ctypes.string_at(address + _NAME)
         if name not in self._nodes:
             found = _NODE.match(name)

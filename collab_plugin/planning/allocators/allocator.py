@@ -33,7 +33,7 @@ class Allocator:
     smallest choices do not fit (callers check first and back off). ``options`` declares what it can be told; every
     option's value comes with each call.
     ``follows_frontier``: its cost is within one step of the least there is at a budget (frontier.py), so that the
-    search need not solve every candidate. ``default_floors``: the default smallest types of roles guard its choices.
+    search need not solve every candidate.
     """
 
     name: str
@@ -41,7 +41,6 @@ class Allocator:
     solve: Callable[[Sequence[Item], int, Mapping[str, OptionValue]], Mapping[str, int]]
     options: tuple[Option, ...] = ()
     follows_frontier: bool = False
-    default_floors: bool = True
 
     def values(self, given: Mapping[str, OptionValue]) -> dict[str, OptionValue]:
         """Value of every option, ``given`` or its default; CollabError for what is not an option of it."""

@@ -27,6 +27,16 @@ class Frontier:
         at = bisect_right(self.sizes, budget) - 1
         return self.costs[at] if at >= 0 else float("inf")
 
+    def bound(self, budget: int) -> float:
+        """What no choice within ``budget`` costs less than: the optimum of the linear relaxation."""
+        at = bisect_right(self.sizes, budget) - 1
+        if at < 0:
+            return float("inf")
+        if at + 1 == len(self.sizes):
+            return self.costs[at]
+        share = (budget - self.sizes[at]) / (self.sizes[at + 1] - self.sizes[at])
+        return self.costs[at] + share * (self.costs[at + 1] - self.costs[at])
+
 
 def frontier(items: Sequence[Item]) -> Frontier:
     """The frontier of ``items``; see the module's docstring."""

@@ -136,6 +136,4 @@ def _at_most(choices: Sequence[Choice], kind: str) -> int:
     return max(fitting, key=lambda i: choices[i].nbytes) if fitting else 0
 
 
-UNIFORM = Allocator(
-    "uniform", "one type for all tensors, the largest that fits: a baseline", _uniform, default_floors=False
-)
+UNIFORM = Allocator("uniform", "one type for all tensors, the largest that fits: a baseline", _uniform)

@@ -11,7 +11,6 @@ from collab_plugin.reports.plots.front import front_plot, has_front
 from collab_plugin.reports.plots.heat import importance_plot
 from collab_plugin.reports.plots.kld import pairs_plot, positive_pairs
 from collab_plugin.reports.plots.memory_plot import memory_plot
-from collab_plugin.reports.plots.steps import back_off_plot
 from collab_plugin.reports.plots.style import png
 
 
@@ -22,8 +21,6 @@ def draw_plots(facts: Facts, report: Advance) -> dict[str, bytes]:
         plots["importance"] = partial(importance_plot, facts.importance)
     if has_front(facts):
         plots["front"] = partial(front_plot, facts)
-    if facts.plan.back_off:
-        plots["back-off"] = partial(back_off_plot, facts)
     if positive_pairs(facts):
         plots["predicted"] = partial(pairs_plot, facts)
     drawn = {}
