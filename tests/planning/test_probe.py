@@ -282,7 +282,7 @@ def test_probe_then_plan(runnable: Bench, text: Path, tmp_path: Path) -> None:
     assert probed.prediction.startswith(f"probed: {len(found.groups)} groups")
     assert f"on {found.tokens:,} tokens" in probed.prediction
     assert plain.sensitivity is None
-    assert plain.prediction.startswith("defaults learnt on two small models")
+    assert plain.prediction.startswith("not probed")
     same = dataclasses.replace(probed, sensitivity=None)
     assert plan_fingerprint(same) == plan_fingerprint(probed)
     assert runnable.stats_path.read_bytes() == before

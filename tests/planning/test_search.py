@@ -108,9 +108,9 @@ def test_predicted_loss_never_rises_with_the_budget(bench: Bench, experts_used: 
 
 
 @pytest.mark.parametrize("name", ["tiny-qwen3moe", "tiny-deepseek-v3"])
-def test_predicted_loss_of_a_trained_model_never_rises_with_the_budget(name: str, bench: Bench) -> None:
+def test_predicted_loss_of_a_trained_model_never_rises_with_the_budget(name: str, softmax: Bench) -> None:
     checkpoint = open_checkpoint(TRAINED / name)
-    trained = dataclasses.replace(bench, checkpoint=checkpoint, topology=topology_of(checkpoint))
+    trained = dataclasses.replace(softmax, checkpoint=checkpoint, topology=topology_of(checkpoint))
     _falls(trained, None, "auto", 2.75)
 
 
@@ -123,7 +123,7 @@ def _falls(bench: Bench, source: StatsSource | None, experts_used: str | None, s
         (plan,) = make_plans(planning, 1, errors=table)
         assert plan.predicted_kld is not None
         costs.append(plan.predicted_kld)
-    assert costs[0] > costs[-1] == 0
+    assert costs[0] > 10 * costs[-1]
     for small, large in itertools.pairwise(costs):
         assert large <= small * (1 + 1e-5)  # the solver's gap
 
@@ -303,7 +303,7 @@ def test_measured_prunings_decide(bench: Bench) -> None:
     assert cheap.pruning.expert_count == EXPERTS // 2
     assert dear.pruning.expert_count == EXPERTS
     assert dear.prediction.startswith("probed: ")
-    assert "defaults" in bench.plan(_budget(bench, 4.5), types=FAST, keep="12").prediction
+    assert "not probed" in bench.plan(_budget(bench, 4.5), types=FAST, keep="12").prediction
 
 
 def test_predicted_is_weights_times_errors_plus_pruning(bench: Bench) -> None:

@@ -117,7 +117,9 @@ def test_it_is_a_valid_imatrix(written: Path) -> None:
         np.testing.assert_array_equal(sums.data.reshape(slices, -1), entry.sum2)
         np.testing.assert_array_equal(counts.data.ravel(), entry.count)
     ours = [name for name in tensors if not name.endswith((".in_sum2", ".counts"))]
-    assert ours == [f"blk.{layer}.collab_router" for layer in LAYERS]
+    assert sorted(ours) == sorted(
+        [*(f"blk.{layer}.collab_router" for layer in LAYERS), *(f"blk.{layer}.collab_stream" for layer in (0, *LAYERS))]
+    )
 
 
 def test_an_imatrix_of_others_has_counts_alone(tmp_path: Path) -> None:
