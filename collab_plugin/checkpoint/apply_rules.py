@@ -12,7 +12,7 @@ from collab_plugin.checkpoint.families.tensors import TensorRule
 from collab_plugin.checkpoint.rearranged_sources import Constant
 from collab_plugin.checkpoint.storage.matrix import Matrix
 from collab_plugin.checkpoint.storage.quantization import Quantization
-from collab_plugin.checkpoint.storage.recognise import beside, is_stored, matrix_of, without_effect
+from collab_plugin.checkpoint.storage.recognise import beside, is_stored, matrix_of, stored_name, without_effect
 from collab_plugin.checkpoint.tensor_sources import TensorSource
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.safetensors_header import Stored
@@ -114,6 +114,8 @@ class RuleMatcher:
         wanted = rule.wanted(self._sizes)
         matrix = matrix_of(name, wanted, self.stored, self._quantization)
         self._used.update(part.name for part in matrix.parts)
+        held = stored_name(name, self.stored)
+        matrix.name = self.stored[held].name.removesuffix(held.removeprefix(name))  # as the folder spells it
         if matrix.shape != wanted:
             raise CollabError(
                 f"{name} has the shape {list(matrix.shape)}, by {self.config.where} it is {list(wanted)} ({rule.shape})"
@@ -121,7 +123,7 @@ class RuleMatcher:
         return matrix
 
     def _check_rest(self) -> None:
-        for name in sorted(name for name, tensor in self.stored.items() if tensor.name not in self._used):
+        for name in sorted(name for name, stored in self.stored.items() if stored.name not in self._used):
             layer = _LAYER.match(name)
             if beside(name, self.stored) or without_effect(name):
                 continue

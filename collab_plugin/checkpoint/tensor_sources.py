@@ -132,8 +132,8 @@ class FusedExperts(_Moved):
         self, matrix: Matrix, part: int, parts: int, interleaved: bool, transposed: bool, float32: bool = False
     ) -> None:
         self.matrix, self.matrices = matrix, [matrix]
-        moved = None if transposed else matrix.native
-        self.type = Type.F32 if float32 else moved or matrix.type
+        kept = matrix.type if transposed else matrix.native or matrix.type
+        self.type = Type.F32 if float32 else kept
         self.part, self.parts, self.interleaved, self.transposed = part, parts, interleaved, transposed
         experts, *inner = matrix.shape
         out, *width = reversed(inner) if transposed else inner
@@ -144,8 +144,8 @@ class FusedExperts(_Moved):
     def _stored(self, expert: int | None, rows: slice | None, read: _Read) -> NDArray[Any]:
         if expert is None:
             biases = len(self.shape) == 2  # whose rows are the experts
-            chosen = self._experts(rows if biases else None)
-            return np.stack([self._stored(i, None if biases else rows, read) for i in chosen])
+            inner = None if biases else rows
+            return np.stack([self._stored(i, inner, read) for i in self._experts(rows if biases else None)])
         values = read(self.matrix, slice(expert, expert + 1))[0]
         if self.transposed:
             values = values.T

@@ -56,6 +56,7 @@ def by_converter(source: Path, folder: Path) -> None:
     try:
         kind = get_model_class(get_model_architecture(ModelBase.load_hparams(folder / "model", False), ModelType.TEXT))
         kind.no_mtp = kind.supports_mtp_export
+        kind.set_vocab = TextModel._set_vocab_gpt2  # some look for tokens of their own tokenizer
         with torch.inference_mode():
             kind(folder / "model", gguf.LlamaFileType.ALL_F32, folder / "converted.gguf").write()
     except Exception as error:

@@ -30,6 +30,7 @@ import llama_cpp
 f32 = llama_cpp.GGML_TYPE_F32
 tokens = json.load(sys.stdin)
 for path in sys.argv[1:]:
+    print("tried", path, flush=True)
     try:
         llama = llama_cpp.Llama(path, n_ctx=128, n_batch=128, logits_all=True, type_k=f32, type_v=f32, verbose=False,
                                 n_threads=1)
@@ -80,16 +81,21 @@ def as_gguf(checkpoint: Checkpoint, out: Path, kept: Sequence[int] | None) -> Pa
 
 def llama_cpp_logits(*ggufs: Path) -> list[NDArray[np.float32] | None]:
     """float32[tokens, vocabulary] of `TOKENS` by each GGUF, with keys and values cached as float32; None for one that
-    llama.cpp does not load. One process for all."""
-    subprocess.run(
-        [sys.executable, "-c", _LLAMA_CPP, *map(str, ggufs)],
-        input=json.dumps(TOKENS),
-        text=True,
-        check=True,
-        timeout=240,
-        capture_output=True,
-    )
+    llama.cpp does not load or compute. One process for all, and another one where it dies."""
     outs = [gguf.with_suffix(".npy") for gguf in ggufs]
+    left = list(ggufs)
+    while left:
+        done = subprocess.run(
+            [sys.executable, "-c", _LLAMA_CPP, *map(str, left)],
+            input=json.dumps(TOKENS),
+            text=True,
+            check=False,
+            timeout=240,
+            capture_output=True,
+        )
+        tried = [gguf for gguf in left if gguf.with_suffix(".npy").is_file() or f"tried {gguf}\n" in done.stdout]
+        assert tried, done.stderr[-2000:]
+        left = [] if done.returncode == 0 else [gguf for gguf in left if gguf not in tried]
     return [np.load(out) if out.is_file() else None for out in outs]
 
 

@@ -35,6 +35,27 @@ _GPT_OSS: dict[str, Any] = {
                         "original_max_position_embeddings": 64, "truncate": True},
 }  # fmt: skip
 
+_GLM4: dict[str, Any] = {
+    "n_routed_experts": EXPERTS, "n_shared_experts": 1, "moe_intermediate_size": 32, "head_dim": 32,
+    "first_k_dense_replace": 1, "routed_scaling_factor": 1.5, "attention_bias": True, "use_qk_norm": True,
+}  # fmt: skip
+_DSA: dict[str, Any] = {
+    **_MLA, "n_group": 1, "topk_group": 1, "index_n_heads": 2, "index_head_dim": 32, "index_topk": 16,
+    "indexer_types": ["full", "full", "shared"],
+}  # fmt: skip
+_GEMMA4: dict[str, Any] = {
+    **_GROUPED, "top_k_experts": 4, "enable_moe_block": True, "head_dim": 32, "global_head_dim": 64,
+    "num_global_key_value_heads": 1, "attention_k_eq_v": True, "sliding_window": 32, "hidden_size_per_layer_input": 0,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"], "final_logit_softcapping": 30.0,
+}  # fmt: skip
+_GRANITE: dict[str, Any] = {
+    "num_local_experts": EXPERTS, "embedding_multiplier": 12.0, "residual_multiplier": 0.22,
+    "attention_multiplier": 0.2, "logits_scaling": 6.0,
+}  # fmt: skip
+_LLAMA4 = {
+    "num_local_experts": EXPERTS, "head_dim": 32, "intermediate_size_mlp": 64, "interleave_moe_layer_step": 1,
+}  # fmt: skip
+
 CASES: dict[str, dict[str, Any]] = {
     "qwen3-moe": {"config": "Qwen3MoeConfig", "keys": {**_GROUPED, "head_dim": 32, "norm_topk_prob": True}},
     "qwen3-next": {"config": "Qwen3NextConfig", "keys": _LINEAR},
@@ -43,6 +64,33 @@ CASES: dict[str, dict[str, Any]] = {
         "notes": ("the vision tower dropped: 21 tensors model.visual.*",),
     },
     "gpt-oss": {"config": "GptOssConfig", "keys": _GPT_OSS},
+    "gemma4": {"config": "Gemma4TextConfig", "keys": _GEMMA4},
+    "glm4-moe": {"config": "Glm4MoeConfig", "keys": _GLM4, "dense": 1},
+    "glm-dsa": {"config": "GlmMoeDsaConfig", "keys": _DSA, "dense": 1},
+    "minimax-m2": {
+        "config": "MiniMaxM2Config", "keys": {"num_local_experts": EXPERTS, "head_dim": 32, "rotary_dim": 16},
+        "unlike": ("minimax-m2.expert_gating_func",),
+    },
+    "mimo-v2": {
+        "config": "MiMoV2FlashConfig", "dense": 1,
+        "keys": {"n_routed_experts": EXPERTS, "moe_intermediate_size": 32, "head_dim": 32, "v_head_dim": 16,
+                 "sliding_window": 32},
+    },
+    "mimo-v2-published": {  # keys as the published models have them
+        "config": "MiMoV2FlashConfig", "dense": 1,
+        "keys": {"n_routed_experts": EXPERTS, "moe_intermediate_size": 32, "head_dim": 32, "v_head_dim": 16,
+                 "sliding_window": 32},
+        "left_out": ["layer_types", "mlp_layer_types", "rope_parameters", "rms_norm_eps"],
+        "extra": {
+            "swa_head_dim": 32, "swa_v_head_dim": 16, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 4,
+            "hybrid_layer_pattern": [0, 1, 1], "moe_layer_freq": [0, 1, 1], "layernorm_epsilon": 1e-5,
+            "rope_theta": 5000000.0, "swa_rope_theta": 10000.0, "partial_rotary_factor": 0.334,
+            "topk_method": "noaux_tc", "scoring_func": "sigmoid",
+        },
+    },
+    "granite-moe": {"config": "GraniteMoeConfig", "keys": _GRANITE},
+    "granite-moe-shared": {"config": "GraniteMoeSharedConfig", "keys": _GRANITE | {"shared_intermediate_size": 48}},
+    "llama4": {"config": "Llama4TextConfig", "keys": _LLAMA4},
     "qwen2-moe": {"config": "Qwen2MoeConfig", "keys": _QWEN2},
     "qwen2-moe-fused": {"config": "Qwen2MoeConfig", "keys": _QWEN2, "fused": True},
     "olmoe": {
@@ -65,7 +113,7 @@ CASES |= {
         "config": "DeepseekV32Config", "dense": 1, "kept": (0, 2, 5, 7),
         "keys": {**_MLA, "index_topk": 128, "index_head_dim": 64, "index_n_heads": 4,
                  "mlp_layer_types": ["dense", "sparse", "sparse"]},
-        "why_not": "AssertionError: Change value of add_bos_token",
+        "unlike": ("deepseek32.expert_gating_func",),
     },
     "glm4-moe-lite": {
         "config": "Glm4MoeLiteConfig", "dense": 1,

@@ -106,7 +106,7 @@ def make_tiny(tiny: Tiny, seed: int = 0, **changes: Any) -> PreTrainedModel:
         for tensor_name, tensor in (*model.named_parameters(), *model.named_buffers()):
             if tensor_name.endswith("e_score_correction_bias"):
                 tensor.uniform_(-0.2, 0.2)
-            elif "norm" in tensor_name or "scal" in tensor_name:
+            elif "norm" in tensor_name or tensor_name.endswith(("router.scale", "per_expert_scale", "layer_scalar")):
                 tensor.uniform_(0.5, 1.5)
             elif "sinks" in tensor_name or tensor_name.endswith("bias"):
                 tensor.normal_(0, 0.2)
@@ -157,7 +157,7 @@ def pruned(
         uniform[number] = type(model)._from_config(changed, dtype=torch.float32, attn_implementation="eager").eval()
     small = next(iter(uniform.values()))
     for layer, ids in kept.items():
-        small.get_decoder().layers[layer] = uniform[len(ids)].get_decoder().layers[layer]
+        _layers(small)[layer] = _layers(uniform[len(ids)])[layer]
     state = model.state_dict()
     for key, tensor in state.items():
         found = _BY_EXPERT.search(key)
@@ -165,3 +165,11 @@ def pruned(
             state[key] = tensor[list(kept[int(found[1])])]
     small.load_state_dict(state)
     return small
+
+
+def _layers(model: PreTrainedModel) -> torch.nn.ModuleList:
+    """The decoder's layers, wherever the model has them."""
+    named = dict(model.named_modules())
+    found = next(module for name, module in named.items() if name.endswith("model.layers"))
+    assert isinstance(found, torch.nn.ModuleList)
+    return found

@@ -10,6 +10,7 @@ from collab_plugin.checkpoint.families.gguf_keys import DECODER_KEYS, Key, rope_
 from collab_plugin.checkpoint.families.tensors import (
     BLOCK_NORMS,
     OUTSIDE_BLOCKS,
+    ROUTER_BIAS,
     Sizes,
     TensorRule,
     block_tensor,
@@ -53,7 +54,7 @@ def _dense(c: Config, layer: int) -> bool:
     return layer < c.integer("first_k_dense_replace")
 
 
-def _sizes(c: Config) -> Sizes:
+def latent_sizes(c: Config) -> Sizes:
     return {
         "vocabulary": c.integer("vocab_size"),
         "hidden": c.integer("hidden_size"),
@@ -72,7 +73,7 @@ def _sizes(c: Config) -> Sizes:
     }
 
 
-_LATENT = (
+LATENT_ATTENTION = (
     block_tensor("self_attn.kv_a_proj_with_mqa.weight", "attn_kv_a_mqa.weight", "rank_and_rope hidden"),
     block_tensor("self_attn.kv_a_layernorm.weight", "attn_kv_a_norm.weight", "rank"),
     block_tensor("self_attn.kv_b_proj.weight", "attn_k_b.weight", "heads*key_and_value rank", key_heads),
@@ -80,12 +81,11 @@ _LATENT = (
     block_tensor("self_attn.o_proj.weight", "attn_output.weight", "hidden heads*value"),
 )
 _QUERIES = (block_tensor("self_attn.q_proj.weight", "attn_q.weight", "heads*key hidden"),)
-_LATENT_QUERIES = (
+LATENT_QUERIES = (
     block_tensor("self_attn.q_a_proj.weight", "attn_q_a.weight", "q_rank hidden"),
     block_tensor("self_attn.q_a_layernorm.weight", "attn_q_a_norm.weight", "q_rank"),
     block_tensor("self_attn.q_b_proj.weight", "attn_q_b.weight", "heads*key q_rank"),
 )
-_BIAS = (block_tensor("mlp.gate.e_score_correction_bias", "exp_probs_b.bias", "experts", layers="experts"),)
 
 
 def latent_tensors(c: Config) -> tuple[TensorRule, ...]:
@@ -93,11 +93,11 @@ def latent_tensors(c: Config) -> tuple[TensorRule, ...]:
     return (
         *OUTSIDE_BLOCKS,
         *BLOCK_NORMS,
-        *(_QUERIES if c.get("q_lora_rank") is None else _LATENT_QUERIES),
-        *_LATENT,
+        *(_QUERIES if c.get("q_lora_rank") is None else LATENT_QUERIES),
+        *LATENT_ATTENTION,
         *dense_feed_forward(),
         router_weights(),
-        *(_BIAS if _biased(c) else ()),
+        *((ROUTER_BIAS,) if _biased(c) else ()),
         *gated_experts(),
         *(shared if c.integer("n_shared_experts") else ()),
     )
@@ -163,7 +163,7 @@ DEEPSEEK_V3 = Family(
             Key("expert_weights_scale", "routed_scaling_factor", float),
         ),
         more_keys=latent_keys,
-        sizes=_sizes,
+        sizes=latent_sizes,
         tensors=latent_tensors,
         dense=_dense,
         prediction=Prediction("num_nextn_predict_layers", ("eh_proj.weight", "enorm.weight", "hnorm.weight")),

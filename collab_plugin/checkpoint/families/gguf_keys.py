@@ -81,13 +81,13 @@ _ROPE_KEYS = frozenset(
 )
 
 
-def rope_keys(c: Config, head: int | None = None) -> dict[str, MetaValue]:
+def rope_keys(c: Config, head: int | None = None, layers: str | None = None) -> dict[str, MetaValue]:
     """Rotary base and scaling; CollabError for a scaling that is not none, linear or yarn, or has unknown options.
 
     ``head``: length of a head of which a part may be rotated (partial_rotary_factor): with it the key of the rotated
-    length is written, without it a part is refused.
+    length is written, without it a part is refused. ``layers``: as in `rope_parameters`.
     """
-    rope = rope_parameters(c)
+    rope = rope_parameters(c, layers)
     parts = (rope.get("partial_rotary_factor"), c.get("partial_rotary_factor"))
     factor = next((part for part in parts if part is not None), 1.0)
     keys = {"rope.freq_base": f32(rope.number("rope_theta"))}

@@ -9,9 +9,9 @@ from collab_plugin.checkpoint.families.tensors import (
     BLOCK_NORMS,
     GROUPED_QUERY,
     OUTSIDE_BLOCKS,
+    QUERY_KEY_NORMS,
     Sizes,
     TensorRule,
-    block_tensor,
     gated_experts,
     router_weights,
 )
@@ -45,11 +45,7 @@ def _sizes(c: Config) -> Sizes:
 
 
 def _tensors(c: Config) -> tuple[TensorRule, ...]:
-    norms = (
-        block_tensor("self_attn.q_norm.weight", "attn_q_norm.weight", "head"),
-        block_tensor("self_attn.k_norm.weight", "attn_k_norm.weight", "head"),
-    )
-    return (*OUTSIDE_BLOCKS, *BLOCK_NORMS, *GROUPED_QUERY, *norms, router_weights(), *gated_experts())
+    return (*OUTSIDE_BLOCKS, *BLOCK_NORMS, *GROUPED_QUERY, *QUERY_KEY_NORMS, router_weights(), *gated_experts())
 
 
 QWEN3_MOE = Family(

@@ -67,6 +67,16 @@ def ordered(
     return take
 
 
+def half(number: int) -> Take:
+    """The first (0) or the second (1) half of a matrix's rows."""
+
+    def take(matrices: list[Matrix], wide: bool, sizes: Sizes) -> TensorSource:
+        count = matrices[0].shape[0] // 2
+        return Rearranged(matrices[0], wide, rows=np.arange(number * count, (number + 1) * count))
+
+    return take
+
+
 def rotary_pairs(heads: str) -> Take:
     """Rows of each head reordered: what rotates halves of a head becomes what rotates neighbouring pairs.
 
@@ -186,6 +196,16 @@ BIASES = (
     block_tensor("self_attn.v_proj.bias", "attn_v.bias", "kv_heads*head"),
 )
 """Of queries, keys and values."""
+
+
+QUERY_KEY_NORMS = (
+    block_tensor("self_attn.q_norm.weight", "attn_q_norm.weight", "head"),
+    block_tensor("self_attn.k_norm.weight", "attn_k_norm.weight", "head"),
+)
+"""Of each head."""
+
+ROUTER_BIAS = block_tensor("mlp.gate.e_score_correction_bias", "exp_probs_b.bias", "experts", layers="experts")
+"""Sways the choice of experts, not their weights."""
 
 
 def router_weights(name: str = "mlp.gate.weight") -> TensorRule:
