@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from small_models.tiny_families import LAYERS, Tiny, make_tiny, pruned, save_tiny
 from transformers import PreTrainedModel
 
@@ -34,7 +35,10 @@ def leave_out(path: Path, keys: list[str]) -> None:
 def one(folder: Path, case: dict[str, Any], job: dict[str, Any]) -> None:
     tiny = Tiny(case["config"], case.get("keys", {}), case.get("extra", {}), case.get("dense", 0))
     model = make_tiny(tiny, vocab_size=job["vocabulary"])
+    packed = mxfp4_experts(model) if case.get("mxfp4") else {}
     save_tiny(model, tiny, folder / "model", fused=case.get("fused", False))
+    if packed:
+        store_packed(folder / "model", packed)
     leave_out(folder / "model" / "config.json", case.get("left_out", []))
     for path in job["tokenizer"]:
         shutil.copy(path, folder / "model")
@@ -43,6 +47,32 @@ def one(folder: Path, case: dict[str, Any], job: dict[str, Any]) -> None:
         return
     kept = {layer: tuple(job["kept"]) for layer in range(tiny.dense, LAYERS)}
     np.save(folder / "pruned.npy", logits(pruned(model, kept, job["used"]), job["tokens"]))
+
+
+def mxfp4_experts(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Give all experts random values of four bits; blocks and scales by their stored names."""
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    generator, packed = torch.Generator().manual_seed(0), {}
+    for name, values in model.named_parameters():
+        if name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            experts, columns, rows = values.shape
+            codes = torch.randint(0, 256, (experts, rows, columns // 32, 16), generator=generator, dtype=torch.uint8)
+            scales = torch.randint(121, 125, codes.shape[:-1], generator=generator, dtype=torch.uint8)
+            packed[f"{name}_blocks"], packed[f"{name}_scales"] = codes, scales
+            with torch.no_grad():
+                values.copy_(convert_moe_packed_tensors(codes, scales, dtype=torch.float32))
+    return packed
+
+
+def store_packed(folder: Path, packed: dict[str, torch.Tensor]) -> None:
+    path = folder / "model.safetensors"
+    plain = {name.rpartition("_")[0] for name in packed}
+    kept = {name: tensor for name, tensor in load_file(path).items() if name not in plain}
+    save_file(kept | packed, path, {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]}
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def by_converter(source: Path, folder: Path) -> None:

@@ -33,8 +33,9 @@ def compared(folder: Path, llama_converter: Path | None) -> dict[str, ComparedFa
 @pytest.mark.parametrize("case", CASES)
 def test_llama_cpp_gives_the_logits_of_transformers(compared: dict[str, ComparedFamily], case: str) -> None:
     found = compared[case]
-    assert found.original is not None and found.original < FAR
-    assert found.pruned is not None and found.pruned < FAR
+    far = CASES[case].get("far", FAR)
+    assert found.original is not None and found.original < far
+    assert found.pruned is not None and found.pruned < far
     assert found.changed is not None and found.changed > 1e-3, "pruning changed nothing, so nothing was compared"
     assert found.notes == CASES[case].get("notes", ())
 
@@ -76,6 +77,6 @@ def test_a_pruned_folder_holds_what_the_pruned_gguf_holds(
     assert set(ours.tensors) == set(checkpoint.tensors)
     for name, info in checkpoint.tensors.items():
         expected = checkpoint.read(name)
-        if info.by_expert and info.layer in plan.pruning.kept:
+        if info.by_expert and info.layer is not None and info.layer in plan.pruning.kept:
             expected = expected[list(plan.pruning.kept[info.layer])]
         np.testing.assert_array_equal(ours.read(name), expected, err_msg=name)

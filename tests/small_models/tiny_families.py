@@ -110,7 +110,7 @@ def make_tiny(tiny: Tiny, seed: int = 0, **changes: Any) -> PreTrainedModel:
                 tensor.uniform_(0.5, 1.5)
             elif "sinks" in tensor_name or tensor_name.endswith("bias"):
                 tensor.normal_(0, 0.2)
-            elif tensor.is_floating_point() and "inv_freq" not in tensor_name:
+            elif tensor.is_floating_point() and "inv_freq" not in tensor_name and "embed_scale" not in tensor_name:
                 tensor.normal_(0, 0.3 if tensor.dim() == 2 and tensor.shape[0] == EXPERTS else 0.15)
     return model
 
