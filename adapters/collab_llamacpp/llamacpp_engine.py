@@ -115,8 +115,9 @@ class LlamaCppEngine(Engine):
         checkpoint = open_gguf(model)
         with tempfile.TemporaryDirectory(prefix="collab-") as folder:
             file = Path(folder) / "shapes.npz"
-            arrays = {f"energy.{name}": shape.energy for name, shape in shapes.items()}
-            arrays |= {f"inputs.{name}": shape.inputs for name, shape in shapes.items()}
+            needed = sorted({name for disturbance in disturbances for name in disturbance.errors})
+            arrays = {f"energy.{name}": shapes[name].energy for name in needed}
+            arrays |= {f"inputs.{name}": shapes[name].inputs for name in needed}
             np.savez(file, **arrays)  # type: ignore[arg-type]  # keyword arrays, as documented
             job = DisturbJob(
                 str(checkpoint.path),

@@ -27,7 +27,7 @@ from benchmarks.quality.bench import ROOT, Bench, trained_models
 from benchmarks.sensitivity.scratch_copy import Scratch
 from collab_plugin.engines.disturbance import Disturbance
 from collab_plugin.engines.engine import Windows
-from collab_plugin.planning.measure.error_shapes import error_shape
+from collab_plugin.planning.measure.error_shapes import error_shapes
 from collab_plugin.planning.measure.groups import Group, coarse
 from collab_plugin.planning.measure.measuring import default_ctx
 from collab_plugin.planning.measure.probe import PROBE_ERROR
@@ -80,8 +80,8 @@ def compare(bench: Bench, chunks: int) -> tuple[list[Compared], float, float]:
 
 def by_noising(bench: Bench, planning: PlanningInput, groups: list[Group], chunks: int) -> list[float]:
     """Nats per unit of relative error of each group, by the noise that `probe` puts in."""
-    tensors = bench.checkpoint.tensors
-    shapes = {n: error_shape(bench.checkpoint, tensors[n], planning.imatrix) for g in groups for n in g.tensors}
+    names = [name for group in groups for name in group.tensors]
+    shapes = error_shapes(bench.checkpoint, names, planning.imatrix, bench.threads, untold)
     found = LlamaCppEngine().disturb(
         bench.original,
         [Disturbance(errors=dict.fromkeys(group.tensors, PROBE_ERROR)) for group in groups],

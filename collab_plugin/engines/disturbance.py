@@ -15,10 +15,11 @@ F32 = NDArray[np.float32]
 class ErrorShape:
     """What quantizing one weight tensor to a relative error of ε adds to its products, for ε = 1.
 
-    Quantization's error E of a row is nearly independent of column to column, so it adds Σ_j E_j x_j, whose mean
-    square over tokens is ε Σ_j w_j W_j² (w: mean squared activations, as in the importance matrix) and grows with the
-    token's ‖x‖². ``energy`` f32[slices, rows] is Σ_j w_j W_ij², ``inputs`` f32[slices] is Σ_j w_j; either may have
-    one entry for all slices or all rows. Slices: experts, or heads of MLA's tensors; one for a matrix.
+    Quantization's error E of a row is nearly independent of column to column, so it adds Σ_j E_ij x_j, whose mean
+    square over tokens is ε Σ_j w_j W_ij² (w: mean squared activations, as in the importance matrix). E is a matrix: the
+    same inputs get the same error, and attention does not average it away over tokens. ``energy`` f32[slices, rows] is
+    Σ_j w_j W_ij², ``inputs`` f32[slices] is Σ_j w_j; either may have one entry for all slices or all rows. Slices:
+    experts, or heads of MLA's tensors; one for a matrix.
     """
 
     energy: F32
@@ -27,9 +28,10 @@ class ErrorShape:
 
 @dataclass(frozen=True)
 class Disturbance:
-    """``errors``: relative squared error (plan's definition) by GGUF tensor name, put in as noise of an `ErrorShape`.
-    ``kept``: the experts of a layer that may still be chosen, as if the others were pruned; layers that it does not
-    name keep all. ``experts_used``: only so many of a token's experts count, None for the model's own number."""
+    """``errors``: relative squared error (plan's definition) by GGUF tensor name, put in as a random error of an
+    `ErrorShape`. ``kept``: the experts of a layer that may still be chosen, as if the others were pruned; layers that
+    it does not name keep all. ``experts_used``: only so many of a token's experts count, None for the model's own
+    number."""
 
     errors: Mapping[str, float] = field(default_factory=dict)
     kept: Mapping[int, tuple[int, ...]] = field(default_factory=dict)

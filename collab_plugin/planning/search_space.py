@@ -9,18 +9,22 @@ from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.pruning import check_servable, parse_keep
 from collab_plugin.planning.top_k import scaled_top_k
 
-# Shares of experts dropped, in the order in which prunings are probed: the mild ones first, because
-# they are what a search takes, then what shows the curve.
-_ORDER = (1 / 16, 1 / 4, 1 / 8, 1 / 2)
+STEPS = 32
+FEWEST = 4
+"""The search weighs counts a 32nd of the experts apart, down to a quarter of them."""
+MARKS = (1 / 4, 1 / 2, 1 / 8, 3 / 8, 5 / 8, 1 / 16)
+"""Shares of experts dropped at which prunings are probed, most telling first; between them the curve is smooth."""
+OTHER_TOP_K = 2
+"""Marks at which also other numbers of experts a token than the model's own are probed."""
 
 
 def notches(planning: PlanningInput) -> list[int]:
-    """Counts that the search weighs: all experts, then a sixteenth fewer each (whole groups), down to half."""
+    """Counts that the search weighs: all experts, then a 32nd fewer each (whole groups), down to a quarter."""
     t = planning.topology
-    step = max(t.expert_count // 16, 1)
+    step = max(t.expert_count // STEPS, 1)
     if planning.policy == "balanced":
         step = -(-step // t.groups) * t.groups
-    return list(range(t.expert_count, (t.expert_count - 1) // 2, -step))
+    return list(range(t.expert_count, -(-t.expert_count // FEWEST) - 1, -step))
 
 
 def counts_to_weigh(planning: PlanningInput) -> list[tuple[int, int]]:
@@ -62,18 +66,18 @@ def servable(planning: PlanningInput, count: int, used: int) -> bool:
 
 
 def prunings(candidates: Candidates) -> list[tuple[int, int]]:
-    """(experts kept, experts used) to probe, most telling first: what the request leaves open."""
+    """(experts kept, experts used) to probe, most telling first: of what the request leaves open, the nearest to each
+    mark."""
     t = candidates.planning.topology
     every = (t.expert_count, t.experts_used)
-    found = [p for p in counts_to_weigh(candidates.planning) if p != every and _possible(candidates, *p)]
-
-    def rank(pair: tuple[int, int]) -> tuple[float, float, int]:
-        dropped = 1 - pair[0] / t.expert_count
-        near = min(range(len(_ORDER)), key=lambda i: abs(_ORDER[i] - dropped))
-        # The one nearest to a mark before its neighbours; of equal ones more experts used first.
-        return (round(abs(_ORDER[near] - dropped), 9), near, -pair[1])
-
-    return sorted(found, key=rank)
+    possible = [p for p in counts_to_weigh(candidates.planning) if p != every and _possible(candidates, *p)]
+    counts = sorted({count for count, _ in possible}, reverse=True)
+    found: list[tuple[int, int]] = []
+    for number, mark in enumerate(MARKS if counts else ()):
+        near = min(counts, key=lambda count: abs(1 - count / t.expert_count - mark))
+        used = sorted((k for count, k in possible if count == near), reverse=True)
+        found += [(near, k) for k in (used if number < OTHER_TOP_K else used[:1]) if (near, k) not in found]
+    return found
 
 
 def _possible(candidates: Candidates, count: int, used: int) -> bool:

@@ -24,7 +24,7 @@ from collab_plugin.engines.disturbance import Disturbance, Effects, ErrorShape
 from collab_plugin.engines.engine import Windows
 from collab_plugin.engines.results import Evaluation
 from collab_plugin.errors import CollabError
-from collab_plugin.planning.measure.error_shapes import error_shape
+from collab_plugin.planning.measure.error_shapes import error_shapes
 from collab_plugin.planning.measure.groups import coarse
 from collab_plugin.planning.measure.measuring import Measuring
 from collab_plugin.planning.measure.probe import PROBE_ERROR, probe
@@ -149,7 +149,7 @@ def test_the_shape_is_what_quantizing_does_to_products(name: str, runnable: Benc
     """E Σ (E x)² over activations with the importance matrix' mean squares is relative error times energy."""
     checkpoint, info = runnable.checkpoint, runnable.checkpoint.tensors[name]
     matrix = ImportanceMatrix.of(runnable.source.stats, 32.0)
-    shape = error_shape(checkpoint, info, matrix)
+    shape = error_shapes(checkpoint, [name], matrix, 1, untold)[name]
     index = 3 if len(info.shape) == 3 else None
     n = info.shape[-1]
     found = importance_vector(info, index, "Q4_K", matrix)

@@ -56,19 +56,20 @@ def _of(plan: Plan, kind: str) -> list[Point]:
 
 
 def test_counts(softmax: Bench, grouped: Bench) -> None:
-    assert notches(_planning(softmax)) == list(range(EXPERTS, EXPERTS // 2 - 1, -1))
-    assert notches(_planning(grouped)) == [16, 12, 8]  # whole groups of four
-    assert notches(_planning(grouped, groups="disband")) == list(range(16, 7, -1))
+    assert notches(_planning(softmax)) == list(range(EXPERTS, EXPERTS // 4 - 1, -1))
+    assert notches(_planning(grouped)) == [16, 12, 8, 4]  # whole groups of four
+    assert notches(_planning(grouped, groups="disband")) == list(range(16, 3, -1))
 
 
 def test_counts_to_weigh(bench: Bench) -> None:
     scaled = counts_to_weigh(_planning(bench))
     counts = notches(_planning(bench))
-    assert scaled == [(n, max(1, int(TOP_K * n / EXPERTS + 0.5))) for n in counts]
+    served = [n for n in counts if n >= 8 or bench.topology.groups == 1]  # a group's score needs two experts
+    assert scaled == [(n, max(1, int(TOP_K * n / EXPERTS + 0.5))) for n in served]
     both = counts_to_weigh(_planning(bench, experts_used="auto"))
-    assert set(both) == set(scaled) | {(n, TOP_K) for n in counts}
+    assert set(both) == set(scaled) | {(n, TOP_K) for n in served}
     assert len(both) == len(set(both))
-    assert counts_to_weigh(_planning(bench, experts_used=2)) == [(n, 2) for n in counts]
+    assert counts_to_weigh(_planning(bench, experts_used=2)) == [(n, 2) for n in served]
     assert counts_to_weigh(_planning(bench, keep="0.75")) == [(12, 3)]
     assert counts_to_weigh(_planning(bench, keep="0.75", experts_used="auto")) == [(12, 4), (12, 3)]
     assert counts_to_weigh(_planning(bench, source=None)) == [(16, 4)]
@@ -131,12 +132,15 @@ def _falls(bench: Bench, source: StatsSource | None, experts_used: str | None, s
 # -- what is probed first
 
 
-def test_prunings_from_mild_to_half(softmax: Bench, grouped: Bench) -> None:
-    """The ones nearest to a sixteenth, a quarter, an eighth and a half dropped, before their neighbours."""
-    assert [n for n, _ in prunings(_candidates(softmax))][:4] == [15, 12, 14, 8]
-    assert set(prunings(_candidates(softmax))) == set(counts_to_weigh(_planning(softmax))[1:])
+def test_prunings_at_marks_first_those_that_a_search_takes(softmax: Bench, grouped: Bench) -> None:
+    """A quarter and a half dropped, an eighth, three and five eighths, a sixteenth: the nearest count, once each."""
+    assert [n for n, _ in prunings(_candidates(softmax))] == [12, 8, 14, 10, 6, 15]
+    assert set(prunings(_candidates(softmax))) < set(counts_to_weigh(_planning(softmax)))
     assert prunings(_candidates(grouped)) == [(12, 3), (8, 2)]
     assert prunings(_candidates(grouped, experts_used="auto")) == [(12, 4), (12, 3), (8, 4), (8, 2)]
+    both = prunings(_candidates(softmax, experts_used="auto"))
+    assert both == [(12, 4), (12, 3), (8, 4), (8, 2), (14, 4), (10, 4), (6, 4), (15, 4)]
+    assert prunings(_candidates(softmax, keep="100%")) == []
 
 
 def test_nothing_is_pruned_to_probe_on_thin_statistics(softmax: Bench) -> None:
@@ -144,7 +148,7 @@ def test_nothing_is_pruned_to_probe_on_thin_statistics(softmax: Bench) -> None:
     thin = dataclasses.replace(softmax.source, stats=imagined_stats(softmax.checkpoint, tokens=60))
     bench = dataclasses.replace(softmax, source=thin)
     assert prunings(_candidates(bench)) == []
-    assert len(prunings(_candidates(bench, allow_few_tokens=True))) == 8
+    assert len(prunings(_candidates(bench, allow_few_tokens=True))) == 6
     with pytest.raises(CollabError, match="too few calibration tokens"):
         prunings(_candidates(bench, keep="12"))
 
@@ -257,9 +261,9 @@ def test_the_best_few_differ_in_experts(bench: Bench) -> None:
 
 def test_other_allocators_are_compared_by_what_they_make(softmax: Bench) -> None:
     budget = _budget(softmax, 4.6)
-    every = make_plans(softmax.planning(budget, allocator=UNIFORM, types=FAST), 9)
+    every = make_plans(softmax.planning(budget, allocator=UNIFORM, types=FAST), 13)
     made = {p.pruning.expert_count: p.predicted_kld for p in every}
-    assert sorted(made) == list(range(8, 17))
+    assert sorted(made) == list(range(4, 17))
     assert made == {p.expert_count: p.predicted_kld for p in _of(every[0], "candidate")}
     assert softmax.plan(budget, allocator=UNIFORM, types=FAST) == every[0]
 
@@ -298,9 +302,9 @@ def _probed(bench: Bench, prune_kld: float, weight: float, attention: float | No
 
 
 def test_measured_prunings_decide(bench: Bench) -> None:
-    """Where pruning was measured to cost nothing, half of the experts go; where much, none does."""
+    """Where pruning was measured to cost nothing, as many experts go as can; where much, none does."""
     cheap, dear = (_probed(bench, kld, 1.0).plan(_budget(bench, 4.5), types=FAST) for kld in (0.0, 100.0))
-    assert cheap.pruning.expert_count == EXPERTS // 2
+    assert cheap.pruning.expert_count == min(n for n, _ in counts_to_weigh(_planning(bench)))
     assert dear.pruning.expert_count == EXPERTS
     assert dear.prediction.startswith("probed: ")
     assert "not probed" in bench.plan(_budget(bench, 4.5), types=FAST, keep="12").prediction

@@ -67,11 +67,11 @@ def disturb(job: DisturbJob, progress: Advance) -> dict[str, NDArray[Any]]:
         Path(job.model), ctx=ctx, threads=job.threads, callback=disturber.callback, sequences=count
     ) as session:
         windows = spread(session.windows(job.cut), job.most)
-        for number, window in enumerate(windows):
+        for window in windows:
             clean = np.empty((0, 0))
             for start in range(0, len(runs), count):
                 batch = runs[start : start + count]
-                disturber.set(batch, number)
+                disturber.set(batch)
                 session.decode_together([window.tolist()] * len(batch))
                 disturber.finish()
                 tokens_run += len(batch) * ctx

@@ -1,4 +1,4 @@
-"""Noise in the products of chosen weights, and experts that may not be chosen, while a graph runs (cb_eval).
+"""Random errors of chosen weights, and experts that may not be chosen, while a graph runs (cb_eval).
 
 Many sequences run in one batch, and each is disturbed in its own way: the weights are read once for all of them.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import re
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from collab_llamacpp.calibrate.random_errors import RandomErrors
 from collab_llamacpp.native.ggml import GgmlTensor
 from collab_llamacpp.native.model import GET_ROWS, MUL_MAT, MUL_MAT_ID, read_tensor, tensor_at, write_tensor
 from collab_llamacpp.native.observe import Observer
@@ -41,20 +41,16 @@ class Disturber(Observer):
         super().__init__()
         self.shapes, self.sequences, self.ctx = shapes, 0, ctx
         self._unused_weight = NEVER if logits_as_weights else np.float32(0)
-        self._random: list[np.random.Generator] = []
+        self._random = RandomErrors()
         self.hit: set[str] = set()
         self._errors: dict[bytes, list[tuple[int, float]]] = {}
         self._dropped: dict[int, list[tuple[int, tuple[int, ...]]]] = {}
         self._used: list[tuple[int, int]] = []
 
-    def set(self, disturbances: Sequence[Disturbance | None], seed: int) -> None:
-        """What the sequences of the next batch get, in their order; None: nothing.
-
-        The noise depends on ``seed`` and on the disturbance alone, not on what runs beside it.
-        """
+    def set(self, disturbances: Sequence[Disturbance | None]) -> None:
+        """What the sequences of the next batch get, in their order; None: nothing."""
         self._errors, self._dropped, self._used = {}, {}, []
         self.sequences = len(disturbances)
-        self._random = [np.random.default_rng((seed, _number(d))) for d in disturbances]
         for sequence, disturbance in enumerate(disturbances):
             if disturbance is None:
                 continue
@@ -104,25 +100,28 @@ class Disturber(Observer):
         values = np.array(read_tensor(address))
         for sequence, error in errors:
             if op == MUL_MAT_ID:
-                self._experts(values, t, sequence, error, shape)
+                self._experts(values, t, name, sequence, error, shape)
             elif op == GET_ROWS:
-                # A row is looked up, not multiplied: all of its values have the error's mean square.
                 rows = values.reshape(-1, values.shape[-1])
-                variance = np.full((self.ctx, rows.shape[1]), error * shape.energy.mean() / shape.inputs[0], np.float32)
-                rows[self._tokens(sequence)] += self._noise(sequence, variance)
+                at = self._tokens(sequence)
+                ids = read_tensor(t.src[1]).reshape(-1)[at]
+                energy = np.broadcast_to(shape.energy[0], max(int(ids.max()) + 1, shape.energy.shape[1]))[ids]
+                rows[at] += self._random.rows(name, ids, rows.shape[1], error * energy / shape.inputs[0])
             else:
                 self._matrix(values, t, name, sequence, error, shape)
         write_tensor(address, values)
         self.hit.add(name)
 
-    def _experts(self, values: F32, t: Any, sequence: int, error: float, shape: ErrorShape) -> None:
+    def _experts(self, values: F32, t: Any, name: str, sequence: int, error: float, shape: ErrorShape) -> None:
         """values f32[1, tokens, k, rows]; x f32[1, tokens, 1 or k, n]; ids i32[1, 1, tokens, k]."""
         at = self._tokens(sequence)
         ids = read_tensor(t.src[2])[0, 0][at]
-        energy = np.square(read_tensor(t.src[1])[0][at]).sum(-1)  # f32[tokens, 1 or k]
-        ids = np.minimum(ids, len(shape.inputs) - 1)
-        scale = error * energy / shape.inputs[ids]
-        values[0, at] += self._noise(sequence, scale[..., None] * shape.energy[ids])
+        x = read_tensor(t.src[1])[0][at]
+        for index in np.unique(ids):
+            tokens, places = np.nonzero(ids == index)
+            inputs = x[tokens, np.minimum(places, x.shape[1] - 1)]
+            variance = _variance(shape, int(index), error, values.shape[-1])
+            values[0, at[tokens], places] += self._random.product(name, int(index), inputs, variance)
 
     def _matrix(self, values: F32, t: Any, name: str, sequence: int, error: float, shape: ErrorShape) -> None:
         """values f32[1, slices, tokens, rows], or f32[sequences, slices, tokens of one, rows] inside attention."""
@@ -135,22 +134,18 @@ class Disturber(Observer):
         else:
             raise CollabError(f"the product of {name} has the shape {values.shape}, which has no place for each token")
         for index in range(values.shape[1]):
-            energy = np.square(x[min(first, x.shape[0] - 1), min(index, x.shape[1] - 1)][at]).sum(-1)
-            own = min(index, len(shape.inputs) - 1)
-            variance = error * (energy / shape.inputs[own])[:, None] * shape.energy[own][None]
-            values[first, index, at] += self._noise(sequence, np.broadcast_to(variance, (len(at), values.shape[-1])))
+            inputs = x[min(first, x.shape[0] - 1), min(index, x.shape[1] - 1)][at]
+            variance = _variance(shape, index, error, values.shape[-1])
+            values[first, index, at] += self._random.product(name, index, inputs, variance)
 
     def _tokens(self, sequence: int) -> NDArray[np.int64]:
         return np.arange(sequence * self.ctx, (sequence + 1) * self.ctx)
 
-    def _noise(self, sequence: int, variance: F32) -> F32:
-        return self._random[sequence].standard_normal(variance.shape, np.float32) * np.sqrt(variance)
 
-
-def _number(disturbance: Disturbance | None) -> int:
-    """The same number for the same tensors, whatever their errors are."""
-    names = "" if disturbance is None else " ".join(sorted(disturbance.errors))
-    return zlib.crc32(names.encode())
+def _variance(shape: ErrorShape, index: int, error: float, rows: int) -> F32:
+    """Mean square of the entries of each row of the error of a slice, f32[rows]."""
+    own = min(index, len(shape.inputs) - 1)
+    return np.broadcast_to(np.asarray(error * shape.energy[own] / shape.inputs[own], np.float32), rows)
 
 
 def _name(address: int) -> bytes:

@@ -10,7 +10,7 @@ from collab_plugin.compression.as_gguf import runnable
 from collab_plugin.engines.disturbance import Disturbance, Effects, ErrorShape
 from collab_plugin.errors import CollabError
 from collab_plugin.planning.candidates import Candidates
-from collab_plugin.planning.measure.error_shapes import error_shape
+from collab_plugin.planning.measure.error_shapes import error_shapes
 from collab_plugin.planning.measure.groups import Group, coarse
 from collab_plugin.planning.measure.measuring import Measuring, check_disturbing
 from collab_plugin.planning.measure.probe_order import Task, next_round
@@ -115,11 +115,8 @@ def _add_shapes(
     names = [n for task in todo if isinstance(task.what, Group) for n in task.what.tensors if n not in shapes]
     if not names:
         return
-    tensors = planning.checkpoint.tensors
-    with track(progress, "reading what errors will be like", len(names), "tensors") as advance:
-        for done, name in enumerate(names, 1):
-            shapes[name] = error_shape(planning.checkpoint, tensors[name], planning.imatrix)
-            advance(done)
+    with track(progress, "reading what errors will be like", unit="slices") as advance:
+        shapes |= error_shapes(planning.checkpoint, names, planning.imatrix, planning.request.threads, advance)
 
 
 def _disturbance(candidates: Candidates, task: Task) -> Disturbance:
