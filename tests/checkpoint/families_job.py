@@ -45,7 +45,7 @@ def one(folder: Path, case: dict[str, Any], job: dict[str, Any]) -> None:
     np.save(folder / "original.npy", logits(model, job["tokens"]))
     if case.get("whole"):
         return
-    kept = {layer: tuple(job["kept"]) for layer in range(tiny.dense, LAYERS)}
+    kept = {layer: tuple(job["kept"]) for layer in range(tiny.dense, tiny.keys.get("num_hidden_layers", LAYERS))}
     np.save(folder / "pruned.npy", logits(pruned(model, kept, job["used"]), job["tokens"]))
 
 

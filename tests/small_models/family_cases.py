@@ -40,6 +40,10 @@ _GLM4: dict[str, Any] = {
     "n_routed_experts": EXPERTS, "n_shared_experts": 1, "moe_intermediate_size": 32, "head_dim": 32,
     "first_k_dense_replace": 1, "routed_scaling_factor": 1.5, "attention_bias": True, "use_qk_norm": True,
 }  # fmt: skip
+_DSA: dict[str, Any] = {
+    **_MLA, "n_group": 1, "topk_group": 1, "index_n_heads": 2, "index_head_dim": 128, "index_topk": 128,
+    "indexer_types": ["full", "full", "shared"],
+}  # fmt: skip
 _GEMMA4: dict[str, Any] = {
     **_GROUPED, "top_k_experts": 4, "enable_moe_block": True, "head_dim": 32, "global_head_dim": 64,
     "num_global_key_value_heads": 1, "attention_k_eq_v": True, "sliding_window": 32, "hidden_size_per_layer_input": 0,
@@ -48,6 +52,11 @@ _GEMMA4: dict[str, Any] = {
 _GRANITE: dict[str, Any] = {
     "num_local_experts": EXPERTS, "embedding_multiplier": 12.0, "residual_multiplier": 0.22,
     "attention_multiplier": 0.2, "logits_scaling": 6.0,
+}  # fmt: skip
+
+_LLAMA4: dict[str, Any] = {  # llama.cpp needs layers of both kinds: the fourth attends to everything
+    "num_local_experts": EXPERTS, "head_dim": 32, "intermediate_size_mlp": 64, "interleave_moe_layer_step": 1,
+    "num_hidden_layers": 4,
 }  # fmt: skip
 
 CASES: dict[str, dict[str, Any]] = {
@@ -61,6 +70,9 @@ CASES: dict[str, dict[str, Any]] = {
     "gpt-oss-mxfp4": {"config": "GptOssConfig", "keys": _GPT_OSS, "mxfp4": True, "far": 5e-3},
     "gemma4": {"config": "Gemma4TextConfig", "keys": _GEMMA4},
     "glm4-moe": {"config": "Glm4MoeConfig", "keys": _GLM4, "dense": 1},
+    "glm-dsa": {  # of tokens to look at as for DeepSeek-V3.2 below
+        "config": "GlmMoeDsaConfig", "keys": _DSA, "dense": 1, "unlike": ("glm-dsa.expert_gating_func",),
+    },
     "minimax-m2": {
         "config": "MiniMaxM2Config", "keys": {"num_local_experts": EXPERTS, "head_dim": 32, "rotary_dim": 16},
         "unlike": ("minimax-m2.expert_gating_func",),
@@ -86,6 +98,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "granite-moe": {"config": "GraniteMoeConfig", "keys": _GRANITE},
     "granite-moe-shared": {"config": "GraniteMoeSharedConfig", "keys": _GRANITE | {"shared_intermediate_size": 48}},
+    "llama4": {"config": "Llama4TextConfig", "keys": _LLAMA4},
     "qwen2-moe": {"config": "Qwen2MoeConfig", "keys": _QWEN2},
     "qwen2-moe-fused": {"config": "Qwen2MoeConfig", "keys": _QWEN2, "fused": True},
     "olmoe": {
