@@ -17,6 +17,15 @@ _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_QWEN35 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_O200K = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _DEEPSEEK_V3 = (
     r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -42,11 +51,13 @@ BYTE_LEVEL = "ByteLevel"
 @dataclass(frozen=True)
 class PreTokenizer:
     """One of llama.cpp's (src/llama-vocab.cpp). ``patterns`` split text one after the other; ``ignore_merges``: a word
-    that is a token is taken as it is."""
+    that is a token is taken as it is. ``either``: tokenizers that do so and that do not are known by this name, for
+    their merges lead to every token."""
 
     name: str
     patterns: tuple[str, ...]
     ignore_merges: bool = False
+    either: bool = False
 
 
 PRE_TOKENIZERS = (
@@ -56,6 +67,8 @@ PRE_TOKENIZERS = (
     PreTokenizer("deepseek-v3", (r"\p{N}{1,3}", "[一-龥\u3040-ゟ゠-ヿ]+", _DEEPSEEK_V3)),
     PreTokenizer("gpt-2", (BYTE_LEVEL,)),
     PreTokenizer("kimi-k2", (_KIMI_K2,)),
+    PreTokenizer("qwen35", (_QWEN35,)),
+    PreTokenizer("gpt-4o", (_O200K,), either=True),
 )
 
 _MEMBERS = frozenset(
@@ -144,7 +157,7 @@ def _pre_tokenizer(path: Path, steps: Any, ignore_merges: bool) -> PreTokenizer:
     if not bytes_last:
         _refuse(path, "does not split text into bytes (ByteLevel)")
     for known in PRE_TOKENIZERS:
-        if known.patterns == tuple(patterns) and known.ignore_merges == ignore_merges:
+        if known.patterns == tuple(patterns) and (known.either or known.ignore_merges == ignore_merges):
             return known
     raise CollabError(
         f"{path} splits text in a way unknown here ({str(patterns)[:80]}..., ignore_merges {ignore_merges}); convert "
@@ -162,4 +175,4 @@ def _split(path: Path, step: Mapping[str, Any]) -> str:
 
 
 def _whole(regex: str) -> bool:
-    return regex in (_QWEN2, _LLAMA3)
+    return regex in (_QWEN2, _LLAMA3, _QWEN35, _O200K)

@@ -146,6 +146,11 @@ KNOWN: dict[str, tuple[Change, ...]] = {
     "dbrx": (pre(split(PRE_TOKENIZERS[2].patterns[0]), BYTES),),
     "deepseek-v3": (pre(*map(split, PRE_TOKENIZERS[3].patterns), BYTES),),
     "gpt-2": (put("pre_tokenizer", BYTES | {"use_regex": True}),),
+    **{
+        known.name: (pre(*map(split, known.patterns), BYTES), put("ignore_merges", known.either, "model"))
+        for known in PRE_TOKENIZERS
+        if known.name in ("qwen35", "gpt-4o")
+    },
 }
 
 
