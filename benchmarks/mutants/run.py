@@ -3,13 +3,15 @@
     python -m benchmarks.mutants.run --count 10000 --native 200
 
 Mutants are made of seeds, so that any can be made again (tests/small_models/mutants.py). Each is read by one command in
-a forked child with limits on time and memory. A run that is ended early goes on: `--start` names the first seed.
+a forked child with limits on time and memory. A run that is ended early (Ctrl-C) tells of what it tried, and `--start`
+goes on with other seeds.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import signal
 import sys
 import tempfile
 import time
@@ -36,12 +38,16 @@ def main() -> None:
     args = parser.parse_args()
     begun = time.monotonic()
     tally: dict[tuple[str, str], list[Trial]] = {}
-    for number, trial in enumerate(_trials(args.start, args.count, args.native), 1):
-        tally.setdefault((trial.subject, trial.command), []).append(trial)
-        if not trial.well:
-            print(f"{trial.subject}, seed {trial.seed}: {trial.verdict}: {trial.command}\n{trial.said}", flush=True)
-        if number % 500 == 0:
-            print(f"{number} in {time.monotonic() - begun:.0f} s", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for number, trial in enumerate(_trials(args.start, args.count, args.native), 1):
+            tally.setdefault((trial.subject, trial.command), []).append(trial)
+            if not trial.well:
+                print(f"{trial.subject}, seed {trial.seed}: {trial.verdict}: {trial.command}\n{trial.said}", flush=True)
+            if number % 500 == 0:
+                print(f"{number} in {time.monotonic() - begun:.0f} s", flush=True)
+    except KeyboardInterrupt:
+        print("ended early; what was tried until now:")
     rows = [_row(subject, command, trials) for (subject, command), trials in sorted(tally.items())]
     with args.out.open("w", newline="") as file:
         writer = csv.writer(file)

@@ -70,7 +70,10 @@ def tokenizer_of(metadata: Mapping[str, MetaValue]) -> Tokenizer:
     tokens, kinds = values["tokenizer.ggml.tokens"], values["tokenizer.ggml.token_type"]
     merges = [(left, right) for left, _, right in (merge.partition(" ") for merge in values["tokenizer.ggml.merges"])]
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    made = Tokenizer(BPE(vocab=vocabulary, merges=merges, ignore_merges=pre.ignore_merges))
+    try:
+        made = Tokenizer(BPE(vocab=vocabulary, merges=merges, ignore_merges=pre.ignore_merges))
+    except Exception as error:  # the library raises Exception itself
+        raise CollabError(f"the vocabulary and merges of the model do not fit each other: {str(error)[:120]}") from None
     splits: list[PreTokenizer] = [Split(Regex(p), "isolated") for p in pre.patterns if p != BYTE_LEVEL]
     own = ByteLevel(add_prefix_space=False, use_regex=BYTE_LEVEL in pre.patterns)
     made.pre_tokenizer = Sequence([*splits, own])

@@ -15,6 +15,7 @@ from collab_plugin.formats.safetensors_header import Stored, read_header
 INDEX = "model.safetensors.index.json"
 _OF_MISTRAL = "consolidated"
 HEADERS_AT_ONCE = 8  # each waits for an answer where files are far away
+_LONGEST = 255  # bytes of a file's name, on any system
 _BESIDE = "._"  # what macOS writes beside a file on a foreign file system
 
 
@@ -94,6 +95,6 @@ def _index(files: ModelFiles) -> tuple[set[str], list[str]]:
         raise CollabError(f"{files.where(INDEX)} has no weight_map; download it again")
     names = sorted({str(name) for name in table.values()})
     for name in names:
-        if Path(name).name != name or name in ("", ".", ".."):
-            raise CollabError(f"{files.where(INDEX)} names {name!r}, a file outside the folder")
+        if Path(name).name != name or name in ("", ".", "..") or len(name.encode(errors="replace")) > _LONGEST:
+            raise CollabError(f"{files.where(INDEX)} names {name[:80]!r}, a file outside the folder")
     return set(table), names

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.checkpoint.gguf import shard_paths
-from collab_plugin.compression.journal import Journal
+from collab_plugin.compression.journal import Journal, checksum
 from collab_plugin.compression.peak_memory import peak_memory
 from collab_plugin.compression.tiles import Tile, tile_bytes, tiles_of
 from collab_plugin.compression.whole_output import SizedFile, allocate, check_space, sized_file, whole_output
@@ -76,14 +76,42 @@ def compress(
     start = time.monotonic()
     checkpoint.check_conversion()
     prepare(plan, checkpoint, kernels)
-    job = f"{plan_fingerprint(plan)} {hashlib.sha256(layout.header).hexdigest()}"
+    source = source_state(checkpoint.path)
+    job = f"{plan_fingerprint(plan)} {hashlib.sha256(layout.header).hexdigest()} {source}"
     with _output(out, layout, job) as (file, journal):
+        _keep_what_is_whole(file, layout, tiles, journal)
         resumed = len(journal.done)
         report(sum(tiles[i].values for i in journal.done), sum(t.values for t in tiles))
         run = _Run(checkpoint, plan, imatrix, kernels, tiles, file, journal, report)
         run.all(threads)
+        if source_state(checkpoint.path) != source:
+            raise CollabError(
+                f"{checkpoint.path} was changed while it was read, so nothing that was written is trusted: run "
+                "the same command again"
+            )
     seconds = time.monotonic() - start
     return Compressed(str(out), layout.total, seconds, len(tiles), resumed, peak_memory(), plan.bits_per_weight)
+
+
+def source_state(path: Path) -> str:
+    """Names, sizes and times of change of the model's files, as one hash: what an interrupted run read must be what
+    the next one reads."""
+    files = shard_paths(path) if path.is_file() else sorted(path.glob("*.safetensors"))
+    states = [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files if file.exists()]
+    return hashlib.sha256(repr(states).encode()).hexdigest()
+
+
+def _keep_what_is_whole(file: SizedFile, layout: Layout, tiles: list[Tile], journal: Journal) -> None:
+    """Forget the finished tiles whose bytes are not what was written, and write again what is no tile's."""
+    for index, expected in list(journal.done.items()):
+        if index >= len(tiles) or checksum(file.read(tiles[index].offset, tiles[index].nbytes)) != expected:
+            del journal.done[index]
+    if journal.done:
+        file.write(0, memoryview(layout.header))
+        ends = sorted((layout.offsets[name] + layout.sizes[name]) for name in layout.offsets)
+        starts = [*sorted(layout.offsets.values()), layout.total][1:]
+        for end, start in zip(ends, starts, strict=True):
+            file.write(end, memoryview(bytes(start - end)))
 
 
 def prepare(plan: Plan, checkpoint: Checkpoint, kernels: Kernels | None) -> None:
@@ -143,21 +171,21 @@ class _Run:
     ) -> None:
         self.checkpoint, self.plan, self.imatrix, self.kernels = checkpoint, plan, imatrix, kernels
         self.tiles, self.file, self.journal, self.report = tiles, file, journal, report
-        self.written: list[int] = []
+        self.written: dict[int, str] = {}
         self.values = sum(tiles[i].values for i in journal.done)
         self.synced = time.monotonic()
 
-    def one(self, index: int) -> int:
+    def one(self, index: int) -> tuple[int, str]:
         tile = self.tiles[index]
         data = tile_bytes(self.checkpoint, self.plan, tile, self.imatrix, self.kernels).reshape(-1)
         self.file.write(tile.offset, memoryview(data.data))
-        return index
+        return index, checksum(data.data)
 
     def all(self, threads: int) -> None:
         """Run every unfinished tile; on any error stop at once, keep what is synced, and raise it."""
         todo = iter([i for i in range(len(self.tiles)) if i not in self.journal.done])
         with ThreadPoolExecutor(threads) as pool:
-            running: set[Future[int]] = set()
+            running: set[Future[tuple[int, str]]] = set()
             try:
                 while True:
                     while len(running) < 2 * threads and (index := next(todo, None)) is not None:
@@ -166,15 +194,15 @@ class _Run:
                         break
                     finished, running = wait(running, return_when=FIRST_COMPLETED)
                     for future in finished:
-                        self.finish(future.result())
+                        self.finish(*future.result())
             finally:
                 for future in running:
                     future.cancel()
                 wait(running)
                 self.sync()
 
-    def finish(self, index: int) -> None:
-        self.written.append(index)
+    def finish(self, index: int, sum_: str) -> None:
+        self.written[index] = sum_
         self.values += self.tiles[index].values
         self.report(self.values)
         if time.monotonic() - self.synced > SYNC_SECONDS:
@@ -184,5 +212,5 @@ class _Run:
         if self.written:
             self.file.sync()
             self.journal.add(self.written)
-            self.written = []
+            self.written = {}
         self.synced = time.monotonic()

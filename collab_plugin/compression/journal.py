@@ -1,22 +1,33 @@
-"""Which tiles of an unfinished output are safely on the disk, so that a killed run can go on."""
+"""Which tiles of an unfinished output are safely on the disk, and their checksums, so that a killed run can go on."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from collab_plugin.formats.output_path import writing
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
+
+
+def checksum(data: Buffer) -> str:
+    """16 hexadecimal digits of a tile's bytes."""
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
 
 class Journal:
-    """A text file: one JSON line naming the job, then one line of tile numbers a sync."""
+    """A text file: one JSON line naming the job, then one line a sync of tile numbers, each with its tile's checksum.
 
-    def __init__(self, path: Path, file: IO[str], done: set[int]) -> None:
+    ``done``: checksums by tile.
+    """
+
+    def __init__(self, path: Path, file: IO[str], done: dict[int, str]) -> None:
         self.path, self.done, self._file = path, done, file
 
     @classmethod
@@ -30,28 +41,30 @@ class Journal:
         with writing(path):
             file = path.open("w")
         with file:
-            journal = cls(path, file, done or set())
-            journal._write(json.dumps({"job": job}) + "\n" + _line(sorted(journal.done)))
+            journal = cls(path, file, done or {})
+            journal._write(json.dumps({"job": job}) + "\n" + _line(journal.done))
             yield journal
 
     @staticmethod
-    def _finished(path: Path, job: str) -> set[int] | None:
+    def _finished(path: Path, job: str) -> dict[int, str] | None:
         try:
             lines = path.read_text().splitlines(keepends=True)
             if not lines or json.loads(lines[0]) != {"job": job}:
                 return None
         except (OSError, ValueError):
             return None
-        done: set[int] = set()
+        done: dict[int, str] = {}
         for line in lines[1:]:
-            digest, _, numbers = line.rstrip("\n").partition(" ")
-            if not line.endswith("\n") or hashlib.sha256(numbers.encode()).hexdigest()[:16] != digest:
+            digest, _, tiles = line.rstrip("\n").partition(" ")
+            if not line.endswith("\n") or hashlib.sha256(tiles.encode()).hexdigest()[:16] != digest:
                 break
-            done.update(int(number) for number in numbers.split())
+            for entry in tiles.split():
+                number, _, sum_ = entry.partition(":")
+                done[int(number)] = sum_
         return done
 
-    def add(self, tiles: list[int]) -> None:
-        """Record tiles whose data is synced already."""
+    def add(self, tiles: Mapping[int, str]) -> None:
+        """Record tiles whose data is synced already, with their checksums."""
         self._write(_line(tiles))
         with writing(self.path):
             os.fsync(self._file.fileno())
@@ -63,6 +76,6 @@ class Journal:
             self._file.flush()
 
 
-def _line(tiles: list[int]) -> str:
-    numbers = " ".join(map(str, tiles))
-    return f"{hashlib.sha256(numbers.encode()).hexdigest()[:16]} {numbers}\n" if tiles else ""
+def _line(tiles: Mapping[int, str]) -> str:
+    text = " ".join(f"{number}:{sum_}" for number, sum_ in sorted(tiles.items()))
+    return f"{hashlib.sha256(text.encode()).hexdigest()[:16]} {text}\n" if tiles else ""

@@ -28,7 +28,7 @@ TILE_BYTES = 32 * 2**20
 class Tile:
     """Rows ``start``..``stop`` of source slice ``expert`` (None: the tensor has no slices).
 
-    ``offset`` is where its bytes go in the file. ``values`` counts the weights.
+    ``offset`` is where its ``nbytes`` bytes go in the file. ``values`` counts the weights.
     """
 
     tensor: str
@@ -36,6 +36,7 @@ class Tile:
     start: int
     stop: int
     offset: int
+    nbytes: int
     values: int
 
 
@@ -48,7 +49,7 @@ def tiles_of(checkpoint: Checkpoint, plan: Plan, layout: Layout) -> list[Tile]:
 
 def _tensor_tiles(info: TensorInfo, plan: Plan, offset: int) -> Iterator[Tile]:
     if is_hash_table(info.name):
-        yield Tile(info.name, None, 0, info.shape[0], offset, info.n_elements)
+        yield Tile(info.name, None, 0, info.shape[0], offset, info.nbytes, info.n_elements)
         return
     kind = plan.tensors[info.name].type
     n = info.shape[-1]
@@ -57,7 +58,7 @@ def _tensor_tiles(info: TensorInfo, plan: Plan, offset: int) -> Iterator[Tile]:
     kept = kept_of(info, plan)
     if len(info.shape) == 1:  # one value an expert (router bias, scales): too small to cut
         count = n if kept is None else len(kept)
-        yield Tile(info.name, None, 0, 1, offset, count)
+        yield Tile(info.name, None, 0, 1, offset, row_bytes(kind, count), count)
         return
     if kept is not None:
         slices = kept
@@ -73,7 +74,7 @@ def _tensor_tiles(info: TensorInfo, plan: Plan, offset: int) -> Iterator[Tile]:
     for slice_index in slices:
         for start in range(0, rows, step):
             stop = min(rows, start + step)
-            yield Tile(info.name, slice_index, start, stop, offset, (stop - start) * n)
+            yield Tile(info.name, slice_index, start, stop, offset, (stop - start) * width, (stop - start) * n)
             offset += (stop - start) * width
 
 

@@ -78,6 +78,12 @@ class SizedFile:
                 count = self._some(at, data)
                 data, at = data[count:], at + count
 
+    def read(self, at: int, size: int) -> bytes:
+        """The ``size`` bytes at offset ``at``, fewer at the file's end; CollabError when the system refuses."""
+        with writing(self._out), self._turn:
+            os.lseek(self.handle, at, os.SEEK_SET)
+            return os.read(self.handle, size)
+
     def sync(self) -> None:
         """Wait until what was written is on the disk."""
         with writing(self._out):

@@ -32,7 +32,8 @@ def scales_are_finite(raw: NDArray[np.uint8], kind: GGMLQuantizationType) -> boo
 def _of_iq1_m(blocks: NDArray[np.uint8]) -> NDArray[np.uint16]:
     """One float16 a block, whose four bits lie in front of each of its four words of small scales."""
     words = np.ascontiguousarray(blocks[:, 48:56]).view("<u2")
-    return np.bitwise_or.reduce([words[:, i] >> 12 << 4 * i for i in range(4)]).astype(np.uint16)
+    scales: NDArray[np.uint16] = np.bitwise_or.reduce([words[:, i] >> 12 << 4 * i for i in range(4)]).astype(np.uint16)
+    return scales
 
 
 def _finite(halves: NDArray[np.uint16]) -> bool:

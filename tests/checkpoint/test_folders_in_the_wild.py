@@ -148,6 +148,24 @@ def test_an_index_of_other_files(sharded: Path) -> None:
     np.testing.assert_array_equal(open_checkpoint(sharded).read("output.weight"), values_of(qwen()[1][HEAD]))
 
 
+@pytest.mark.parametrize("name", ["a" * 300, 2**31, {"a": "b" * 300}, "\0"])
+def test_an_index_of_names_that_are_none(name: Any, sharded: Path) -> None:
+    edited(sharded / INDEX, lambda index: index["weight_map"].update({HEAD: name}))
+    assert "model.safetensors" in said(sharded) or "is not UTF-8" in said(sharded) or "shard missing" in said(sharded)
+
+
+def test_merges_of_tokens_that_are_not_there(folder: Path) -> None:
+    edited(
+        folder / "tokenizer.json",
+        lambda data: (
+            data["model"]["vocab"].pop("th", None)
+            or data["model"]["vocab"].pop(next(token for token in data["model"]["vocab"] if len(token) == 2))
+        ),
+    )
+    with pytest.raises(CollabError, match=r"do not fit each other|cannot read"):
+        open_safetensors(folder).check_conversion()
+
+
 def test_a_file_that_the_index_does_not_name(sharded: Path) -> None:
     """A quantized model.safetensors beside the shards (Blaizzy/mlx-vlm pull request 1464)."""
     (sharded / "model.safetensors").write_bytes(safetensors_bytes({HEAD: bf16(np.ones((2, 2), np.float32))}))

@@ -26,6 +26,7 @@ from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.compression.gguf_file import compress
 from collab_plugin.errors import CollabError
+from collab_plugin.plans.artifact import artifact_layout
 from collab_plugin.plans.copy_plan import copy_plan
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.plan_file import write_plan
@@ -138,6 +139,66 @@ def test_damaged_journal_starts_anew(journal: bytes, qwen3moe: Path, tmp_path: P
     (tmp_path / "out.gguf.partial").write_bytes(b"\xaa" * plan.bytes)
     (tmp_path / "out.gguf.journal").write_bytes(journal)
     assert _sha(_run(checkpoint, plan, tmp_path / "out.gguf")) == _sha(whole)
+
+
+@pytest.mark.parametrize("where", ["a tile", "the header", "padding"])
+def test_a_flipped_bit_of_what_is_finished_is_mended(where: str, qwen3moe: Path, tmp_path: Path) -> None:
+    checkpoint = open_gguf(qwen3moe)
+    plan = copy_plan(checkpoint)
+    out, part = tmp_path / "out.gguf", tmp_path / "out.gguf.partial"
+    stopped = _stopped(checkpoint, plan, out, 5)
+    layout = artifact_layout(checkpoint, plan)
+    first = min(layout.offsets.values())
+    at = {"a tile": first + 9, "the header": 30, "padding": first - 1}[where]
+    data = bytearray(part.read_bytes())
+    data[at] ^= 16
+    part.write_bytes(data)
+    result = compress(checkpoint, plan, None, out, kernels=None, threads=1, report=_quiet)
+    assert result.resumed_tiles == stopped - (where == "a tile")
+    assert _sha(out) == _sha(_run(checkpoint, plan, tmp_path / "whole.gguf"))
+
+
+def test_a_source_that_changed_between_two_runs_begins_anew(qwen3moe: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copy(qwen3moe, tmp_path / "model.gguf"))
+    out = tmp_path / "out.gguf"
+    assert _stopped(open_gguf(source), copy_plan(open_gguf(source)), out, 5) > 0
+    os.utime(source, ns=(1, 1))
+    checkpoint = open_gguf(source)
+    assert (
+        compress(checkpoint, copy_plan(checkpoint), None, out, kernels=None, threads=1, report=_quiet).resumed_tiles
+        == 0
+    )
+
+
+def test_a_source_that_changes_while_it_is_read(qwen3moe: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copy(qwen3moe, tmp_path / "model.gguf"))
+    checkpoint = open_gguf(source)
+    plan, out = copy_plan(checkpoint), tmp_path / "out.gguf"
+
+    def touch(done: float, total: float | None = None) -> None:
+        os.utime(source, ns=(1, 1))
+
+    with pytest.raises(CollabError, match="was changed while it was read, so nothing that was written is trusted"):
+        compress(checkpoint, plan, None, out, kernels=None, threads=1, report=touch)
+    assert not out.exists()
+    checkpoint = open_gguf(source)
+    assert compress(checkpoint, plan, None, out, kernels=None, threads=1, report=_quiet).resumed_tiles == 0
+
+
+def _stopped(checkpoint: Checkpoint, plan: Plan, out: Path, after: int) -> int:
+    """A run that is interrupted after some tiles; how many it finished."""
+    calls = 0
+
+    def stop(done: float, total: float | None = None) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compress(checkpoint, plan, None, out, kernels=None, threads=1, report=stop)
+    lines = out.with_name("out.gguf.journal").read_text().splitlines()[1:]
+    return sum(len(line.split()) - 1 for line in lines)
 
 
 def test_other_source_is_refused(qwen3moe: Path, deepseek2: Path, tmp_path: Path) -> None:

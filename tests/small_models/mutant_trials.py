@@ -110,8 +110,10 @@ def write_base(folder: Path) -> Path:
     write_plan(folder / "plan.json", copy_plan(checkpoint))
     every = tuple(name for name in checkpoint.tensors if "exps" in name)
     sensitivity = Sensitivity(
-        model_id(checkpoint), file_sha256(folder / "stats.gguf"), ("a.txt",), "ab" * 32, 60, None, 120, "imagined",
-        (GroupProbe(every, 0.1, 0.02, 0.001),), (PruningProbe("freq-score groups=balanced", 2, 2, 0.1, 0.01),),
+        model_id=model_id(checkpoint), stats_sha256=file_sha256(folder / "stats.gguf"), texts=("a.txt",),
+        text_sha256="ab" * 32, ctx=60, windows=2, tokens=60, tokens_run=120, engine="imagined",
+        groups=(GroupProbe(every, 0.1, 0.02, 0.001),),
+        prunings=(PruningProbe("freq-score groups=disband", 2, 2, 0.1, 0.01),),
     )  # fmt: skip
     write_sensitivity(folder / "sensitivity.json", sensitivity)
     config, stored = qwen()
@@ -181,7 +183,7 @@ def native_subject(base: Path) -> Subject:
         ("run", "{}", "-p", "the", "-n", "1", "--ctx", "64", "--threads", "1"),
         ("calibrate", "{}", "--text", "words.txt", "--ctx", "64", "--threads", "1", "-o", OUT),
     )
-    return Subject("GGUF run by llama.cpp", "runs.gguf", "bytes", commands, 9500)
+    return Subject("GGUF run by llama.cpp", "runs.gguf", "bytes", commands, 6900)
 
 
 def run_all_unchanged(base: Path, work: Path) -> None:
