@@ -76,7 +76,7 @@ def compress(
     start = time.monotonic()
     checkpoint.check_conversion()
     prepare(plan, checkpoint, kernels)
-    source = source_state(checkpoint.path)
+    source = source_state(checkpoint)
     job = f"{plan_fingerprint(plan)} {hashlib.sha256(layout.header).hexdigest()} {source}"
     with _output(out, layout, job) as (file, journal):
         _keep_what_is_whole(file, layout, tiles, journal)
@@ -84,7 +84,7 @@ def compress(
         report(sum(tiles[i].values for i in journal.done), sum(t.values for t in tiles))
         run = _Run(checkpoint, plan, imatrix, kernels, tiles, file, journal, report)
         run.all(threads)
-        if source_state(checkpoint.path) != source:
+        if source_state(checkpoint) != source:
             raise CollabError(
                 f"{checkpoint.path} was changed while it was read, so nothing that was written is trusted: run "
                 "the same command again"
@@ -93,9 +93,12 @@ def compress(
     return Compressed(str(out), layout.total, seconds, len(tiles), resumed, peak_memory(), plan.bits_per_weight)
 
 
-def source_state(path: Path) -> str:
+def source_state(checkpoint: Checkpoint) -> str:
     """Names, sizes and times of change of the model's files, as one hash: what an interrupted run read must be what
-    the next one reads."""
+    the next one reads. Of a model elsewhere its address, which names the revision where there is one."""
+    path = checkpoint.path
+    if checkpoint.address != str(path):
+        return hashlib.sha256(checkpoint.address.encode()).hexdigest()
     files = shard_paths(path) if path.is_file() else sorted(path.glob("*.safetensors"))
     states = [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files if file.exists()]
     return hashlib.sha256(repr(states).encode()).hexdigest()
@@ -103,15 +106,16 @@ def source_state(path: Path) -> str:
 
 def _keep_what_is_whole(file: SizedFile, layout: Layout, tiles: list[Tile], journal: Journal) -> None:
     """Forget the finished tiles whose bytes are not what was written, and write again what is no tile's."""
+    if not journal.done:
+        return
     for index, expected in list(journal.done.items()):
         if index >= len(tiles) or checksum(file.read(tiles[index].offset, tiles[index].nbytes)) != expected:
             del journal.done[index]
-    if journal.done:
-        file.write(0, memoryview(layout.header))
-        ends = sorted((layout.offsets[name] + layout.sizes[name]) for name in layout.offsets)
-        starts = [*sorted(layout.offsets.values()), layout.total][1:]
-        for end, start in zip(ends, starts, strict=True):
-            file.write(end, memoryview(bytes(start - end)))
+    file.write(0, memoryview(layout.header))
+    ends = sorted((layout.offsets[name] + layout.sizes[name]) for name in layout.offsets)
+    starts = [*sorted(layout.offsets.values()), layout.total][1:]
+    for end, start in zip(ends, starts, strict=True):
+        file.write(end, memoryview(bytes(start - end)))
 
 
 def prepare(plan: Plan, checkpoint: Checkpoint, kernels: Kernels | None) -> None:
