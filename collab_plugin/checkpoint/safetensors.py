@@ -73,7 +73,8 @@ class SafetensorsCheckpoint(Checkpoint):
         return self.files.address
 
     def local(self) -> Path:
-        stored = {p.file.where for source in self._sources.values() for m in source.matrices for p in m.parts}
+        parts = (p for source in self._sources.values() for m in source.matrices for p in m.parts)
+        stored = {part.file.where for part in (*parts, *self.beside)}
         weights = [name for name in self.files.names() if self.files.where(name) in stored]
         return self.files.fetch([*filter(is_companion, self.files.names()), *weights])
 

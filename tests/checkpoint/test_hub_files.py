@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from small_models.gguf_bytes import gguf
 from small_models.hand_made_plans import pruned
 from small_models.hf_folder import qwen, write_folder
 from small_models.hub_server import COMMIT, TOKEN, Hub, hub_server
@@ -118,8 +119,8 @@ def test_mistakes_are_one_line(hub: Hub, tmp_path: Path) -> None:
     hub.gated.add("org/gated")
     hub.private.add("org/private")
     (tmp_path / "gguf").mkdir()
-    (tmp_path / "gguf" / "a.gguf").write_bytes(b"GGUF")
-    (tmp_path / "gguf" / "b.gguf").write_bytes(b"GGUF")
+    (tmp_path / "gguf" / "a.gguf").write_bytes(gguf())
+    (tmp_path / "gguf" / "b.gguf").write_bytes(gguf())
     says = {
         "hf://org/none": "is not on the hub, or private",
         "hf://org/gated": "is gated: ask for access",
@@ -127,7 +128,7 @@ def test_mistakes_are_one_line(hub: Hub, tmp_path: Path) -> None:
         "hf://org/qwen@v9": "no such revision",
         "hf://org/qwen/gone.gguf": "has no gone.gguf at commit 0123456789ab",
         "hf://org/gguf": f"name the one to open, such as hf://org/gguf@{COMMIT}/a.gguf",
-        "hf://org/gguf/a.gguf": "it ends inside the version",
+        "hf://org/gguf/a.gguf": "has no routed experts",
         "hf://qwen": "write hf://organization/name",
         "hf://org/--x": "is no model on the hub",
     }

@@ -20,8 +20,8 @@ CTX = 64
 ENGINE = LlamaCppEngine()
 
 
-def calibrate(model: Path, *texts: Path, ctx: int = CTX, chunks: int | None = None) -> Stats:
-    return ENGINE.calibrate(model, Windows(texts, ctx, chunks), threads=1, progress=untold)
+def calibrate(model: Path, *texts: Path, ctx: int = CTX, chunks: int | None = None, seed: int | None = None) -> Stats:
+    return ENGINE.calibrate(model, Windows(texts, ctx, chunks, seed=seed), threads=1, progress=untold)
 
 
 def evaluate(model: Path, original: Path, *texts: Path, ctx: int = CTX, chunks: int | None = None) -> Evaluation:

@@ -169,12 +169,14 @@ def run(*arguments: object) -> Result:
 
 def test_command_writes_stats(qwen3moe: Path, prose: Path, tmp_path: Path) -> None:
     out = tmp_path / "stats.gguf"
-    result = run(qwen3moe, "--text", prose, "--ctx", CTX, "--chunks", 1, "-o", out, "--json")
+    options = ("--ctx", CTX, "--chunks", 1, "--json", "--seed")
+    result = run(qwen3moe, "--text", prose, *options, 7, "-o", out)
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     assert told["tokens"] == told["ctx"] == CTX
     assert [row["layer"] for row in told["layers"]] == [0, 1]
-    direct, read = calibrate(qwen3moe, prose, chunks=1), read_stats(out)
+    direct, read = calibrate(qwen3moe, prose, chunks=1, seed=7), read_stats(out)
+    assert read.seed == 7
     for layer, routing in direct.routing.items():
         np.testing.assert_array_equal(read.routing[layer].count, routing.count)
         np.testing.assert_allclose(read.routing[layer].reap_sum, routing.reap_sum, rtol=1e-9)
