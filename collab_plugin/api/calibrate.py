@@ -11,7 +11,10 @@ from collab_plugin.checkpoint.identity import model_id
 from collab_plugin.checkpoint.topology import topology_of
 from collab_plugin.checkpoint.trained_context import window_note
 from collab_plugin.compression.as_gguf import runnable
+from collab_plugin.compression.proxy import as_proxy, proxy_type
+from collab_plugin.engines.ability import check_able, check_reads
 from collab_plugin.engines.engine import Engine
+from collab_plugin.plugins.manager import first_kernels
 from collab_plugin.progress import OnProgress, silent, track
 from collab_plugin.stats.stats import Stats
 
@@ -23,6 +26,7 @@ def calibrate(
     ctx: int = 512,
     chunks: int | None = None,
     seed: int = 0,
+    proxy: str | None = None,
     engine: str | Engine = "llamacpp",
     threads: int | None = None,
     warn: Callable[[str], None] = warnings.warn,
@@ -34,6 +38,8 @@ def calibrate(
     lines or Parquet (docs/calibrate.md), with a weight behind a colon where wanted (``"code.jsonl:2"``); chats get the
     model's chat template. They run in windows of ``ctx`` tokens, at most ``chunks`` windows of each (None: all), drawn
     with ``seed``. Do not calibrate on text that you evaluate on.
+    ``proxy``: a type such as Q4_K; the model is then run as a copy with every matrix at that type, which is kept in the
+    cache folder, for models larger than memory.
     ``warn`` gets one sentence where windows are longer than what the model was trained for.
     `write_stats` keeps the result in a file that is also an imatrix for llama-quantize.
 
@@ -44,7 +50,14 @@ def calibrate(
     if note := window_note(checkpoint, ctx):
         warn(note)
     topology_of(checkpoint)  # a model without experts is refused before it is run
-    runs = runnable(chosen, "calibrate", checkpoint, threads_of(threads), progress)
+    if proxy is None:
+        runs = runnable(chosen, "calibrate", checkpoint, threads_of(threads), progress)
+    else:
+        kind = proxy_type(proxy)
+        check_able(chosen, "calibrate")
+        check_reads(chosen, "gguf", "`proxy`, which makes a GGUF,")
+        chosen.check_installed()
+        runs = as_proxy(checkpoint, kind, first_kernels(), threads_of(threads), progress)
     with track(progress, "calibrating", unit="tokens") as advance:
         stats = chosen.calibrate(runs, windows, threads=threads_of(threads), progress=advance)
     return dataclasses.replace(stats, model_id=model_id(checkpoint), seed=windows.drawn)

@@ -33,6 +33,7 @@ from collab_plugin.cli.threads import threads_option
     show_default=True,
     help="Draws the windows that --chunks takes.",
 )
+@click.option("--proxy", metavar="TYPE", help="Run a copy with every matrix at TYPE, such as Q4_K; kept in the cache.")
 @click.option("--engine", default="llamacpp", show_default=True, help="Engine that runs the model (see `plugins`).")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="Stats file to write.")
 @click.option(
@@ -48,6 +49,7 @@ def command(
     ctx: int,
     chunks: int | None,
     seed: int,
+    proxy: str | None,
     engine: str,
     out: Path,
     sensitivity: Path | None,
@@ -76,6 +78,7 @@ def command(
         ctx=ctx,
         chunks=chunks,
         seed=seed,
+        proxy=proxy,
         engine=engine,
         threads=threads,
         warn=warn,

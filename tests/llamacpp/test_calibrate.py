@@ -17,6 +17,7 @@ from small_models.llama_cpp_calls import llama_quantize
 from small_models.tiny_moe import tokens_of
 
 from collab_plugin.checkpoint.gguf import open_gguf
+from collab_plugin.checkpoint.identity import model_id
 from collab_plugin.checkpoint.topology import Topology, topology_of
 from collab_plugin.cli.main import main
 from collab_plugin.compression.gguf_file import compress
@@ -262,3 +263,24 @@ def test_chats_are_read_through_the_model_s_template(tmp_path: Path) -> None:
     tokens = np.concatenate(found[0])
     assert tokens[0] == marks[0] and (tokens == marks[0]).sum() == 2 and marks[1] in tokens
     assert not np.isin(marks, np.concatenate(found[1])).any()
+
+
+def test_proxy(qwen3moe: Path, prose: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stats of a small copy belong to the original; the copy is made once."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    options = ("--text", prose, "--ctx", CTX, "--chunks", 1, "--proxy", "q4_k", "-o", tmp_path / "stats.gguf")
+    assert run(qwen3moe, *options).exit_code == 0
+    (copy,) = (tmp_path / "cache" / "collab-plugin" / "gguf").glob("*-Q4_K.gguf")
+    made, whole = open_gguf(copy), open_gguf(qwen3moe)
+    assert {made.tensors[n].type.name for n in made.tensors if n.endswith("_exps.weight")} == {"Q4_K"}
+    assert read_stats(tmp_path / "stats.gguf").model_id == model_id(made) == model_id(whole)
+    assert copy.stat().st_size < qwen3moe.stat().st_size / 2
+    before = copy.stat().st_mtime_ns
+    assert run(qwen3moe, *options).exit_code == 0
+    assert copy.stat().st_mtime_ns == before
+    for kind, says in (
+        ("IQ2_XXS", "cannot be made without an importance matrix"),
+        ("F16", "without"),
+        ("Q9", "unknown"),
+    ):
+        assert says in refused(run(qwen3moe, *options[:-3], kind, *options[-2:]))
