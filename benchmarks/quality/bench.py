@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import subprocess
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +25,24 @@ from collab_plugin.planning.sources import SensitivitySource, StatsSource
 from collab_plugin.plans.plan_file import plan_fingerprint
 from collab_plugin.plugins.manager import registry
 
+CALIBRATION = 24  # windows of 512 tokens, of each text
+PROBING = 4
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ROOT / "tests" / "texts"
-PROMPT = "The history of the house begins in the year"
+# What plans and files depend on; a row of other sources is measured anew.
+SOURCES = ("collab_plugin", "adapters")
 
 
 def trained_models() -> list[Path]:
-    """The trained models of the tests, and the one of another seed that only benchmarks use."""
+    """The trained models of the tests, and those that only benchmarks use."""
     folders = (ROOT / "tests" / "models", ROOT / "benchmarks" / "models")
     return [config.parent for folder in folders for config in sorted(folder.glob("*/config.json"))]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One built file. ``budget_bpw``: asked for; ``bpw``: what it has, both of the original's parameters."""
+    """One built file. ``budget_bpw``: asked for; ``bpw``: what it has, both of the original's parameters; ``version``:
+    of the sources that planned and measured it."""
 
     model: str
     budget_bpw: float
@@ -50,7 +55,30 @@ class Row:
     ppl: float
     ppl_original: float
     same_top1: float
-    tokens_per_second: float
+    version: str
+
+    @property
+    def fits(self) -> bool:
+        return self.bpw <= self.budget_bpw
+
+
+@cache
+def version() -> str:
+    """The commit, with "+" where the planner's sources differ from it."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+    return git("rev-parse", "--short=9", "HEAD").strip() + "+" * bool(git("status", "--porcelain", "--", *SOURCES))
+
+
+@cache
+def planner() -> str:
+    """A digest of the sources that plans and files depend on: commits that leave them alone share their rows."""
+    digest = hashlib.sha256()
+    for path in sorted(p for folder in SOURCES for p in (ROOT / folder).rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 class Remembering(GgmlKernels):
@@ -80,6 +108,9 @@ class Bench:
         self.topology = cp.inspect(self.checkpoint)
         self.kernels = Remembering()
         self.original = as_gguf(self.checkpoint, threads)
+        trained = self.checkpoint.metadata[f"{self.checkpoint.architecture}.context_length"].value
+        # Windows of the length that the model was trained for, and about as many tokens in all.
+        self.ctx = min(512, int(trained))
 
     # -- statistics
 
@@ -96,23 +127,22 @@ class Bench:
         """Stats of the calibration texts, made once."""
         path = self.work / "plain.stats.gguf"
         if not path.exists():
-            cp.write_stats(path, cp.calibrate(self.original, texts=self.calibration, chunks=24, threads=self.threads))
+            cp.write_stats(path, cp.calibrate(self.original, **self._texts(self.calibration, CALIBRATION)))
         return path
 
     @cached_property
     def sensitivity(self) -> Path:
         """What the calibration texts tell of the model, probed once."""
-        path = self.work / "sensitivity.json"
+        path = self.work / f"sensitivity-{planner()}.json"
         if not path.exists():
             found = cp.probe(self.checkpoint, stats=self.stats, texts=self.calibration, tokens=self.probe_tokens,
                              experts_used="auto", threads=self.threads)  # fmt: skip
             cp.write_sensitivity(path, found)
         return path
 
-    @property
-    def _measuring(self) -> dict[str, Any]:
-        chunks = min(4, self.chunks)
-        return {"texts": self.calibration, "chunks": chunks, "threads": self.threads}
+    def _texts(self, texts: tuple[Path, ...], chunks: int) -> dict[str, Any]:
+        """``chunks``: windows of 512 tokens of each text, or as many tokens in the model's own windows."""
+        return {"texts": texts, "ctx": self.ctx, "chunks": -(-chunks * 512 // self.ctx), "threads": self.threads}
 
     def planning(self, sensitivity: Path | None, criterion: str = "freq-score", **options: Any) -> PlanningInput:
         """What a plan of this model is made from, for plans by rule and for what the planner predicts."""
@@ -142,9 +172,9 @@ class Bench:
         **options: Any,
     ) -> list[Row]:
         """Plan, build and measure; no row when no plan holds the budget."""
-        options = {"allocator": allocator, "criterion": criterion, **options}
-        key = f"plan {variant} {bpw} {confirm} {sorted(options.items())} {probed}"
-        if (row := self._known(key)) is not None:
+        options = {"allocator": allocator, "criterion": criterion, "floors": floors, **options}
+        key = f"plan {planner()} {variant} {bpw} {confirm} {sorted(options.items())} {probed}"
+        if (row := self.known(key)) is not None:
             return [row]
         try:
             plan = self._decide(self.sensitivity if probed else None, bpw, options, confirm)
@@ -152,15 +182,18 @@ class Bench:
             print(f"{self.model.name} {bpw} {variant}: {error}")
             return []
         p = plan.pruning
-        detail = f"{p.expert_count} experts, top-{plan.activation.used}, predicted {plan.predicted_kld:.4f}"
+        detail = f"{p.expert_count} experts, top-{plan.activation.used}"
+        if plan.predicted_kld is not None:
+            detail += f", predicted {plan.predicted_kld:.4f}"
         return [self.built(key, variant, bpw, detail, plan)]
 
     def _decide(self, sensitivity: Path | None, bpw: float, options: dict[str, Any], confirm: int) -> cp.Plan:
         options = dict(options)
         if options.get("allocator") == "error-alone":
             options["allocator"] = self._error_alone(sensitivity)
+        texts = self._texts(self.calibration, min(PROBING, self.chunks))
         return cp.plan(self.checkpoint, stats=self.stats, sensitivity=sensitivity, budget=f"{bpw}bpw", confirm=confirm,
-                       kernels=self.kernels, **self._measuring, **options)  # fmt: skip
+                       kernels=self.kernels, **texts, **options)  # fmt: skip
 
     def _error_alone(self, sensitivity: Path | None) -> cp.Allocator:
         """The knapsack without sensitivity: every tensor's relative error counts alike."""
@@ -181,8 +214,8 @@ class Bench:
 
     def built(self, key: str, variant: str, bpw: float, detail: str, plan: cp.Plan) -> Row:
         out = self.work / "out.gguf"
-        same = f"file {plan_fingerprint(plan)}"
-        known = self._known(same)
+        same = f"file {planner()} {plan_fingerprint(plan)}"
+        known = self.known(same)
         if known is None:
             cp.compress(self.checkpoint, plan, out, stats=self.stats, kernels=self.kernels, threads=self.threads)
             known = self.measured(same, variant, bpw, detail, out)
@@ -195,33 +228,30 @@ class Bench:
         path = self.work / "reference.npy"
         if not path.exists():
             part = self.work / "part.npy"
-            cp.reference(self.original, part, texts=self.validation, chunks=self.chunks, threads=self.threads)
+            cp.reference(self.original, part, **self._texts(self.validation, self.chunks))
             part.with_suffix(".windows.npy").rename(path.with_suffix(".windows.npy"))
             part.rename(path)
         return path
 
     def evaluated(self, file: Path) -> cp.Evaluation:
-        return cp.evaluate(
-            file, against=self.reference, texts=self.validation, chunks=self.chunks, threads=self.threads
-        )
+        return cp.evaluate(file, against=self.reference, **self._texts(self.validation, self.chunks))
 
     def measured(self, key: str, variant: str, bpw: float, detail: str, file: Path) -> Row:
-        """Evaluate ``file`` and let it generate; remembered under ``key``."""
-        if (known := self._known(key)) is not None:
+        """Evaluate ``file``; remembered under ``key``."""
+        if (known := self.known(key)) is not None:
             return known
         e = self.evaluated(file)
-        speed = cp.run(file, PROMPT, ctx=512, threads=self.threads).tokens_per_second
         size = file.stat().st_size
         row = Row(
             self.model.name, bpw, variant, detail, size, size * 8 / self.topology.total_parameters, e.mean_kld,
-            e.mean_kld_stderr, e.ppl, e.ppl_original, e.same_top1, speed,
+            e.mean_kld_stderr, e.ppl, e.ppl_original, e.same_top1, version(),
         )  # fmt: skip
         return self._keep(key, row)
 
     def _file(self, key: str) -> Path:
         return self.work / f"row-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
 
-    def _known(self, key: str) -> Row | None:
+    def known(self, key: str) -> Row | None:
         path = self._file(key)
         return Row(**json.loads(path.read_text())) if path.exists() else None
 

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import argparse
 import csv
-import re
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 
 from scipy.stats import spearmanr
 
+from benchmarks.quality.goals import table as table_of_goals
+from benchmarks.quality.rows import row_of
+from benchmarks.quality.variants import DEFAULT, OURS, PROBED, VARIANTS
+
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-VARIANTS = (
-    "ours", "bits only (keep 100 %)", "llama-quantize", "the paper's release", "REAP 75% + llama-quantize",
-    "pruning only (Q8_0)",
-)  # fmt: skip
 Rows = list[dict[str, str]]
 
 
@@ -29,50 +27,38 @@ def read(path: Path) -> Rows:
         return list(csv.DictReader(file))
 
 
+def goals(rows: Rows) -> str:
+    return table_of_goals([row_of(r) for r in rows])
+
+
 def quality(rows: Rows) -> str:
-    """A line a file: model, budget, variant."""
-    lines = [
-        "| model | budget | file | bytes | bpw | mean KLD | perplexity (original) | top-1 | tokens/s |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    """Mean KL divergence: a line a model and variant, a column a size; only what fits."""
+    sizes = sorted(unique(rows, "budget_bpw"), key=float)
+    lines = ["| model | variant | " + " | ".join(sizes) + " |", "|---|---|" + "---|" * len(sizes)]
     for model in unique(rows, "model"):
-        for budget in unique(rows, "budget_bpw"):
-            here = [r for r in rows if r["model"] == model and r["budget_bpw"] == budget]
-            here.sort(key=lambda r: (VARIANTS.index(r["variant"]), int(r["bytes"])))
-            for r in here:
-                bold = "**" if r["variant"] == "ours" else ""
-                detail = re.sub(r", predicted .*", "", r["detail"])
-                lines.append(
-                    f"| {model} | {budget} | {bold}{r['variant']}{bold}: {detail} | {int(r['bytes']):,} | "
-                    f"{float(r['bpw']):.3f} | {bold}{float(r['mean_kld']):.4f}{bold} ± {float(r['stderr']):.4f} | "
-                    f"{float(r['ppl']):.2f} ({float(r['ppl_original']):.2f}) | {float(r['same_top1']):.1%} | "
-                    f"{float(r['tokens_per_second']):.0f} |"
-                )
+        for variant in VARIANTS:
+            found = {
+                r["budget_bpw"]: r for r in rows if r["model"] == model and r["variant"] == variant and row_of(r).fits
+            }
+            if found:
+                bold = "**" if variant in OURS else ""
+                cells = [f"{bold}{float(found[b]['mean_kld']):.4f}{bold}" if b in found else "" for b in sizes]
+                lines.append(f"| {model} | {variant} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def ratios(rows: Rows) -> str:
-    """Ours over the best rival, a row a model: presets that fit, presets of any bytes shown, anything."""
-    budgets = unique(rows, "budget_bpw")
+def chosen(rows: Rows) -> str:
+    """What probed plans keep, at what they predict and what was measured."""
     lines = [
-        "| model | against | " + " | ".join(f"{b} bpw" for b in budgets) + " |",
-        "|---|---|" + "---|" * len(budgets),
+        "| model | bpw | probed plan keeps | measured | default plan keeps | measured |",
+        "|---|---|---|---|---|---|",
     ]
-    against: dict[str, Callable[[dict[str, str]], bool]] = {
-        "best preset that fits": lambda r: r["variant"] == "llama-quantize" and "(fits)" in r["detail"],
-        "next preset, more bytes": lambda r: r["variant"] == "llama-quantize" and "(more bytes)" in r["detail"],
-        "the paper's release": lambda r: r["variant"] == "the paper's release",
-        "REAP + preset that fits": lambda r: r["variant"].startswith("REAP") and "(fits)" in r["detail"],
-    }
     for model in unique(rows, "model"):
-        for name, wanted in against.items():
-            cells = []
-            for budget in budgets:
-                here = [r for r in rows if r["model"] == model and r["budget_bpw"] == budget]
-                ours = [float(r["mean_kld"]) for r in here if r["variant"] == "ours"]
-                theirs = [float(r["mean_kld"]) for r in here if wanted(r)]
-                cells.append(f"{ours[0] / min(theirs):.2f}" if ours and theirs else "none")
-            lines.append(f"| {model} | {name} | " + " | ".join(cells) + " |")
+        for budget in sorted(unique(rows, "budget_bpw"), key=float):
+            here = {r["variant"]: r for r in rows if r["model"] == model and r["budget_bpw"] == budget}
+            if PROBED in here and DEFAULT in here:
+                cells = [f"{here[v]['detail']} | {float(here[v]['mean_kld']):.4f}" for v in (PROBED, DEFAULT)]
+                lines.append(f"| {model} | {budget} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -131,8 +117,9 @@ def unique(rows: Rows, column: str) -> list[str]:
 
 
 TABLES = {
-    "ratios": ("quality.csv", ratios),
+    "goals": ("quality.csv", goals),
     "quality": ("quality.csv", quality),
+    "chosen": ("quality.csv", chosen),
     "ablation": ("ablation.csv", ablation),
     "ideas": ("ideas.csv", ideas),
     "correlation": ("sensitivity.csv", correlation),

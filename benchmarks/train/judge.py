@@ -18,23 +18,24 @@ import torch.nn.functional as fn
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from benchmarks.train.model import DEEPSEEK, QWEN, Decoder
+from benchmarks.train.model import Decoder
+from benchmarks.train.shapes import SHAPES, Shape
 
 DOMAINS = ("english", "german", "python")
 
 
-def windows(tokenizer: Tokenizer, path: Path, bos: int | None, count: int) -> Tensor:
+def windows(tokenizer: Tokenizer, path: Path, shape: Shape, count: int) -> Tensor:
     ids = torch.tensor(tokenizer.encode(path.read_text("utf-8"), add_special_tokens=False).ids)
-    ids = ids[: len(ids) // 512 * 512].view(-1, 512)
+    ids = ids[: len(ids) // shape.window * shape.window].view(-1, shape.window)
     ids = ids[torch.linspace(0, len(ids) - 1, count).long()].clone()
-    if bos is not None:
-        ids[:, 0] = bos
+    if shape.bos is not None:
+        ids[:, 0] = shape.bos
     return ids
 
 
 @torch.no_grad()
 def log_probs(model: Decoder, ids: Tensor) -> Tensor:
-    return torch.cat([model(part).log_softmax(-1)[:, 255:-1] for part in ids.split(4)])
+    return torch.cat([model(part).log_softmax(-1)[:, model.s.window // 2 - 1 : -1] for part in ids.split(4)])
 
 
 @torch.no_grad()
@@ -76,16 +77,15 @@ def main() -> None:
     a = p.parse_args()
     torch.set_num_threads(1)
     state = torch.load(a.checkpoint, weights_only=True)
-    model = Decoder(QWEN if state["kind"] == "qwen" else DEEPSEEK)
+    model = Decoder(SHAPES[state["shape"]])
     model.load_state_dict(state["model"])
     tokenizer = Tokenizer.from_file(str(a.tokenizer / "tokenizer.json"))
-    bos = 3068 if state["kind"] == "deepseek" else None
     experts = model.s.experts
-    print(f"{state['kind']}: step {state['step']}, {state['tokens']:,} tokens")
+    print(f"{state['shape']}: step {state['step']}, {state['tokens']:,} tokens")
     for domain in a.domains:
-        calibration = windows(tokenizer, a.texts / f"{domain}.calibration.txt", bos, a.windows)
-        validation = windows(tokenizer, a.texts / f"{domain}.validation.txt", bos, a.windows // 2)
-        targets = validation[:, 256:]
+        calibration = windows(tokenizer, a.texts / f"{domain}.calibration.txt", model.s, a.windows)
+        validation = windows(tokenizer, a.texts / f"{domain}.validation.txt", model.s, a.windows // 2)
+        targets = validation[:, model.s.window // 2 :]
         whole = [np.ones(experts)] * len(model.expert_layers())
         keep(model, whole, experts)
         seen = routing(model, calibration)

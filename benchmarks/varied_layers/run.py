@@ -2,10 +2,10 @@
 
     python -m benchmarks.varied_layers.run [--keep 50% 75%] [--criteria freq-score reap] [--windows 8]
 
-The three trained models, calibrated on 12,288 tokens of each of tests/texts/*.calibration.txt and pruned at their own
-precision, with as many experts a token as before; judged by transformers, in vLLM's environment, on windows of 256
-tokens of *.validation.txt: mean KL divergence from the unpruned model. Prints a table; writes layers.csv and
-layers.png.
+The trained models that are stored as BF16 (transformers runs FP8 on GPUs alone), calibrated on 12,288 tokens of each of
+tests/texts/*.calibration.txt and pruned at their own precision, with as many experts a token as before; judged by
+transformers, in vLLM's environment, on windows of 256 tokens of *.validation.txt: mean KL divergence from the unpruned
+model. Prints a table; writes layers.csv and layers.png.
 """
 
 from __future__ import annotations
@@ -109,6 +109,8 @@ def main() -> None:
     python = vllm_python()
     rows: list[dict[str, Any]] = []
     for model in trained_models():
+        if "quantization_config" in json.loads((model / "config.json").read_text()):
+            continue
         print(model.name, file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory() as folder:
             rows += judge(python, model, plans(model, Path(folder), a.keep, a.criteria), a.windows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.quality.rows import read_rows
 from benchmarks.quality.tables import RESULTS, TABLES, read
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,19 +67,17 @@ def words(page: str) -> str:
     return " ".join((ROOT / "docs" / page).read_text("utf-8").split())
 
 
-def ratios(detail: str) -> list[float]:
-    """KL divergence of llama-quantize's file over ours, for each model and budget of the measured table."""
-    with (ROOT / "benchmarks" / "results" / "quality.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    ours = {(r["model"], r["budget_bpw"]): float(r["mean_kld"]) for r in rows if r["variant"] == "ours"}
-    theirs = [r for r in rows if r["variant"] == "llama-quantize" and r["detail"].endswith(detail)]
-    assert len(theirs) == len(ours)
-    return [float(r["mean_kld"]) / ours[r["model"], r["budget_bpw"]] for r in theirs]
+def ratios(fits: bool) -> list[float]:
+    """KL divergence of llama-quantize's file over a probed plan's, for each model and budget that both have."""
+    rows = read_rows(RESULTS / "quality.csv")
+    ours = {(r.model, r.budget_bpw): r.mean_kld for r in rows if r.variant == "probed"}
+    theirs = [r for r in rows if r.variant == "llama-quantize" and r.fits == fits and (r.model, r.budget_bpw) in ours]
+    return [r.mean_kld / ours[r.model, r.budget_bpw] for r in theirs]
 
 
 def test_the_first_screen_says_what_was_measured() -> None:
     page = " ".join((ROOT / "README.md").read_text("utf-8").split())
-    fits, more = ratios("(fits)"), ratios("(more bytes)")
+    fits, more = ratios(fits=True), ratios(fits=False)
     assert f"has {min(fits):.1f} to {max(fits):.1f} times the divergence" in page
     assert f"the next larger preset still has {min(more):.1f} to {max(more):.1f} times" in page
 

@@ -16,8 +16,16 @@ import collab_plugin as cp
 from collab_plugin.cli.calibrate import summary
 
 ROOT = Path(__file__).parents[1]
-DOMAIN = {"tiny-qwen3moe": "python", "tiny-deepseek-v3": "german", "tiny-qwen3moe-seed1": "english"}
+DOMAIN = {
+    "tiny-qwen3moe": "python",
+    "tiny-deepseek-v3": "german",
+    "tiny-qwen3moe-seed1": "english",
+    "skewed-qwen2moe": "german",
+}
 MODELS = sorted(DOMAIN)
+# Judges of pruning; the others' cards say what pruning does to them.
+PRUNABLE = ("tiny-deepseek-v3", "tiny-qwen3moe", "tiny-qwen3moe-seed1")
+WINDOW = {"skewed-qwen2moe": 192}  # of training, where it is not 512
 OTHERS = ROOT.parent / "benchmarks" / "models"
 
 
@@ -29,7 +37,8 @@ def folder_of(model: str) -> Path:
 @cache
 def calibrated(model: str, folder: Path) -> cp.Stats:
     """Stats of the model's domain."""
-    return cp.calibrate(folder_of(model), texts=ROOT / "texts" / f"{DOMAIN[model]}.calibration.txt", chunks=24)
+    text = ROOT / "texts" / f"{DOMAIN[model]}.calibration.txt"
+    return cp.calibrate(folder_of(model), texts=text, chunks=24, ctx=WINDOW.get(model, 512))
 
 
 def validation(model: str) -> dict[str, Any]:
@@ -62,14 +71,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
-def test_least_used_quarter_carries_at_most_12_percent(model: str, folder: Path) -> None:
+def test_least_used_quarter_carries_little(model: str, folder: Path) -> None:
     """Of all selections, mean over layers."""
     stats = calibrated(model, folder)
-    assert mean(summary(layer, routing)["least_used_quarter"] for layer, routing in stats.routing.items()) <= 0.12
+    most = 0.10 if model.startswith("skewed") else 0.12
+    assert mean(summary(layer, routing)["least_used_quarter"] for layer, routing in stats.routing.items()) <= most
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", PRUNABLE)
 def test_freq_score_beats_random_by_30_percent(model: str, folder: Path) -> None:
     ours = pruned(model, folder, "75%", "freq-score").mean_kld
     random = mean(pruned(model, folder, "75%", "random", seed).mean_kld for seed in range(5))
@@ -77,7 +87,7 @@ def test_freq_score_beats_random_by_30_percent(model: str, folder: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", PRUNABLE)
 def test_half_at_random_hurts(model: str, folder: Path) -> None:
     results = [pruned(model, folder, "50%", "random", seed) for seed in range(3)]
     assert mean(r.ppl / r.ppl_original for r in results) >= 1.5
