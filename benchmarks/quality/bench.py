@@ -172,7 +172,7 @@ class Bench:
         **options: Any,
     ) -> list[Row]:
         """Plan, build and measure; no row when no plan holds the budget."""
-        options = {"allocator": allocator, "criterion": criterion, "floors": floors, **options}
+        options = {"allocator": allocator, "criterion": criterion, **options}
         key = f"plan {planner()} {variant} {bpw} {confirm} {sorted(options.items())} {probed}"
         if (row := self.known(key)) is not None:
             return [row]
