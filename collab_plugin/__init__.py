@@ -21,6 +21,7 @@ _HOMES = {
     "api.probe": ("probe",),
     "api.report": ("report",),
     "api.run": ("run",),
+    "api.sample": ("sample",),
     "checkpoint.checkpoint": ("Checkpoint", "CheckpointFormat", "TensorInfo", "quantizable"),
     "checkpoint.families.config": ("Config",),
     "checkpoint.families.family": ("Conversion", "Decoder", "Family", "PassedOver", "Prediction"),
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
     from collab_plugin.api.probe import probe as probe
     from collab_plugin.api.report import report as report
     from collab_plugin.api.run import run as run
+    from collab_plugin.api.sample import sample as sample
     from collab_plugin.checkpoint.checkpoint import Checkpoint as Checkpoint
     from collab_plugin.checkpoint.checkpoint import CheckpointFormat as CheckpointFormat
     from collab_plugin.checkpoint.checkpoint import TensorInfo as TensorInfo

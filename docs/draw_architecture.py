@@ -27,6 +27,7 @@ FLOORS: tuple[dict[str, str], ...] = (
     {"checkpoint": "models as stored, families, topology"},
     {"stats": "what calibration saw", "plans": "what was decided"},
     {"quantize": "kernels, error of a type", "engines": "what runs models", "placement": "what lies where"},
+    {"repair": "kept experts do the work of dropped ones"},
     {"compression": "a plan becomes a file or folder"},
     {"planning": "criteria, allocators, search", "evaluation": "tasks and scores"},
     {"reports": "a plan explained on one page"},

@@ -12,10 +12,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from collab_llamacpp.calibrate.job_types import CalibrateJob, DisturbJob, EvaluateJob, GenerateJob, ReferenceJob
+from collab_llamacpp.calibrate.job_types import (
+    CalibrateJob,
+    DisturbJob,
+    EvaluateJob,
+    GenerateJob,
+    ReferenceJob,
+    SampleJob,
+)
 from collab_llamacpp.calibrate.llamacpp_child import run_job
 from collab_llamacpp.native.libraries import installed_folder
 from collab_plugin.checkpoint.gguf import open_gguf
+from collab_plugin.checkpoint.identity import model_id
 from collab_plugin.checkpoint.topology import topology_of
 from collab_plugin.engines.compare_logits import evaluation_of
 from collab_plugin.engines.disturbance import Disturbance, Effect, Effects, ErrorShape
@@ -34,7 +42,7 @@ class LlamaCppEngine(Engine):
 
     name = "llamacpp"
     abilities: ClassVar[frozenset[Ability]] = frozenset(
-        {"calibrate", "reference", "evaluate", "disturb", "generate", "serve"}
+        {"calibrate", "reference", "evaluate", "disturb", "sample", "generate", "serve"}
     )
 
     def check_installed(self) -> None:
@@ -133,6 +141,21 @@ class LlamaCppEngine(Engine):
         figures = zip(found["mean_kld"], found["stderr"], strict=True)
         each = tuple(Effect(float(mean), float(stderr)) for mean, stderr in figures)
         return Effects(each, *(int(found[name]) for name in ("windows", "scored", "tokens_run")))
+
+    def sample(self, model: Path, windows: Windows, *, out: Path, threads: int, progress: Advance) -> None:
+        checkpoint = open_gguf(model)
+        topology, path = topology_of(checkpoint), str(checkpoint.path)
+        job = SampleJob(
+            path,
+            threads,
+            text_cut(windows, checkpoint.metadata),
+            topology.moe_layers,
+            topology.embedding_length,
+            str(out),
+            model_id(checkpoint),
+            self.version(),
+        )
+        run_job(job, f"sample {path}", _progress(progress))
 
     def generate(
         self, model: Path, prompt: str, decoding: Decoding, *, threads: int, write: Callable[[str], None]

@@ -9,7 +9,7 @@ from collab_plugin.api.arguments import AnyPath, Model, object_or_path, opened, 
 from collab_plugin.compression.gguf_file import Compressed
 from collab_plugin.compression.gguf_file import compress as compress_gguf
 from collab_plugin.compression.hf_folder import CompressedFolder, FolderPrecision, compress_folder
-from collab_plugin.compression.inputs import quantizes, stats_of
+from collab_plugin.compression.inputs import quantizes, samples_of, stats_of
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.output_path import check_output, check_output_folder
 from collab_plugin.plans.artifact import check_one_count
@@ -27,6 +27,7 @@ def compress(
     out: AnyPath,
     *,
     stats: Stats | AnyPath | None = None,
+    samples: AnyPath | None = None,
     format: Literal["gguf"] = "gguf",
     precision: None = None,
     kernels: Kernels | None = None,
@@ -42,6 +43,7 @@ def compress(
     out: AnyPath,
     *,
     stats: None = None,
+    samples: None = None,
     format: Literal["safetensors"],
     precision: FolderPrecision | None = None,
     threads: int | None = None,
@@ -56,6 +58,7 @@ def compress(
     out: AnyPath,
     *,
     stats: Stats | AnyPath | None = None,
+    samples: AnyPath | None = None,
     format: str,
     precision: FolderPrecision | None = None,
     kernels: Kernels | None = None,
@@ -70,6 +73,7 @@ def compress(
     out: AnyPath,
     *,
     stats: Stats | AnyPath | None = None,
+    samples: AnyPath | None = None,
     format: str = "gguf",
     precision: FolderPrecision | None = None,
     kernels: Kernels | None = None,
@@ -79,6 +83,7 @@ def compress(
     """Write what ``plan`` describes to ``out``: the GGUF, or with ``format`` "safetensors" a Hugging Face folder.
 
     ``stats``: those that the plan was made with; where not given, the file of that name beside the plan's file.
+    ``samples``: likewise, of a plan that repairs.
     ``precision`` of a folder: "plan" (8 and 4 bits as compressed-tensors where the plan has few) or "original".
     ``kernels`` quantize; by default the first that a plugin brings. The output appears under its name only when
     complete; an interrupted GGUF goes on when called again.
@@ -91,6 +96,8 @@ def compress(
             raise CollabError("`stats` is for GGUF files: 8 and 4 bits of compressed-tensors need none; leave it out")
         check_output_folder(Path(out))
         check_one_count(decided, "a config.json")
+        if samples is not None or decided.repair is not None:
+            raise CollabError("a folder holds experts as they are: plan without `samples` for `format` safetensors")
         checkpoint = opened(model)
         with track(progress, "compressing", unit="weights") as advance:
             return compress_folder(
@@ -109,9 +116,17 @@ def compress(
     check_one_count(decided, "a GGUF")  # before stats and kernels are missed
     checkpoint = opened(model)
     used = stats_of(decided, checkpoint, folder, object_or_path(stats))
+    sampled = samples_of(decided, folder, None if samples is None else Path(samples))
     if kernels is None and quantizes(decided, checkpoint):
         kernels = first_kernels()
     with track(progress, "compressing", unit="weights") as advance:
         return compress_gguf(
-            checkpoint, decided, used, Path(out), kernels=kernels, threads=threads_of(threads), report=advance
+            checkpoint,
+            decided,
+            used,
+            Path(out),
+            kernels=kernels,
+            threads=threads_of(threads),
+            report=advance,
+            samples=sampled,
         )

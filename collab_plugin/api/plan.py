@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 from collab_plugin.api.arguments import (
@@ -37,6 +38,7 @@ from collab_plugin.planning.options import OptionValue
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.prediction import prunable
 from collab_plugin.planning.request import DEFAULT_TYPES, PlanRequest
+from collab_plugin.planning.sources import SamplesSource
 from collab_plugin.plans.plan import GroupPolicy, Layers, Order, Plan
 from collab_plugin.plugins.manager import first_kernels, pick, registry
 from collab_plugin.progress import OnProgress, silent
@@ -50,6 +52,7 @@ def plan(
     *,
     stats: Stats | AnyPath | None = None,
     sensitivity: Sensitivity | AnyPath | None = None,
+    samples: AnyPath | None = None,
     budget: str | int | None = None,
     memory: str | int | None = None,
     machine: str | Machine | None = None,
@@ -88,6 +91,9 @@ def plan(
     ``setup`` says. ``keep``: experts a layer, "auto", a share (0.75, "75%") or a count (an int). ``layers`` "varied":
     each layer its own number with that mean, which only vLLM runs. ``experts_used``: by default scaled with the kept
     share; "auto": that or the original number. ``allow_few_tokens``: prune although calibration saw too few.
+
+    ``samples``: what `sample` wrote of this model: the kept experts' `down` matrices are then fitted to it, to do the
+    work of the dropped ones too.
 
     ``criterion`` ranks experts and ``allocator`` gives out bits: names or objects, each with options of its own in
     ``criterion_options`` ({"alpha": 0.2}) and ``allocator_options``. ``groups``, of routers that have them: "balanced"
@@ -135,6 +141,7 @@ def plan(
         source,
         None if sensitivity is None else sensitivity_of(sensitivity),
         None if keep_types else kernels or first_kernels(),
+        None if samples is None else SamplesSource.read(Path(samples)),
     )
     measuring = measuring_of(engine, texts, ctx, chunks, planning.stats) if confirm else None
     made = decide(planning, confirm=confirm, measuring=measuring, progress=progress)

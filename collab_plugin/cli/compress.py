@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.argument("model", type=MODEL)
 @click.option("--plan", type=click.Path(path_type=Path), required=True, help="Plan of `plan`.")
 @click.option("--stats", type=click.Path(path_type=Path), help="The plan's stats file, when it was moved.")
+@click.option("--samples", type=click.Path(path_type=Path), help="The plan's samples file, when it was moved.")
 @click.option(
     "--format",
     "format",
@@ -40,6 +41,7 @@ def command(
     model: Model,
     plan: Path,
     stats: Path | None,
+    samples: Path | None,
     format: Literal["gguf", "safetensors"],
     precision: Literal["plan", "original"] | None,
     out: Path,
@@ -56,7 +58,15 @@ def command(
     from collab_plugin.cli.progress import shown
 
     written = cp.compress(
-        model, plan, out, stats=stats, format=format, precision=precision, threads=threads, progress=shown()
+        model,
+        plan,
+        out,
+        stats=stats,
+        samples=samples,
+        format=format,
+        precision=precision,
+        threads=threads,
+        progress=shown(),
     )
     emit(written, as_json, lambda console: console.print(_line(written)))
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "inspect": "inspect",
     "calibrate": "calibrate",
     "probe": "probe",
+    "sample": "sample",
     "plan": "plan",
     "diff": "diff",
     "report": "report",

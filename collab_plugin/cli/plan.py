@@ -41,6 +41,11 @@ def used_callback(
     type=click.Path(path_type=Path),
     help="What `probe` measured on this model; by default what was learnt on small ones.",
 )
+@click.option(
+    "--samples",
+    type=click.Path(path_type=Path),
+    help="What `sample` wrote of this model: kept experts are fitted to do the work of dropped ones too.",
+)
 @click.option("--budget", help="Size of the file: 103GB, 98.5GiB, 2.5bpw, or bytes. Never exceeded.")
 @click.option(
     "--memory",
@@ -154,6 +159,7 @@ def command(
     model: Model,
     stats: Path | None,
     sensitivity: Path | None,
+    samples: Path | None,
     budget: str | None,
     memory: str | None,
     machine: str | None,
@@ -199,11 +205,12 @@ def command(
     from collab_plugin.cli.progress import shown
     from collab_plugin.formats.output_path import check_output
 
-    check_output(out, (model, stats, sensitivity, *texts))
+    check_output(out, (model, stats, sensitivity, samples, *texts))
     plan = cp.plan(
         model,
         stats=stats,
         sensitivity=sensitivity,
+        samples=samples,
         budget=budget,
         memory=memory,
         machine=machine,

@@ -25,6 +25,8 @@ from collab_plugin.plans.plan_file import plan_fingerprint
 from collab_plugin.plans.planned_source import as_planned
 from collab_plugin.progress import Advance
 from collab_plugin.quantize.kernels import Kernels
+from collab_plugin.repair.repaired_checkpoint import RepairedCheckpoint
+from collab_plugin.repair.samples import BlockSamples
 from collab_plugin.stats.importance_matrix import ImportanceMatrix
 from collab_plugin.stats.match_model import match_model
 from collab_plugin.stats.stats import Stats
@@ -57,8 +59,11 @@ def compress(
     kernels: Kernels | None,
     threads: int,
     report: Advance,
+    samples: BlockSamples | None = None,
 ) -> Compressed:
     """Write the GGUF that ``plan`` describes to ``out``; importance is borrowed as the plan says.
+
+    ``samples``: those that the plan's repair names, if it has one.
 
     Peak memory: threads × (one tile of at most 32 MiB as float32, and its result) plus a constant.
     An interrupted run leaves ``out``.partial and ``out``.journal, and the same call goes on there.
@@ -75,6 +80,8 @@ def compress(
     tiles = tiles_of(checkpoint, plan, layout)
     start = time.monotonic()
     checkpoint.check_conversion()
+    if samples is not None:
+        checkpoint = RepairedCheckpoint(checkpoint, plan, samples)
     prepare(plan, checkpoint, kernels)
     source = source_state(checkpoint)
     job = f"{plan_fingerprint(plan)} {hashlib.sha256(layout.header).hexdigest()} {source}"

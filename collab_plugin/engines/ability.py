@@ -12,6 +12,7 @@ WORDS: dict[Ability, str] = {
     "reference": "write references to compare with",
     "evaluate": "compare models on text",
     "disturb": "disturb a running model",
+    "sample": "sample what experts compute",
     "generate": "generate text",
     "serve": "serve models to tasks",
 }

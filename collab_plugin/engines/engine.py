@@ -15,7 +15,7 @@ from collab_plugin.errors import CollabError
 from collab_plugin.progress import Advance
 from collab_plugin.stats.stats import Stats
 
-Ability = Literal["calibrate", "reference", "evaluate", "disturb", "generate", "serve"]
+Ability = Literal["calibrate", "reference", "evaluate", "disturb", "sample", "generate", "serve"]
 """Names of the methods of `Engine` that not every engine has."""
 
 REFERENCE = ".npy"
@@ -120,6 +120,13 @@ class Engine(ABC):
         product the model's graph does not show.
         """
         raise CollabError(f"engine {self.name!r} cannot disturb a running model")
+
+    def sample(self, model: Path, windows: Windows, *, out: Path, threads: int, progress: Advance) -> None:
+        """Write to ``out`` what goes into and comes out of the routed experts of each layer (repair/samples.py).
+
+        For each token of ``windows`` and layer 8 bytes × the stream's width.
+        """
+        raise CollabError(f"engine {self.name!r} cannot sample what experts compute")
 
     def generate(
         self, model: Path, prompt: str, decoding: Decoding, *, threads: int, write: Callable[[str], None]

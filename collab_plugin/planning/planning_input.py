@@ -8,7 +8,7 @@ from functools import cached_property
 from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.checkpoint.topology import Topology
 from collab_plugin.errors import CollabError
-from collab_plugin.planning.check_input import check_sensitivity, of_model
+from collab_plugin.planning.check_input import check_samples, check_sensitivity, of_model
 from collab_plugin.planning.criteria.choose_criterion import criterion_and_notes
 from collab_plugin.planning.criteria.criterion import ImportanceCriterion
 from collab_plugin.planning.importance_notes import no_routing_note, unknown_tables_note
@@ -16,7 +16,7 @@ from collab_plugin.planning.limits import Limits
 from collab_plugin.planning.options import OptionValue
 from collab_plugin.planning.prediction import prediction_note
 from collab_plugin.planning.request import PlanRequest
-from collab_plugin.planning.sources import SensitivitySource, StatsSource
+from collab_plugin.planning.sources import SamplesSource, SensitivitySource, StatsSource
 from collab_plugin.plans.plan import GroupPolicy
 from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.stats.importance_matrix import ImportanceMatrix
@@ -39,12 +39,15 @@ class PlanningInput:
     stats_source: StatsSource | None = None
     sensitivity_source: SensitivitySource | None = None
     kernels: Kernels | None = None
+    samples_source: SamplesSource | None = None
 
     def __post_init__(self) -> None:
         request = self.request
         self.matched_stats  # noqa: B018  # now, because it may refuse them
         if self.sensitivity_source is not None:
             check_sensitivity(self.checkpoint, self.sensitivity_source)
+        if self.samples_source is not None:
+            check_samples(self.checkpoint, self.samples_source, request.layers)
         if self.policy != "none" and self.topology.groups == 1:
             raise CollabError(f"`groups` {self.policy}: this model's router has no groups")
         request.criterion.values(request.criterion_options)

@@ -10,7 +10,7 @@ from collab_plugin.formats.tensor_names import is_hash_table
 from collab_plugin.planning.criteria.builtin_criteria import NORMALISATION
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.sources import StatsSource
-from collab_plugin.plans.plan import Activation, Calibration, Plan, Pruning, SensitivityFile, Source
+from collab_plugin.plans.plan import Activation, Calibration, Plan, Pruning, Repair, SensitivityFile, Source
 from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.stats.text_overlap import encode_sketch
 
@@ -19,7 +19,7 @@ def blank_plan(planning: PlanningInput) -> Plan:
     """A plan with nothing decided: every expert kept, no types."""
     c, t, request = planning.checkpoint, planning.topology, planning.request
     calibration = _calibration(planning.matched_stats, request.borrow) if planning.matched_stats else None
-    measured = planning.sensitivity_source
+    measured, samples = planning.sensitivity_source, planning.samples_source
     return Plan(
         source=Source(fingerprint(c), model_id(c), t.name, c.architecture, c.format, t.total_bytes, t.total_parameters),
         requires=(),
@@ -42,6 +42,7 @@ def blank_plan(planning: PlanningInput) -> Plan:
         base="",
         notes=(*c.notes, *planning.notes),
         versions=_versions(planning.kernels),
+        repair=Repair(samples.sha256, samples.samples.tokens, samples.samples.path.name) if samples else None,
     )
 
 

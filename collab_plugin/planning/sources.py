@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from collab_plugin.formats.file_hash import file_sha256
+from collab_plugin.repair.samples import BlockSamples, read_samples
 from collab_plugin.stats.sensitivity import Sensitivity
 from collab_plugin.stats.sensitivity_file import SENSITIVITY_FILE
 from collab_plugin.stats.stats import Stats
@@ -43,6 +44,19 @@ class StatsSource:
     def file(self) -> str:
         """The name that a plan records: "" for stats in memory."""
         return "" if self.path is None else self.path.name
+
+
+@dataclass(frozen=True)
+class SamplesSource:
+    """The samples file with the hash that a plan records."""
+
+    samples: BlockSamples
+    sha256: str
+
+    @classmethod
+    def read(cls, path: Path) -> SamplesSource:
+        """Map a samples file."""
+        return cls(read_samples(path), file_sha256(path))
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,16 @@ class SensitivityFile:
 
 
 @dataclass(frozen=True)
+class Repair:
+    """The samples file that kept experts' `down` matrices are fitted to before they are quantized: SHA-256, ``tokens``
+    in it, and ``file``, its name, looked for beside the plan. The name is not in the fingerprint."""
+
+    sha256: str
+    tokens: int
+    file: str
+
+
+@dataclass(frozen=True)
 class Pruning:
     """``kept[layer]`` lists original expert ids in their new order.
 
@@ -160,7 +170,7 @@ class Plan:
     ``prediction`` says: where the weights behind it come from. ``sensitivity``: the document with probes of this
     model that was given, None without. ``allocator_options``: values of the allocator's own options.
     ``considered``: what the joint search weighed, ascending in bytes (empty when there was no search).
-    ``versions``: tool, gguf, kernels, numpy. ``notes``: what a reader must know, one sentence each.
+    ``repair``: None where experts stay as they are. ``versions``: tool, gguf, kernels, numpy. ``notes``: what a reader must know, one sentence each.
     """
 
     source: Source
@@ -182,3 +192,4 @@ class Plan:
     base: str
     notes: tuple[str, ...]
     versions: Mapping[str, str]
+    repair: Repair | None = None

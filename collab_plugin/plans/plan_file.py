@@ -26,6 +26,7 @@ def plan_fingerprint(plan: Plan) -> str:
         "experts_used": [plan.activation.original, plan.activation.used],
         "metadata": to_plain(plan.metadata),
         "types": {name: tensor.type for name, tensor in plan.tensors.items()},
+        "repair": plan.repair.sha256 if plan.repair else None,
     }
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
@@ -37,7 +38,11 @@ def _check(plan: Plan) -> None:
         if len(name.encode()) > 63:
             raise CollabError(f"$.tensors has a name longer than 63 bytes: {name[:70]!r}")
         stored_type(tensor.type)
-    for name, document in (("calibration", plan.calibration), ("sensitivity", plan.sensitivity)):
+    for name, document in (
+        ("calibration", plan.calibration),
+        ("sensitivity", plan.sensitivity),
+        ("repair", plan.repair),
+    ):
         if document is not None and Path(document.file).name != document.file:
             raise CollabError(f"$.{name}.file is {document.file!r}, not a plain file name")
     _check_kept(plan.pruning, by_layer="expert-count-by-layer" in plan.requires)

@@ -58,6 +58,20 @@ class DisturbJob:
 
 
 @dataclass(frozen=True)
+class SampleJob:
+    """``layers`` with routed experts; ``width`` of the stream; ``out``, ``model_id``: see repair/samples.py."""
+
+    model: str
+    threads: int
+    cut: TextCut
+    layers: tuple[int, ...]
+    width: int
+    out: str
+    model_id: str
+    engine: str
+
+
+@dataclass(frozen=True)
 class GenerateJob:
     model: str
     threads: int
@@ -78,4 +92,4 @@ class ServeJob:
     token: str
 
 
-Job = CalibrateJob | ReferenceJob | EvaluateJob | DisturbJob | GenerateJob
+Job = CalibrateJob | ReferenceJob | EvaluateJob | DisturbJob | SampleJob | GenerateJob

@@ -5,8 +5,16 @@ from __future__ import annotations
 import sys
 
 from collab_llamacpp.calibrate.disturb import disturb
-from collab_llamacpp.calibrate.job_types import CalibrateJob, DisturbJob, EvaluateJob, GenerateJob, ReferenceJob
+from collab_llamacpp.calibrate.job_types import (
+    CalibrateJob,
+    DisturbJob,
+    EvaluateJob,
+    GenerateJob,
+    ReferenceJob,
+    SampleJob,
+)
 from collab_llamacpp.calibrate.jobs import calibrate, evaluate, generate, reference
+from collab_llamacpp.calibrate.sample import sample
 from collab_plugin.engines.child_main import run_child
 
 if __name__ == "__main__":
@@ -15,6 +23,7 @@ if __name__ == "__main__":
         ReferenceJob: lambda job, parent: reference(job, parent.progress),
         EvaluateJob: lambda job, parent: evaluate(job, parent.progress),
         DisturbJob: lambda job, parent: disturb(job, parent.progress),
+        SampleJob: lambda job, parent: sample(job, parent.progress),
         GenerateJob: lambda job, parent: generate(job, lambda text: parent.say(text=text)),
     }
     sys.exit(run_child(works))

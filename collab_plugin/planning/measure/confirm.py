@@ -32,7 +32,16 @@ def confirm_plans(
         for number, plan in enumerate(plans, 1):
             what = f"candidate {number} of {len(plans)} ({_label(plan)})"
             with track(progress, f"compressing {what}", unit="weights") as report:
-                compress(checkpoint, plan, planning.stats, out, kernels=kernels, threads=threads, report=report)
+                compress(
+                    checkpoint,
+                    plan,
+                    planning.stats,
+                    out,
+                    kernels=kernels,
+                    threads=threads,
+                    report=report,
+                    samples=planning.samples_source.samples if planning.samples_source else None,
+                )
             with track(progress, f"evaluating {what}", unit="tokens") as report:
                 result = engine.evaluate(out, reference, windows, threads=threads, progress=report)
             measured[_key(plan)] = result.mean_kld

@@ -1,0 +1,133 @@
+"""The routed experts of one layer, computed in numpy as llama.cpp does (build_moe_ffn of src/llama-graph.cpp)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collab_plugin.checkpoint.checkpoint import Checkpoint
+from collab_plugin.checkpoint.topology import Topology
+from collab_plugin.errors import CollabError
+from collab_plugin.repair.samples import LayerSample
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+_CHECKED_TOKENS = 16
+_MOST_DIFFERENCE = 0.25
+"""Of a token's output, relative: a quantized copy that was sampled stays below, another arithmetic does not."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Of each token: ``ids`` i64[n, k] of its experts, and their router ``weights`` f32[n, k]."""
+
+    ids: I64
+    weights: F32
+
+    def by_expert(self, expert: int) -> tuple[I64, F32]:
+        """Tokens that chose ``expert``, i64[m], and its weights f32[m]."""
+        rows, places = np.nonzero(self.ids == expert)
+        return rows, self.weights[rows, places]
+
+
+class RoutedBlock:
+    """Gated experts (gate, up and down) without biases of ``layer``. CollabError where the layer has others."""
+
+    def __init__(self, checkpoint: Checkpoint, topology: Topology, layer: int) -> None:
+        self.checkpoint, self.topology, self.layer = checkpoint, topology, layer
+        self.fused = self._name("ffn_gate_up_exps.weight") in checkpoint.tensors
+        sides = ("gate_up", "down") if self.fused else ("gate", "up", "down")
+        weights = {self._name(f"ffn_{side}_exps.weight") for side in sides}
+        own = {self._name("ffn_gate_inp.weight"), self._name("exp_probs_b.bias"), *weights}
+        others = [
+            n for n, info in checkpoint.tensors.items() if info.by_expert and info.layer == layer and n not in own
+        ]
+        if others or not weights <= set(checkpoint.tensors):
+            what = others[0] if others else "no gate, up and down"
+            raise CollabError(
+                f"`samples` repair gated experts without biases, and layer {layer} has {what}; leave it out"
+            )
+
+    @property
+    def down(self) -> str:
+        """Name of the tensor that writes to the stream."""
+        return self._name("ffn_down_exps.weight")
+
+    def choose(self, inputs: F32, kept: tuple[int, ...], used: int, *, grouped: bool) -> Choice:
+        """The ``used`` experts that each token of ``inputs`` f32[n, d] takes of those ``kept``."""
+        t = self.topology
+        logits = inputs @ self.checkpoint.read(self._name("ffn_gate_inp.weight")).T
+        allowed = np.zeros(t.expert_count, bool)
+        allowed[list(kept)] = True
+        logits = np.where(allowed, logits, -np.inf)
+        scores = logits if t.gating == "softmax-after-top-k" else _sigmoid(logits)
+        if t.gating == "softmax":
+            scores = _softmax(logits)
+        bias = self._name("exp_probs_b.bias")
+        ranked = scores + self.checkpoint.read(bias) if bias in self.checkpoint.tensors else scores
+        ranked = np.where(allowed, ranked, -np.inf)
+        if grouped:
+            ranked = _best_groups(ranked, t.groups, t.groups_used)
+        ids = np.argsort(-ranked, axis=1, kind="stable")[:, :used]
+        weights = np.take_along_axis(scores, ids, 1)
+        if t.gating == "softmax-after-top-k":
+            weights = _softmax(weights)
+        elif t.renormalises:
+            weights = weights / np.maximum(weights.sum(1, keepdims=True), np.float32(6.103515625e-5))
+        return Choice(ids, np.asarray(weights * np.float32(t.weights_scale), np.float32))
+
+    def hidden(self, inputs: F32, expert: int) -> F32:
+        """What the expert's down matrix multiplies, f32[n, f], of ``inputs`` f32[n, d]."""
+        if self.fused:
+            both = self.checkpoint.read(self._name("ffn_gate_up_exps.weight"), expert=expert)
+            gate, up = np.split(both, 2)
+        else:
+            gate, up = (self.checkpoint.read(self._name(f"ffn_{s}_exps.weight"), expert=expert) for s in ("gate", "up"))
+        gated = inputs @ gate.T
+        return np.asarray(gated * _sigmoid(gated) * (inputs @ up.T), np.float32)
+
+    def outputs(self, inputs: F32, choice: Choice) -> F32:
+        """The weighted sum of what the chosen experts give, f32[n, d]."""
+        found = np.zeros_like(inputs)
+        for expert in np.unique(choice.ids):
+            rows, weights = choice.by_expert(int(expert))
+            hidden = self.hidden(inputs[rows], int(expert)) * weights[:, None]
+            found[rows] += hidden @ self.checkpoint.read(self.down, expert=int(expert)).T
+        return found
+
+    def check(self, sample: LayerSample) -> None:
+        """CollabError when the first tokens' outputs are not what the model gave."""
+        t = self.topology
+        inputs, wanted = (np.asarray(a[:_CHECKED_TOKENS]) for a in (sample.inputs, sample.outputs))
+        choice = self.choose(inputs, tuple(range(t.expert_count)), t.experts_used, grouped=t.groups > 1)
+        difference = np.linalg.norm(self.outputs(inputs, choice) - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
+        if not np.median(difference) < _MOST_DIFFERENCE:
+            raise CollabError(
+                f"`samples` do not fit: layer {self.layer} computes other outputs ({np.median(difference):.0%} off); "
+                f"sample this very model, or leave them out (experts of {t.architecture} may work otherwise)"
+            )
+
+    def _name(self, rest: str) -> str:
+        return f"blk.{self.layer}.{rest}"
+
+
+def _best_groups(ranked: F32, groups: int, used: int) -> F32:
+    """Only the experts of the ``used`` groups whose best two are the best."""
+    grouped = ranked.reshape(len(ranked), groups, -1)
+    best = np.sort(grouped, -1)[..., -2:].sum(-1)
+    chosen = np.argsort(-best, axis=1, kind="stable")[:, :used]
+    mask = np.zeros(best.shape, bool)
+    np.put_along_axis(mask, chosen, True, 1)
+    return np.asarray(np.where(mask[..., None], grouped, -np.inf).reshape(ranked.shape))
+
+
+def _sigmoid(values: F32) -> F32:
+    with np.errstate(over="ignore"):
+        return np.asarray(1 / (1 + np.exp(-values)))
+
+
+def _softmax(values: F32) -> F32:
+    powers = np.exp(values - values.max(-1, keepdims=True))
+    return np.asarray(powers / powers.sum(-1, keepdims=True))

@@ -1,0 +1,114 @@
+"""What went into and came out of the routed experts of each layer, for some thousand tokens: what repairs are fitted to.
+
+A GGUF file that no program but ours reads. Page: docs/formats/samples.md.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFValueType
+from numpy.typing import NDArray
+
+from collab_plugin.checkpoint.gguf import open_shard
+from collab_plugin.errors import CollabError
+from collab_plugin.formats.gguf_layout import TensorSpec, layout
+from collab_plugin.formats.gguf_values import MetaValue
+from collab_plugin.formats.output_path import check_output, writing
+from collab_plugin.formats.tensor_names import layer_of
+
+F32 = NDArray[np.float32]
+VERSION = 1
+KIND = "collab-samples"
+INPUT, OUTPUT = "collab_block_input", "collab_routed_output"
+
+
+@dataclass(frozen=True)
+class LayerSample:
+    """Of one layer, a row a token: ``inputs`` f32[n, d] of its experts; ``outputs`` f32[n, d], the sum of what the
+    chosen experts gave, times their router weights, without shared experts."""
+
+    inputs: F32
+    outputs: F32
+
+
+@dataclass(frozen=True)
+class BlockSamples:
+    """``layers`` by block number, mapped from the file ``path``. Rows stand in windows of ``ctx`` tokens.
+    ``model_id``: of the model that ran (checkpoint/identity.py)."""
+
+    path: Path
+    model_id: str
+    ctx: int
+    tokens: int
+    layers: Mapping[int, LayerSample]
+
+
+def read_samples(path: str | os.PathLike[str]) -> BlockSamples:
+    """Map a samples file; CollabError for any other file."""
+    path = Path(path)
+    if not path.is_file():
+        raise CollabError(f"the samples file {path} does not exist")
+    header, data = open_shard(path)
+    meta = {key: value.value for key, value in header.metadata.items()}
+    if meta.get("general.type") != KIND or meta.get("collab.samples.version") != VERSION:
+        raise CollabError(f"{path} is no samples file of this version; give what `sample` wrote")
+    arrays = {
+        name: data[t.offset : t.offset + t.nbytes].view(np.float32).reshape(t.shape)
+        for name, t in header.tensors.items()
+        if t.type == GGMLQuantizationType.F32
+    }
+    layers = {}
+    for name, inputs in arrays.items():
+        number = layer_of(name)
+        if number is None or not name.endswith(INPUT):
+            continue
+        outputs = arrays.get(f"blk.{number}.{OUTPUT}")
+        if outputs is None or outputs.shape != inputs.shape or inputs.ndim != 2:
+            raise CollabError(f"{path} is damaged at layer {number}; sample again")
+        layers[number] = LayerSample(inputs, outputs)
+    ctx, tokens = meta.get("collab.samples.ctx"), min((len(s.inputs) for s in layers.values()), default=0)
+    if not isinstance(ctx, int) or ctx < 1 or not tokens:
+        raise CollabError(f"{path} is damaged; sample again")
+    return BlockSamples(path, str(meta.get("collab.samples.model_id", "")), ctx, tokens, layers)
+
+
+@contextmanager
+def writing_samples(
+    out: Path, layers: Sequence[int], tokens: int, width: int, *, ctx: int, model_id: str, engine: str
+) -> Iterator[dict[int, LayerSample]]:
+    """Arrays f32[tokens, width] of each layer to fill; the file is ``out`` when the body succeeds, and else none."""
+    check_output(out)
+    keys = {
+        "general.type": MetaValue(KIND, GGUFValueType.STRING),
+        "collab.samples.version": MetaValue(VERSION, GGUFValueType.UINT32),
+        "collab.samples.ctx": MetaValue(ctx, GGUFValueType.UINT32),
+        "collab.samples.model_id": MetaValue(model_id, GGUFValueType.STRING),
+        "collab.samples.engine": MetaValue(engine, GGUFValueType.STRING),
+    }
+    names = [f"blk.{layer}.{kind}" for layer in layers for kind in (INPUT, OUTPUT)]
+    made = layout(keys, [TensorSpec(name, (tokens, width), GGMLQuantizationType.F32) for name in names])
+    part = out.with_name(out.name + ".partial")
+    try:
+        with writing(out, made.total):
+            with part.open("wb") as file:
+                file.write(made.header)
+                file.truncate(made.total)
+            data = np.memmap(part, np.uint8, "r+")
+        arrays = {
+            name: data[made.offsets[name] : made.offsets[name] + made.sizes[name]]
+            .view(np.float32)
+            .reshape(tokens, width)
+            for name in names
+        }
+        yield {layer: LayerSample(arrays[f"blk.{layer}.{INPUT}"], arrays[f"blk.{layer}.{OUTPUT}"]) for layer in layers}
+        with writing(out, made.total):
+            data.flush()
+            part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
