@@ -46,7 +46,7 @@ def stats_of(
 
 
 def samples_of(plan: Plan, folder: Path | None, given: Path | None) -> BlockSamples | None:
-    """Return the samples of the plan's repair: ``given``, or the file of that name in ``folder``; None without repair."""
+    """Return the samples of the plan's repair, ``given`` or of that name in ``folder``; None where there is none."""
     if plan.repair is None:
         if given is not None:
             raise CollabError("the plan repairs nothing: leave out `samples`, or plan with them")

@@ -170,7 +170,8 @@ class Plan:
     ``prediction`` says: where the weights behind it come from. ``sensitivity``: the document with probes of this
     model that was given, None without. ``allocator_options``: values of the allocator's own options.
     ``considered``: what the joint search weighed, ascending in bytes (empty when there was no search).
-    ``repair``: None where experts stay as they are. ``versions``: tool, gguf, kernels, numpy. ``notes``: what a reader must know, one sentence each.
+    ``repair``: None where kept experts stay as they are. ``versions``: tool, gguf, kernels, numpy. ``notes``: what a
+    reader must know, one sentence each.
     """
 
     source: Source

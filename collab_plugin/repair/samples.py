@@ -1,4 +1,4 @@
-"""What went into and came out of the routed experts of each layer, for some thousand tokens: what repairs are fitted to.
+"""What went into and came out of the routed experts of each layer for some tokens: what repairs are fitted to.
 
 A GGUF file that no program but ours reads. Page: docs/formats/samples.md.
 """

@@ -11,6 +11,7 @@ from collab_plugin.plans.plan import (
     Plan,
     Point,
     Pruning,
+    Repair,
     SensitivityFile,
     Source,
     TensorPlan,
@@ -97,4 +98,5 @@ def plans(draw: st.DrawFn) -> Plan:
         base=draw(_TEXT),
         notes=tuple(draw(st.lists(_TEXT, max_size=2))),
         versions=draw(st.dictionaries(_TEXT, _TEXT, max_size=2)),
+        repair=draw(st.none() | st.builds(Repair, sha256=_SHA, tokens=_SIZE, file=st.just("samples.gguf"))),
     )

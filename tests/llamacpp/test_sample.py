@@ -1,0 +1,69 @@
+"""What llama.cpp shows of experts is what our block computes; and what is written of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from collab_llamacpp.llamacpp_engine import LlamaCppEngine
+from small_models.hand_made_plans import pruned
+from small_models.tiny_moe import write_deepseek2, write_qwen3moe
+
+from collab_plugin.checkpoint.gguf import open_gguf
+from collab_plugin.checkpoint.identity import model_id
+from collab_plugin.checkpoint.topology import topology_of
+from collab_plugin.compression.gguf_file import compress
+from collab_plugin.engines.engine import Windows
+from collab_plugin.errors import CollabError
+from collab_plugin.plans.copy_plan import copy_plan
+from collab_plugin.progress import untold
+from collab_plugin.repair.repaired_checkpoint import RepairedCheckpoint
+from collab_plugin.repair.routed_block import RoutedBlock
+from collab_plugin.repair.samples import BlockSamples, read_samples
+
+ENGINE = LlamaCppEngine()
+CTX = 64
+
+
+def sampled(model: Path, text: Path, out: Path, chunks: int = 2) -> BlockSamples:
+    ENGINE.sample(model, Windows((text,), CTX, chunks), out=out, threads=1, progress=untold)
+    return read_samples(out)
+
+
+@pytest.mark.parametrize("write", [write_qwen3moe, write_deepseek2])
+def test_block_computes_what_llamacpp_computes(write: Callable[[Path], Path], tmp_path: Path, text: Path) -> None:
+    model = write(tmp_path / "model.gguf")
+    samples = sampled(model, text, tmp_path / "samples.gguf")
+    checkpoint = open_gguf(model)
+    topology = topology_of(checkpoint)
+    assert set(samples.layers) == set(topology.moe_layers)
+    assert (samples.tokens, samples.ctx, samples.model_id) == (2 * CTX, CTX, model_id(checkpoint))
+    for layer, sample in samples.layers.items():
+        block = RoutedBlock(checkpoint, topology, layer)
+        every = tuple(range(topology.expert_count))
+        choice = block.choose(sample.inputs, every, topology.experts_used, grouped=topology.groups > 1)
+        difference = np.abs(block.outputs(sample.inputs, choice) - sample.outputs).max(1)
+        # A near-tie in the router sends a token elsewhere; all others agree to rounding.
+        assert np.quantile(difference, 0.9) < 1e-3 * np.abs(sample.outputs).max()
+
+
+def test_written_file_holds_repaired_experts(qwen3moe: Path, tmp_path: Path, text: Path) -> None:
+    original = open_gguf(qwen3moe)
+    samples = sampled(qwen3moe, text, tmp_path / "samples.gguf", chunks=10)
+    plan = pruned(original, copy_plan(original), (3, 0, 1))
+    out = tmp_path / "out.gguf"
+    compress(original, plan, None, out, kernels=None, threads=2, report=untold, samples=samples)
+    repaired, written = RepairedCheckpoint(original, plan, samples), open_gguf(out)
+    for layer in samples.layers:
+        name = f"blk.{layer}.ffn_down_exps.weight"
+        for new, old in enumerate((3, 0, 1)):
+            assert np.array_equal(written.read(name, expert=new), repaired.read(name, expert=old))
+
+
+def test_other_files_are_refused(qwen3moe: Path, tmp_path: Path) -> None:
+    with pytest.raises(CollabError, match="no samples file"):
+        read_samples(qwen3moe)
+    with pytest.raises(CollabError, match="does not exist"):
+        read_samples(tmp_path / "none.gguf")
