@@ -55,7 +55,7 @@ class SamplesSource:
 
     @classmethod
     def read(cls, path: Path) -> SamplesSource:
-        """Map a samples file."""
+        """Open a samples file."""
         return cls(read_samples(path), file_sha256(path))
 
 

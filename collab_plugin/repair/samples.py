@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from collab_plugin.checkpoint.gguf import open_shard
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.byte_file import ByteFile
+from collab_plugin.formats.gguf_header import StoredTensor
 from collab_plugin.formats.gguf_layout import TensorSpec, layout
 from collab_plugin.formats.gguf_values import MetaValue
 from collab_plugin.formats.output_path import check_output, writing
@@ -39,7 +41,7 @@ class LayerSample:
 
 @dataclass(frozen=True)
 class BlockSamples:
-    """``layers`` by block number, mapped from the file ``path``. Rows stand in windows of ``ctx`` tokens.
+    """``layers`` by block number, of the file ``path``. Rows stand in windows of ``ctx`` tokens.
     ``model_id``: of the model that ran (checkpoint/identity.py)."""
 
     path: Path
@@ -50,32 +52,51 @@ class BlockSamples:
 
 
 def read_samples(path: str | os.PathLike[str]) -> BlockSamples:
-    """Map a samples file; CollabError for any other file."""
+    """Open a samples file; CollabError for any other file."""
     path = Path(path)
     if not path.is_file():
         raise CollabError(f"the samples file {path} does not exist")
-    header, data = open_shard(path)
+    header, file = open_shard(path)
     meta = {key: value.value for key, value in header.metadata.items()}
     if meta.get("general.type") != KIND or meta.get("collab.samples.version") != VERSION:
         raise CollabError(f"{path} is no samples file of this version; give what `sample` wrote")
-    arrays = {
-        name: data[t.offset : t.offset + t.nbytes].view(np.float32).reshape(t.shape)
-        for name, t in header.tensors.items()
-        if t.type == GGMLQuantizationType.F32
-    }
-    layers = {}
-    for name, inputs in arrays.items():
-        number = layer_of(name)
-        if number is None or not name.endswith(INPUT):
-            continue
-        outputs = arrays.get(f"blk.{number}.{OUTPUT}")
-        if outputs is None or outputs.shape != inputs.shape or inputs.ndim != 2:
-            raise CollabError(f"{path} is damaged at layer {number}; sample again")
-        layers[number] = LayerSample(inputs, outputs)
-    ctx, tokens = meta.get("collab.samples.ctx"), min((len(s.inputs) for s in layers.values()), default=0)
-    if not isinstance(ctx, int) or ctx < 1 or not tokens:
+    layers = _Layers(file, header.tensors)
+    shapes = {header.tensors[_name(layer, kind)].shape for layer in layers for kind in (INPUT, OUTPUT)}
+    ctx = meta.get("collab.samples.ctx")
+    if len(shapes) != 1 or len(shape := shapes.pop()) != 2 or not shape[0] or not isinstance(ctx, int) or ctx < 1:
         raise CollabError(f"{path} is damaged; sample again")
-    return BlockSamples(path, str(meta.get("collab.samples.model_id", "")), ctx, tokens, layers)
+    return BlockSamples(path, str(meta.get("collab.samples.model_id", "")), ctx, shape[0], layers)
+
+
+class _Layers(Mapping[int, LayerSample]):
+    """The layers of a file, each read when it is asked for."""
+
+    def __init__(self, file: ByteFile, tensors: Mapping[str, StoredTensor]) -> None:
+        self._file, self._tensors = file, tensors
+        numbers = {layer_of(name) for name, t in tensors.items() if t.type == GGMLQuantizationType.F32}
+        self._numbers = sorted(
+            n for n in numbers if n is not None and {_name(n, INPUT), _name(n, OUTPUT)} <= set(tensors)
+        )
+
+    def __getitem__(self, layer: int) -> LayerSample:
+        return LayerSample(*(self._array(_name(layer, kind)) for kind in (INPUT, OUTPUT)))
+
+    def __contains__(self, layer: object) -> bool:
+        return layer in self._numbers
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def _array(self, name: str) -> F32:
+        t = self._tensors[name]
+        return self._file.read(t.offset, t.offset + t.nbytes).view(np.float32).reshape(t.shape)
+
+
+def _name(layer: int, kind: str) -> str:
+    return f"blk.{layer}.{kind}"
 
 
 @contextmanager
@@ -91,7 +112,7 @@ def writing_samples(
         "collab.samples.model_id": MetaValue(model_id, GGUFValueType.STRING),
         "collab.samples.engine": MetaValue(engine, GGUFValueType.STRING),
     }
-    names = [f"blk.{layer}.{kind}" for layer in layers for kind in (INPUT, OUTPUT)]
+    names = [_name(layer, kind) for layer in layers for kind in (INPUT, OUTPUT)]
     made = layout(keys, [TensorSpec(name, (tokens, width), GGMLQuantizationType.F32) for name in names])
     part = out.with_name(out.name + ".partial")
     try:
@@ -106,7 +127,7 @@ def writing_samples(
             .reshape(tokens, width)
             for name in names
         }
-        yield {layer: LayerSample(arrays[f"blk.{layer}.{INPUT}"], arrays[f"blk.{layer}.{OUTPUT}"]) for layer in layers}
+        yield {layer: LayerSample(arrays[_name(layer, INPUT)], arrays[_name(layer, OUTPUT)]) for layer in layers}
         with writing(out, made.total):
             data.flush()
             part.replace(out)
