@@ -23,7 +23,7 @@ class Topology:
     ``expert_count`` E and ``experts_used`` k are
     one scalar for all layers (llama.cpp: llama-model.cpp:1331). ``groups`` and ``groups_used`` are 1
     without group-limited routing; groups are contiguous id ranges of E / groups experts.
-    ``gating`` is "softmax", "sigmoid" or "softmax-after-top-k"; ``renormalises`` tells whether router
+    ``gating`` is "softmax", "sigmoid", "softmax-after-top-k" or "sqrt-softplus"; ``renormalises`` tells whether router
     weights are divided by their sum over the chosen k; ``weights_scale`` multiplies them afterwards.
     ``role_bytes`` and ``role_parameters``: per role, at the storage types.
     """
@@ -154,7 +154,7 @@ def _renormalises(router: Router, meta: _Keys) -> bool:
 
 def _gating(router: Router, meta: _Keys) -> str:
     code = meta.integer("expert_gating_func", 0)
-    known = {0: router.gating, 1: "softmax", 2: "sigmoid", 3: "softmax-after-top-k"}
+    known = {0: router.gating, 1: "softmax", 2: "sigmoid", 3: "softmax-after-top-k", 4: "sqrt-softplus"}
     return known.get(code, f"unknown ({code})")
 
 

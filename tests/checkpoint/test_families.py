@@ -13,6 +13,7 @@ from small_models.family_cases import CASES, KEPT, WHOLE
 from small_models.hand_made_plans import pruned
 
 from collab_plugin.compression.hf_folder import compress_folder
+from collab_plugin.errors import CollabError
 from collab_plugin.plans.copy_plan import copy_plan
 from collab_plugin.plugins.open_checkpoint import open_checkpoint
 
@@ -71,6 +72,12 @@ def test_a_pruned_folder_holds_what_the_pruned_gguf_holds(
     checkpoint = open_checkpoint(folder / case / "model")
     plan = pruned(checkpoint, copy_plan(checkpoint), kept)
     out = tmp_path / "folder"
+    if refused := CASES[case].get("no_folder"):
+        with pytest.raises(CollabError, match=refused):
+            compress_folder(
+                checkpoint, plan, out, precision="original", threads=1, report=lambda done, total=None: None
+            )
+        return
     compress_folder(checkpoint, plan, out, precision="original", threads=1, report=lambda done, total=None: None)
     ours = open_checkpoint(out)
     assert ours.notes == checkpoint.notes

@@ -112,7 +112,10 @@ def test_llama_cpp_tokenizes_as_tiktoken(tmp_path: Path) -> None:
     )
     pattern = next(known.patterns[0] for known in PRE_TOKENIZERS if known.name == "kimi-k2")
     theirs = tiktoken.Encoding("kimi", pat_str=pattern, mergeable_ranks=RANKS, special_tokens={})
-    assert tokenized(out, PROBE) == [theirs.encode(text) for text in PROBE]
+    # llama.cpp splits words at combining marks, which the pattern does not: docs/checkpoints.md.
+    texts = tuple(text.split("\nनमस्ते")[0] for text in PROBE)
+    assert tokenized(out, texts) == [theirs.encode(text) for text in texts]
+    assert tokenized(out, ("नमस्ते",)) != [theirs.encode("नमस्ते")]
 
 
 def tokenized(gguf: Path, texts: tuple[str, ...]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,7 +40,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Stored]:
         capture_output=True,
         text=True,
         check=False,
-        env={"OMP_NUM_THREADS": "1", "PATH": ""},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return read_header(LocalFile(out))
@@ -110,6 +111,16 @@ def test_mxfp4_experts_of_gpt_oss_in_turn() -> None:
     np.testing.assert_array_equal(up.values(None, None), whole[:, 1::2])
     np.testing.assert_array_equal(up.values(2, slice(1, 3)), whole[2, 3:6:2])
     np.testing.assert_array_equal(decode(up.raw(2, slice(1, 3)), T.MXFP4), whole[2, 3:6:2])
+
+
+def test_mxfp4_experts_of_deepseek_v4() -> None:
+    """Codes called weight, whole numbers by their dtype, with exponents called scale."""
+    parts = {"w1.weight": numbered("w1.weight", "I8", (4, 32)), "w1.scale": numbered("w1.scale", "F8_E8M0", (4, 2), 1)}
+    found = matrix_of("w1.weight", (4, 64), parts, Quantization())
+    assert (found.shape, found.native, found.name) == ((4, 64), T.MXFP4, "w1.weight")
+    same = {"w_packed": numbered("w_packed", "U8", (4, 32)), "w_scale": numbered("w_scale", "U8", (4, 2), 1)}
+    np.testing.assert_array_equal(found.values(), matrix_of("w", (4, 64), same, Quantization()).values())
+    assert beside("w1.scale", parts)
 
 
 def test_a_scale_that_is_no_number_is_refused() -> None:

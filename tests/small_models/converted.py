@@ -73,7 +73,8 @@ def as_gguf(checkpoint: Checkpoint, out: Path, kept: Sequence[int] | None) -> Pa
     if kept is not None:
         plan = pruned(checkpoint, plan, kept)
         metadata = dict(plan.metadata) | {f"{checkpoint.architecture}.expert_used_count": USED}
-        plan = dataclasses.replace(plan, metadata=metadata)
+        activation = dataclasses.replace(plan.activation, used=USED)
+        plan = dataclasses.replace(plan, metadata=metadata, activation=activation)
         plan = dataclasses.replace(plan, bytes=artifact_layout(checkpoint, plan).total)
     compress(checkpoint, plan, None, out, kernels=None, threads=1, report=lambda done, total=None: None)
     return out

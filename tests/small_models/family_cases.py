@@ -124,9 +124,23 @@ CASES |= {
                  "mlp_layer_types": ["dense", "sparse", "sparse"]},
         "unlike": ("deepseek32.expert_gating_func",),
     },
+    "deepseek-v4": {
+        "config": "DeepseekV4Config",
+        "keys": {
+            "n_routed_experts": EXPERTS, "moe_intermediate_size": 32, "head_dim": 64, "q_lora_rank": 32,
+            "num_key_value_heads": 1, "partial_rotary_factor": 0.25, "o_groups": 2, "o_lora_rank": 16,
+            "index_n_heads": 4, "index_head_dim": 64, "index_topk": 128, "sliding_window": 128,
+            "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 128},
+            "layer_types": ["sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"],
+            "mlp_layer_types": ["hash_moe", "moe", "moe"],
+        },
+        "no_folder": "written as GGUF only", "why_not": "KeyError: 'num_hash_layers'",
+    },
     "glm4-moe-lite": {
         "config": "Glm4MoeLiteConfig", "dense": 1,
-        "keys": {**_MLA, "n_group": 1, "mlp_layer_types": ["dense", "sparse", "sparse"]}, "why_not": "KeyError",
+        "keys": {**_MLA, "n_group": 1, "mlp_layer_types": ["dense", "sparse", "sparse"]}, "unlike": (
+            "deepseek2.expert_gating_func", "deepseek2.expert_group_count", "deepseek2.expert_group_used_count",
+        ),
     },
 }  # fmt: skip
 

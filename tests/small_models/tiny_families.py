@@ -81,6 +81,7 @@ FAMILIES = {
     ),
 }  # fmt: skip
 # Of these the ones with as many rows as there are experts.
+_HASH_TABLE = re.compile(r"layers\.(\d+)\.mlp\.gate\.tid2eid$")
 _BY_EXPERT = re.compile(
     r"layers\.(\d+)\.(?:\w+\.)?(?:experts|gate|router|input_linear|output_linear|e_score_correction_bias)\b"
 )
@@ -110,6 +111,9 @@ def make_tiny(tiny: Tiny, seed: int = 0, **changes: Any) -> PreTrainedModel:
                 tensor.uniform_(0.5, 1.5)
             elif "sinks" in tensor_name or tensor_name.endswith("bias"):
                 tensor.normal_(0, 0.2)
+            elif tensor_name.endswith("tid2eid"):
+                rows = [torch.randperm(EXPERTS)[: tensor.shape[1]] for _ in range(tensor.shape[0])]
+                tensor.copy_(torch.stack(rows))
             elif tensor.is_floating_point() and "inv_freq" not in tensor_name and "embed_scale" not in tensor_name:
                 tensor.normal_(0, 0.3 if tensor.dim() == 2 and tensor.shape[0] == EXPERTS else 0.15)
     return model
@@ -163,8 +167,24 @@ def pruned(
         found = _BY_EXPERT.search(key)
         if found and tensor.dim() and tensor.shape[0] == experts and int(found[1]) in kept:
             state[key] = tensor[list(kept[int(found[1])])]
+        elif (table := _HASH_TABLE.search(key)) and int(table[1]) in kept:
+            rows = [_rerouted(row, kept[int(table[1])], experts, used) for row in tensor.tolist()]
+            state[key] = torch.tensor(rows, dtype=tensor.dtype)
     small.load_state_dict(state)
     return small
+
+
+def _rerouted(row: list[int], kept: tuple[int, ...], experts: int, used: int) -> list[int]:
+    """A token's experts by their new numbers: those kept first, then the ones that stand for those dropped, in turn."""
+    dropped = [expert for expert in range(experts) if expert not in kept]
+    found = [kept.index(expert) for expert in row if expert in kept]
+    for expert in row:
+        if expert not in kept:
+            number = dropped.index(expert) % len(kept)
+            while number in found:
+                number = (number + 1) % len(kept)
+            found.append(number)
+    return found[:used]
 
 
 def _layers(model: PreTrainedModel) -> torch.nn.ModuleList:

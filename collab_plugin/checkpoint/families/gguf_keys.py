@@ -95,7 +95,7 @@ def rope_keys(c: Config, head: int | None = None, layers: str | None = None) -> 
         keys["rope.dimension_count"] = u32(int(head * factor))
     elif factor != 1:
         raise CollabError(f"{c.where} rotates a part of each head (partial_rotary_factor), which is not read here")
-    return keys | _scaling_keys(c, rope)
+    return keys | scaling_keys(c, rope)
 
 
 def rope_parameters(c: Config, layers: str | None = None) -> Config:
@@ -108,7 +108,8 @@ def rope_parameters(c: Config, layers: str | None = None) -> Config:
     return Config(rope, f"{c.where} rope_scaling", {"rope_theta": c.get("rope_theta")})
 
 
-def _scaling_keys(c: Config, r: Config) -> dict[str, MetaValue]:
+def scaling_keys(c: Config, r: Config) -> dict[str, MetaValue]:
+    """How the rotary embedding is scaled by its own keys ``r``; CollabError for ways that are not read."""
     kind = r.get("rope_type") or r.get("type") or "default"
     if kind == "default":
         return {}

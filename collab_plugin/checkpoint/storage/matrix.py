@@ -56,6 +56,18 @@ class Plain(Matrix):
         return floats(self.parts[0], rows)
 
 
+class WholeNumbers(Matrix):
+    """Numbers that are no weights, such as ids of experts: I32 in a GGUF."""
+
+    def __init__(self, stored: Stored) -> None:
+        self.name, self.shape, self.parts, self.type = stored.name, stored.shape, (stored,), Type.I32
+
+    def values(self, rows: Rows | None = None) -> F32:
+        """Exact up to 2^24."""
+        raw = stored_rows(self.parts[0], rows)
+        return raw.view({"I32": "<i4", "I64": "<i8"}[self.parts[0].dtype]).astype(np.float32)
+
+
 class Opaque(Matrix):
     """A tensor that is copied and never read, whatever it holds."""
 
@@ -88,8 +100,10 @@ def floats(stored: Stored, rows: Rows | None = None) -> F32:
 
 
 def encode(values: F32, kind: Type) -> Bytes:
-    """Float32 to uint8[..., row bytes] of a float type; exact for values that came from it."""
+    """Float32 to uint8[..., row bytes] of a float type or I32; exact for values that came from it."""
     values = np.ascontiguousarray(values)
+    if kind == Type.I32:
+        return values.astype("<i4").view(np.uint8)
     if kind == Type.F32:
         return values.view(np.uint8)
     if kind == Type.F16:

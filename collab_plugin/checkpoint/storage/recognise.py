@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from collab_plugin.checkpoint.storage.matrix import Matrix, Plain
+from collab_plugin.checkpoint.storage.matrix import Matrix, Plain, WholeNumbers
 from collab_plugin.checkpoint.storage.microscaled import Mxfp4, Nvfp4
 from collab_plugin.checkpoint.storage.packed_integers import PackedIntegers
 from collab_plugin.checkpoint.storage.quantization import Quantization
@@ -72,7 +72,7 @@ def matrix_of(name: str, shape: tuple[int, ...], stored: Mapping[str, Stored], q
     if values.dtype == "F8_E4M3":
         raise CollabError(f"{name}: FP8 weights need weight_scale_inv or weight_scale")
     if scale is None:
-        return Plain(values)
+        return WholeNumbers(values) if values.dtype in ("I32", "I64") else Plain(values)
     whole = part("_scale_2")
     if values.dtype == "U8" and whole is not None:
         return Nvfp4(values.name, values, scale, whole, multiply=True)
