@@ -14,6 +14,8 @@ from gguf import GGUFWriter
 
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.planning.presets import PRESETS, preset_types
+from collab_plugin.stats.stats import ImatrixEntry, Stats
+from collab_plugin.stats.stats_file import write_stats
 
 WIDTH = 256
 ATTENTION = ("attn_q", "attn_k", "attn_v", "attn_output")
@@ -93,7 +95,6 @@ def _program(tools: Path, file: Path, preset: str, imatrix: Path | None) -> dict
     return {name: kind.upper() for name, kind in found}
 
 
-@pytest.mark.native
 @pytest.mark.parametrize("model", MODELS)
 def test_every_preset_is_the_programs(model: str, llama_tools: Path, tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
@@ -103,3 +104,15 @@ def test_every_preset_is_the_programs(model: str, llama_tools: Path, tmp_path: P
         found = _program(llama_tools, file, preset, None)
         assert found, preset
         assert preset_types(checkpoint, preset, imatrix=False) == found, preset
+
+
+@pytest.mark.parametrize("model", ["deep", "shared experts"])
+def test_rules_that_ask_for_an_importance_matrix(model: str, llama_tools: Path, tmp_path: Path) -> None:
+    file, matrix = tmp_path / "model.gguf", tmp_path / "imatrix.gguf"
+    _write(file, MODELS[model])
+    checkpoint = open_gguf(file)
+    entry = ImatrixEntry(np.ones((1, WIDTH), np.float32), np.ones(1, np.float32))
+    write_stats(matrix, Stats({}, {"blk.0.attn_output.weight": entry}, 512, 512))
+    for preset in ("IQ3_XXS", "IQ4_XS", "Q4_K_M"):
+        found = _program(llama_tools, file, preset, matrix)
+        assert preset_types(checkpoint, preset, imatrix=True) == found, preset
