@@ -18,8 +18,9 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 SLICES = 8
 """Experts of a tensor that are looked at, evenly spread."""
-ROWS = 64
-"""Rows of a matrix that are looked at, evenly spread."""
+ROWS = 128
+"""Rows of a matrix that are looked at, in runs that are evenly spread."""
+RUNS = 8
 _ANY = "Q8_0"  # importance vectors do not depend on the type
 
 
@@ -68,6 +69,9 @@ def plain_energy(checkpoint: Checkpoint, info: TensorInfo, weights: F32 | None =
 
 
 def _rows(checkpoint: Checkpoint, info: TensorInfo, index: int | None, vector: F32) -> float:
-    rows = info.shape[-2]
-    values = checkpoint.read(info.name, expert=index, rows=slice(0, rows, max(1, rows // ROWS)))
-    return float((np.square(values, dtype=np.float64) @ vector).mean()) * rows
+    total = info.shape[-2]
+    wanted = min(ROWS, total)
+    length = -(-wanted // RUNS)
+    starts = np.unique(np.linspace(0, total - length, -(-wanted // length)).astype(int))
+    runs = [checkpoint.read(info.name, expert=index, rows=slice(int(s), int(s) + length)) for s in starts]
+    return float(np.mean([(np.square(run, dtype=np.float64) @ vector).mean() for run in runs])) * total

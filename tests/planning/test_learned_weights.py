@@ -88,4 +88,4 @@ def test_energy_is_that_of_noise_in_the_product(bench: Bench) -> None:
     inputs = rng.normal(size=(4000, info.shape[-1])) * np.sqrt(squares)
     noise = inputs @ (weights * rng.normal(size=weights.shape)).T
     energy = error_energy(bench.checkpoint, info, matrix, None, bench.topology)
-    assert energy == pytest.approx(float(np.square(noise).sum(1).mean()), rel=0.15)
+    assert energy == pytest.approx(float(np.square(noise).sum(1).mean()), rel=0.25)  # from half of the rows
