@@ -60,7 +60,7 @@ def plan(
     keep: str | float = "auto",
     layers: Layers = "same",
     experts_used: int | Literal["auto"] | None = None,
-    criterion: str | ImportanceCriterion = "freq-score",
+    criterion: str | ImportanceCriterion = "auto",
     criterion_options: Mapping[str, OptionValue] | None = None,
     groups: GroupPolicy | None = None,
     borrow: float = 32.0,

@@ -46,7 +46,7 @@ def probe(
     ctx: int | None = None,
     engine: str | Engine = "llamacpp",
     experts_used: int | Literal["auto"] | None = None,
-    criterion: str | ImportanceCriterion = "freq-score",
+    criterion: str | ImportanceCriterion = "auto",
     criterion_options: Mapping[str, OptionValue] | None = None,
     groups: GroupPolicy | None = None,
     allow_few_tokens: bool = False,

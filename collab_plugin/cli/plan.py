@@ -70,7 +70,7 @@ def used_callback(
     metavar="N|auto",
     help="Experts a token uses: by default scaled with the kept share; auto: that or the original number.",
 )
-@click.option("--criterion", default="freq-score", show_default=True, help="How experts are ranked (see `plugins`).")
+@click.option("--criterion", default="auto", show_default=True, help="How experts are ranked (see `plugins`).")
 @click.option(
     "--criterion-option",
     "criterion_options",

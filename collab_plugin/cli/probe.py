@@ -46,7 +46,7 @@ from collab_plugin.cli.threads import threads_option
 )
 @click.option(
     "--criterion",
-    default="freq-score",
+    default="auto",
     show_default=True,
     help="How experts are ranked in the prunings (see `plugins`).",
 )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.checkpoint.topology import Topology
 from collab_plugin.errors import CollabError
 from collab_plugin.planning.check_input import check_samples, check_sensitivity, of_model
-from collab_plugin.planning.criteria.choose_criterion import criterion_and_notes
+from collab_plugin.planning.criteria.choose_criterion import criterion_and_notes, least_costly, missing_need
 from collab_plugin.planning.criteria.criterion import ImportanceCriterion
 from collab_plugin.planning.importance_notes import no_routing_note, unknown_tables_note
 from collab_plugin.planning.limits import Limits
@@ -21,7 +21,7 @@ from collab_plugin.plans.plan import GroupPolicy
 from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.stats.importance_matrix import ImportanceMatrix
 from collab_plugin.stats.sensitivity import Sensitivity
-from collab_plugin.stats.stats import Stats
+from collab_plugin.stats.stats import LayerRouting, Stats
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,19 @@ class PlanningInput:
 
     @property
     def criterion(self) -> ImportanceCriterion:
-        """The criterion asked for, or the one that it names for statistics that are counts only."""
+        """The criterion asked for, the one of several whose probed prunings cost least, or the one that it names for
+        statistics that are counts only."""
         return self._criterion_and_notes[0]
 
     @property
     def criterion_options(self) -> dict[str, OptionValue]:
         """Values of the criterion's options; those given are for the criterion that was asked for."""
-        asked = self.criterion is self.request.criterion
-        return self.criterion.values(self.request.criterion_options if asked else {})
+        return self._options_of(self.criterion)
+
+    def _options_of(self, criterion: ImportanceCriterion) -> dict[str, OptionValue]:
+        asked = self.request.criterion
+        own = {option.name for option in criterion.options} if criterion is asked or criterion in asked.among else ()
+        return criterion.values({name: v for name, v in self.request.criterion_options.items() if name in own})
 
     @property
     def allocator_options(self) -> dict[str, OptionValue]:
@@ -99,9 +104,27 @@ class PlanningInput:
     @property
     def rule(self) -> str:
         """How experts are chosen, in one line: prunings probed by another rule do not count."""
-        options = "".join(f" {name}={value}" for name, value in self.criterion_options.items())
+        return self._rule_of(self.criterion)
+
+    def _rule_of(self, criterion: ImportanceCriterion) -> str:
+        options = "".join(f" {name}={value}" for name, value in self._options_of(criterion).items())
         layers = "" if self.request.layers == "same" else f" layers={self.request.layers}"
-        return f"{self.criterion.name}{options} groups={self.policy}{layers}"
+        return f"{criterion.name}{options} groups={self.policy}{layers}"
+
+    def by_rule(self) -> dict[str, PlanningInput]:
+        """The same input for each criterion that the request leaves open and the stats allow, by its rule."""
+        open_ = self._open_criteria()
+        if len(open_) < 2:
+            return {self.rule: self}
+        return {
+            self._rule_of(c): replace(
+                self, request=replace(self.request, criterion=c, criterion_options=self._options_of(c))
+            )
+            for c in open_
+        }
+
+    def _open_criteria(self) -> list[ImportanceCriterion]:
+        return [c for c in self.request.criterion.among if missing_need(c, self._routing) is None]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -119,9 +142,18 @@ class PlanningInput:
 
     @cached_property
     def _criterion_and_notes(self) -> tuple[ImportanceCriterion, tuple[str, ...]]:
-        stats = self.stats
-        routing = next(iter(stats.routing.values()), None) if stats else None
-        return criterion_and_notes(self.request.criterion, routing, stats.engine if stats else "")
+        asked, open_ = self.request.criterion, self._open_criteria()
+        if open_:
+            found, source = self.sensitivity, self.stats_source
+            same = found is not None and source is not None and found.stats_sha256 == source.sha256
+            rules = {self._rule_of(c): c for c in open_}
+            asked = rules[least_costly(list(rules), found.prunings if found is not None and same else ())]
+        return criterion_and_notes(asked, self._routing, self.stats.engine if self.stats else "")
+
+    @property
+    def _routing(self) -> LayerRouting | None:
+        """Of some layer: what one has, all have."""
+        return next(iter(self.stats.routing.values()), None) if self.stats else None
 
     def needed_kernels(self) -> Kernels:
         """Return the kernels; CollabError when there are none."""

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from collab_plugin.checkpoint.expert_tables import unknown_tables
 from collab_plugin.errors import CollabError
 from collab_plugin.planning.candidates import Candidates
+from collab_plugin.planning.criteria.choose_criterion import least_costly
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.pruning import check_servable, parse_keep
 from collab_plugin.planning.top_k import scaled_top_k
+from collab_plugin.stats.sensitivity import Sensitivity
 
 STEPS = 32
 FEWEST = 4
 """The search weighs counts a 32nd of the experts apart, down to a quarter of them."""
 MARKS = (1 / 4, 1 / 2, 1 / 8, 3 / 8, 5 / 8, 1 / 16)
 """Shares of experts dropped at which prunings are probed, most telling first; between them the curve is smooth."""
+COMPARED = 2
+"""Marks at which criteria are compared, where the request leaves them open."""
 OTHER_TOP_K = 2
 """Marks at which also other numbers of experts a token than the model's own are probed."""
 
@@ -78,6 +84,23 @@ def prunings(candidates: Candidates) -> list[tuple[int, int]]:
         used = sorted((k for count, k in possible if count == near), reverse=True)
         found += [(near, k) for k in (used if number < OTHER_TOP_K else used[:1]) if (near, k) not in found]
     return found
+
+
+def prunings_by_rule(by_rule: Mapping[str, Candidates], found: Sensitivity) -> list[tuple[str, int, int]]:
+    """(rule, experts kept, experts used) to probe now that ``found`` is known: with several rules each at the first
+    marks, then the best of them at the others."""
+    wanted = {rule: prunings(candidates) for rule, candidates in by_rule.items()}
+    first = next(iter(wanted))
+    if len(wanted) == 1:
+        return [(first, *pair) for pair in wanted[first]]
+    counts = list(dict.fromkeys(count for count, _ in wanted[first]))[:COMPARED]
+    compared = [max(p for p in wanted[first] if p[0] == count) for count in counts]
+    tasks = [(rule, *pair) for pair in compared for rule in wanted]
+    known = {(p.rule, p.expert_count, p.experts_used) for p in found.prunings}
+    if set(tasks) <= known:
+        best = least_costly(list(wanted), found.prunings)
+        tasks += [(best, *pair) for pair in wanted[best] if pair not in compared]
+    return tasks
 
 
 def _possible(candidates: Candidates, count: int, used: int) -> bool:

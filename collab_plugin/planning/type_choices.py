@@ -14,6 +14,7 @@ from collab_plugin.formats.ggml_types import (
     without_imatrix,
 )
 from collab_plugin.formats.gguf_layout import DEFAULT_ALIGNMENT, padded
+from collab_plugin.formats.tensor_names import Role
 from collab_plugin.planning.limits import Limits
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.request import DEFAULT_TYPES
@@ -51,8 +52,8 @@ def _tensor_choices(planning: PlanningInput, info: TensorInfo, limits: Limits) -
 
 def possible(planning: PlanningInput, info: TensorInfo, kind: str) -> str:
     """``kind``, or what this tensor gets instead: no importance vector, or rows that do not divide."""
-    has_vector = planning.stats is not None and info.name in planning.stats.imatrix
-    return fallback(kind if has_vector else without_imatrix(kind), info.shape[-1])
+    weighed = info.role == Role.EMBEDDING or (planning.stats is not None and info.name in planning.stats.imatrix)
+    return fallback(kind if weighed else without_imatrix(kind), info.shape[-1])
 
 
 def size_in_file(checkpoint: Checkpoint, plan: Plan, name: str, kind: str) -> int:

@@ -72,7 +72,9 @@ def forward(checkpoint: Checkpoint, tokens: I64) -> Trace:
         h = _rms(x, w[f"{b}.ffn_norm.weight"], eps)
         x = x + _experts(trace, w, layer, h, _softmax(linear("ffn_gate_inp", h)), k)
         trace.streams[layer] = np.stack([after_attention, np.square(x).sum(-1)])
-    trace.logits = _rms(x, w["output_norm.weight"], eps) @ w["output.weight"].T
+    last = _rms(x, w["output_norm.weight"], eps)
+    trace.sum2["output.weight"] = np.square(last).sum(0, keepdims=True)
+    trace.logits = last @ w["output.weight"].T
     return trace
 
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from collab_plugin.planning.criteria.builtin_criteria import CRITERIA, NORMALISATION
+from collab_plugin.planning.criteria.choose_criterion import least_costly
 from collab_plugin.planning.criteria.criterion import CriterionOptions
+from collab_plugin.stats.sensitivity import PruningProbe
 from collab_plugin.stats.stats import LayerRouting
 
 BY_NAME = {criterion.name: criterion for criterion in CRITERIA}
@@ -71,6 +73,7 @@ def test_random_depends_on_seed_and_layer_alone() -> None:
 def test_what_each_criterion_needs() -> None:
     needs = {criterion.name: criterion.needs for criterion in CRITERIA}
     assert needs == {
+        "auto": ("weight_sum",),
         "freq-score": ("weight_sum",),
         "reap": ("reap_sum",),
         "mass": ("reap_sum",),
@@ -88,3 +91,19 @@ def test_a_layer_that_nobody_reached_gives_zeros() -> None:
     silent = LayerRouting(0, np.zeros(4, np.int64), np.zeros(4), np.zeros(4))
     for name in ("freq", "score", "reap", "freq-score"):
         np.testing.assert_array_equal(BY_NAME[name].score(silent, _defaults(name)), np.zeros(4))
+
+
+def test_the_rule_whose_prunings_cost_least_is_taken() -> None:
+    """By what was probed by every rule; a rule without probes is no candidate, and without any the first one is."""
+
+    def probe(rule: str, count: int, kld: float) -> PruningProbe:
+        return PruningProbe(rule, count, 4, kld, 0.001)
+
+    rules = ["freq-score", "mass", "reap"]
+    assert least_costly(rules, []) == "freq-score"
+    assert least_costly(rules, [probe("mass", 12, 9.0)]) == "mass"
+    probes = [probe("freq-score", 12, 0.1), probe("mass", 12, 0.2), probe("freq-score", 8, 0.9), probe("mass", 8, 0.3)]
+    assert least_costly(rules, probes) == "mass"
+    assert least_costly(rules, [*probes, probe("mass", 4, 100.0)]) == "mass", "only what both were probed at counts"
+    assert least_costly(rules, [*probes, probe("reap", 10, 0.001)]) == "freq-score", "nothing was probed by all three"
+    assert least_costly(["freq-score"], probes) == "freq-score"

@@ -147,7 +147,7 @@ def test_keep_types_on_a_quantized_file(bench: Bench, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--criterion", "best"], "unknown criterion 'best'; known: freq, freq-score, mass, random, reap, score"),
+        (["--criterion", "best"], "unknown criterion 'best'; known: auto, freq, freq-score, mass, random, reap, score"),
         (["--allocator", "greedy"], "unknown allocator 'greedy'; known: knapsack, uniform"),
         (["--base", "IQ9_X"], "unknown type 'IQ9_X'; known: IQ1_S"),
         (["--types", "Q4_K,Q9_K"], "unknown type 'Q9_K'"),
@@ -208,8 +208,8 @@ def test_what_cannot_be_confirmed(options: list[str], message: str, softmax: Ben
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--criterion-option", "beta=1"], "criterion freq-score has no option 'beta'; it has alpha"),
-        (["--criterion-option", "alpha=much"], "criterion freq-score: option alpha is 'much', which is not a number"),
+        (["--criterion-option", "beta=1"], "criterion auto has no option 'beta'; it has alpha"),
+        (["--criterion-option", "alpha=much"], "criterion auto: option alpha is 'much', which is not a number"),
         (["--criterion-option", "alpha=1.5"], "option alpha is 1.5, which is not between 0 and 1"),
         (["--criterion-option", "alpha=nan"], "option alpha is nan, which is not between 0 and 1"),
         (["--criterion", "reap", "--criterion-option", "alpha=1"], "criterion reap has no option 'alpha'; it has none"),

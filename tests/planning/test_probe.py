@@ -204,7 +204,7 @@ def test_no_more_tokens_run_than_were_given(tokens: int, probed: Probed, text: P
     assert {frozenset(g.tensors) for g in coarse(probed.bench.checkpoint)} <= {
         frozenset(p.tensors) for p in found.groups
     }
-    assert found.windows == (1 if tokens == 30 * CTX else 3)
+    assert found.windows == (1 if tokens == 30 * CTX else 2)
 
 
 def test_too_few_tokens_are_refused_before_anything_runs(probed: Probed, text: Path) -> None:
@@ -344,7 +344,7 @@ def test_probes_of_something_else_are_not_gone_on_with(
     [
         (["--engine", "nope"], "unknown engine 'nope'"),
         (["--experts-used", "17"], "17 experts a token cannot come from"),
-        (["--criterion-option", "beta=1"], "criterion freq-score has no option 'beta'"),
+        (["--criterion-option", "beta=1"], "criterion auto has no option 'beta'"),
         (["--groups", "balanced"], "--groups balanced: this model's router has no groups"),
         (["--text", "none.txt"], "cannot read the text none.txt: No such file or directory"),
     ],

@@ -24,7 +24,7 @@ from collab_plugin.planning.criteria.builtin_criteria import CRITERIA
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.predictor import predictor_of, together
 from collab_plugin.planning.search import error_table, make_plans
-from collab_plugin.planning.search_space import counts_to_weigh, notches, prunings
+from collab_plugin.planning.search_space import counts_to_weigh, notches, prunings, prunings_by_rule
 from collab_plugin.planning.sources import SensitivitySource, StatsSource
 from collab_plugin.plans.plan import Plan, Point
 from collab_plugin.plugins.open_checkpoint import open_checkpoint
@@ -32,6 +32,7 @@ from collab_plugin.progress import untold
 from collab_plugin.quantize.error import ErrorTable
 from collab_plugin.stats.sensitivity import GroupProbe, PruningProbe, Sensitivity
 
+BY_NAME = {criterion.name: criterion for criterion in CRITERIA}
 TRAINED = Path(__file__).parents[1] / "models"
 FAST = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
 
@@ -46,6 +47,11 @@ def _candidates(bench: Bench, **request: object) -> Candidates:
 
 def _budget(bench: Bench, bpw: float) -> int:
     return int(bpw * bench.topology.total_parameters / 8)
+
+
+def _found(bench: Bench, pruned: tuple[PruningProbe, ...], groups: tuple[GroupProbe, ...] = ()) -> Sensitivity:
+    model, stats = model_id(bench.checkpoint), bench.source.sha256
+    return Sensitivity(model, stats, ("text.txt",), "", 512, 8, 2040, 86016, "engine", groups, pruned)
 
 
 def _of(plan: Plan, kind: str) -> list[Point]:
@@ -141,6 +147,24 @@ def test_prunings_at_marks_first_those_that_a_search_takes(softmax: Bench, group
     both = prunings(_candidates(softmax, experts_used="auto"))
     assert both == [(12, 4), (12, 3), (8, 4), (8, 2), (14, 4), (10, 4), (6, 4), (15, 4)]
     assert prunings(_candidates(softmax, keep="100%")) == []
+
+
+def test_criteria_are_compared_at_two_marks_and_the_best_goes_on(softmax: Bench) -> None:
+    planning = _planning(softmax, criterion=BY_NAME["auto"])
+    by_rule = {rule: Candidates(each) for rule, each in planning.by_rule().items()}
+    rules = [f"{name} groups=none" for name in ("freq-score alpha=0.5", "mass", "reap")]
+    assert list(by_rule) == rules
+    found = _found(softmax, ())
+    first = prunings_by_rule(by_rule, found)
+    assert first == [(rule, count, k) for count, k in ((12, 3), (8, 2)) for rule in rules]
+    probes = tuple(PruningProbe(*task, 0.1 if task[0] == rules[1] else 0.2, 0.001) for task in first)
+    found = _found(softmax, probes)
+    assert prunings_by_rule(by_rule, found)[6:] == [(rules[1], n, k) for n, k in ((14, 4), (10, 3), (6, 2), (15, 4))]
+    chosen = dataclasses.replace(planning, sensitivity_source=SensitivitySource.of(found))
+    assert (chosen.criterion.name, chosen.rule, planning.criterion.name) == ("mass", rules[1], "freq-score")
+    other = dataclasses.replace(found, stats_sha256="0" * 64)
+    elsewhere = dataclasses.replace(planning, sensitivity_source=SensitivitySource.of(other))
+    assert elsewhere.criterion.name == "freq-score", "other stats dropped other experts"
 
 
 def test_nothing_is_pruned_to_probe_on_thin_statistics(softmax: Bench) -> None:
@@ -285,19 +309,7 @@ def _probed(bench: Bench, prune_kld: float, weight: float, attention: float | No
     )
     rule = _planning(bench).rule
     prunings = tuple(PruningProbe(rule, n, k, prune_kld, 0.001) for n, k in counts_to_weigh(_planning(bench))[1:])
-    found = Sensitivity(
-        model_id(bench.checkpoint),
-        bench.source.sha256,
-        ("text.txt",),
-        "",
-        512,
-        8,
-        2040,
-        86016,
-        "engine",
-        types,
-        prunings,
-    )
+    found = _found(bench, prunings, types)
     return dataclasses.replace(bench, sensitivity=SensitivitySource.of(found))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ F64 = NDArray[np.float64]
 _OP = GgmlTensor.op.offset
 _STREAM = (b"ffn_inp", b"l_out")
 _TINY = 1e-30
+# The output matrix too, which llama-imatrix leaves out unless told; a tied one has the embedding's name.
+_MATRIX = re.compile(rb"^(?:blk\.|output\.weight$|token_embd\.weight$)")
 _MIN_ROWS = 16  # llama-imatrix passes over smaller batches (tools/imatrix/imatrix.cpp:237)
 
 
@@ -58,7 +61,7 @@ class Collector(Observer):
         if op == MUL_MAT:
             t = tensor_at(address)
             weight, x = tensor_at(t.src[0]), tensor_at(t.src[1])
-            return bool(weight.name.startswith(b"blk.") and x.ne[1] >= _MIN_ROWS and x.type == 0)
+            return bool(_MATRIX.match(weight.name) and x.ne[1] >= _MIN_ROWS and x.type == 0)
         node = self.node(address)
         return node is not None and (node[0] != b"ffn_moe_down" or self.reap_node == b"ffn_moe_down")
 
@@ -75,7 +78,7 @@ class Collector(Observer):
             t = tensor_at(address)
             weight = tensor_at(t.src[0])
             name = weight.name.decode()
-            if name.startswith("blk."):
+            if _MATRIX.match(weight.name):
                 if op == MUL_MAT_ID:
                     self._take_experts(name, read_tensor(t.src[1])[0], read_tensor(t.src[2])[0, 0], weight.ne[2])
                 else:

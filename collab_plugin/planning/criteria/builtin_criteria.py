@@ -78,16 +78,28 @@ SEED = Option("seed", 0, "number that the random choice starts from", _not_a_see
 FREQ = ImportanceCriterion("freq", "activation frequency", freq)
 FREQ_SCORE = ImportanceCriterion(
     "freq-score",
-    "the paper's α·frequency + (1−α)·score (default)",
+    "the paper's α·frequency + (1−α)·score",
     freq_score,
     ("weight_sum",),
     options=(ALPHA,),
     without_weights=FREQ,
 )
+REAP = ImportanceCriterion("reap", "router weight × expert output norm (REAP)", reap, ("reap_sum",))
+MASS = ImportanceCriterion("mass", "router weight × expert output norm, summed over its tokens", mass, ("reap_sum",))
+AUTO = ImportanceCriterion(
+    "auto",
+    "of freq-score, mass and reap the one whose probed prunings cost least; unprobed freq-score (default)",
+    freq_score,
+    ("weight_sum",),
+    options=(ALPHA,),
+    without_weights=FREQ,
+    among=(FREQ_SCORE, MASS, REAP),
+)
 CRITERIA = (
+    AUTO,
     FREQ_SCORE,
-    ImportanceCriterion("reap", "router weight × expert output norm (REAP)", reap, ("reap_sum",)),
-    ImportanceCriterion("mass", "router weight × expert output norm, summed over its tokens", mass, ("reap_sum",)),
+    REAP,
+    MASS,
     FREQ,
     ImportanceCriterion("score", "mean router weight when selected", score, ("weight_sum",)),
     ImportanceCriterion("random", "a seeded random choice, as a baseline", random, options=(SEED,), unseen="as-scored"),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from collab_plugin.errors import CollabError
 from collab_plugin.planning.criteria.criterion import ImportanceCriterion
+from collab_plugin.stats.sensitivity import PruningProbe
 from collab_plugin.stats.stats import LayerRouting
 
 
@@ -41,3 +45,14 @@ def criterion_and_notes(
         "FREQUENCY ONLY: the stats are an imatrix of another tool without router weights, so experts are chosen by "
         f"{found.description}",
     )
+
+
+def least_costly(rules: Sequence[str], probes: Sequence[PruningProbe]) -> str:
+    """The rule whose prunings cost least, by the geometric mean over what was probed by each; else the first."""
+    kld = {(p.rule, p.expert_count, p.experts_used): max(p.kld, 1e-9) for p in probes}
+    by_rule = {rule: {key[1:] for key in kld if key[0] == rule} for rule in rules}
+    probed = [rule for rule in rules if by_rule[rule]]
+    shared = set.intersection(*(by_rule[rule] for rule in probed)) if probed else set()
+    if not shared:
+        return next(iter(probed), rules[0])
+    return min(probed, key=lambda rule: sum(math.log(kld[(rule, *pair)]) for pair in shared))

@@ -36,7 +36,8 @@ class ImportanceCriterion:
     beyond counts ("weight_sum", "reap_sum"): plan refuses it, saying so, when they are missing, unless
     ``without_weights`` is the criterion to use then. ``options``: what it can be told.
     ``unseen``: experts never selected in calibration get the "median" score of the others, because they are unknown
-    rather than worthless, or are taken "as-scored".
+    rather than worthless, or are taken "as-scored". ``among``: criteria of which the one is taken whose probed
+    prunings cost least (`least_costly`); without probes `score` counts.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ImportanceCriterion:
     options: tuple[Option, ...] = ()
     without_weights: ImportanceCriterion | None = None
     unseen: Literal["median", "as-scored"] = "median"
+    among: tuple[ImportanceCriterion, ...] = ()
 
     def values(self, given: Mapping[str, OptionValue]) -> dict[str, OptionValue]:
         """Value of every option, ``given`` or its default; CollabError for what is not an option of it."""

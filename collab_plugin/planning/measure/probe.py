@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from collab_plugin.checkpoint.identity import model_id
@@ -14,9 +14,9 @@ from collab_plugin.planning.measure.error_shapes import error_shapes
 from collab_plugin.planning.measure.groups import Group, coarse
 from collab_plugin.planning.measure.measuring import Measuring, check_disturbing
 from collab_plugin.planning.measure.probe_order import Task, next_round
-from collab_plugin.planning.measure.token_budget import default_tokens, tasks_left, windows_each
+from collab_plugin.planning.measure.token_budget import MOST_PRUNINGS, default_tokens, tasks_left, windows_each
 from collab_plugin.planning.planning_input import PlanningInput
-from collab_plugin.planning.search_space import prunings
+from collab_plugin.planning.search_space import prunings_by_rule
 from collab_plugin.planning.sources import SensitivitySource, StatsSource
 from collab_plugin.progress import OnProgress, silent, track
 from collab_plugin.stats.sensitivity import GroupProbe, PruningProbe, Sensitivity
@@ -48,16 +48,20 @@ def probe(
     if planning.stats_source is None or planning.stats is None:
         raise CollabError("probing needs statistics, for errors and prunings to be like real ones: give `stats`")
     check_disturbing(planning, measuring)
-    candidates = Candidates(planning)
-    # Experts can be kept from being chosen while a model runs; its expert groups cannot be taken away.
-    counts = [] if planning.policy == "disband" else prunings(candidates)
+    candidates = {rule: Candidates(each) for rule, each in planning.by_rule().items()}
+
+    def pruned(found: Sensitivity) -> list[tuple[str, int, int]]:
+        # Experts can be kept from being chosen while a model runs; its expert groups cannot be taken away.
+        return [] if planning.policy == "disband" else prunings_by_rule(candidates, found)
+
     budget = default_tokens(planning.stats) if tokens is None else tokens
-    each = windows_each(budget, measuring.windows.ctx, len(coarse(planning.checkpoint)), len(counts))
+    each = windows_each(budget, measuring.windows.ctx, len(coarse(planning.checkpoint)), MOST_PRUNINGS)
     found = _begun(planning, planning.stats_source, measuring, each)
+    pruned(found)  # what cannot be pruned is refused before anything runs
     model = runnable(measuring.engine, "disturb", planning.checkpoint, planning.request.threads, progress)
     shapes: dict[str, ErrorShape] = {}
     number = 0
-    while todo := next_round(planning.checkpoint, counts, found, planning.rule, tasks_left(budget, found)):
+    while todo := next_round(planning.checkpoint, pruned(found), found, tasks_left(budget, found)):
         number += 1
         _add_shapes(planning, shapes, todo, progress)
         with track(progress, f"probing, round {number}", unit="tokens") as advance:
@@ -70,7 +74,7 @@ def probe(
                 threads=planning.request.threads,
                 progress=advance,
             )
-        found = _with(found, todo, effects, planning.rule)
+        found = _with(found, todo, effects)
         keep(found)
     return found
 
@@ -119,22 +123,22 @@ def _add_shapes(
         shapes |= error_shapes(planning.checkpoint, names, planning.imatrix, planning.request.threads, advance)
 
 
-def _disturbance(candidates: Candidates, task: Task) -> Disturbance:
+def _disturbance(candidates: Mapping[str, Candidates], task: Task) -> Disturbance:
     if isinstance(task.what, Group):
         return Disturbance(errors=dict.fromkeys(task.what.tensors, PROBE_ERROR))
-    count, used = task.what
-    candidate = candidates.candidate(count, used)
+    rule, count, used = task.what
+    candidate = candidates[rule].candidate(count, used)
     return Disturbance(kept=candidate.plan.pruning.kept, experts_used=used)
 
 
-def _with(found: Sensitivity, todo: Sequence[Task], effects: Effects, rule: str) -> Sensitivity:
+def _with(found: Sensitivity, todo: Sequence[Task], effects: Effects) -> Sensitivity:
     groups, pruned = list(found.groups), list(found.prunings)
     for task, effect in zip(todo, effects.each, strict=True):
         if isinstance(task.what, Group):
             error = PROBE_ERROR * len(task.what.tensors)
             groups.append(GroupProbe(task.what.tensors, error, effect.mean_kld, effect.stderr))
         else:
-            pruned.append(PruningProbe(rule, *task.what, effect.mean_kld, effect.stderr))
+            pruned.append(PruningProbe(*task.what, effect.mean_kld, effect.stderr))
     return replace(
         found,
         windows=effects.windows,

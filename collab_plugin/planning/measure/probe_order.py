@@ -12,27 +12,27 @@ from collab_plugin.stats.sensitivity import Sensitivity
 
 @dataclass(frozen=True)
 class Task:
-    """A group of tensors to disturb, or (experts kept, experts used) to prune to."""
+    """A group of tensors to disturb, or (rule, experts kept, experts used) to prune to."""
 
-    what: Group | tuple[int, int]
+    what: Group | tuple[str, int, int]
 
-    def known(self, found: Sensitivity, rule: str) -> bool:
-        """True when it was measured already; prunings by the same ``rule``."""
+    def known(self, found: Sensitivity) -> bool:
+        """True when it was measured already."""
         if isinstance(self.what, Group):
             return any(set(p.tensors) == set(self.what.tensors) for p in found.groups)
-        return any((p.expert_count, p.experts_used) == self.what and p.rule == rule for p in found.prunings)
+        return any((p.rule, p.expert_count, p.experts_used) == self.what for p in found.prunings)
 
 
 def next_round(
-    checkpoint: Checkpoint, counts: Sequence[tuple[int, int]], found: Sensitivity, rule: str, most: int
+    checkpoint: Checkpoint, prunings: Sequence[tuple[str, int, int]], found: Sensitivity, most: int
 ) -> list[Task]:
     """Up to ``most`` tasks to run together now that ``found`` is known; none when every tensor stands alone.
 
-    First parts of the model at three depths and the prunings ``counts``, then the halves of the groups with the largest
+    First parts of the model at three depths and the ``prunings``, then the halves of the groups with the largest
     KL divergence.
     """
     groups = coarse(checkpoint)
-    first = [task for task in (*map(Task, groups), *map(Task, counts)) if not task.known(found, rule)]
+    first = [task for task in (*map(Task, groups), *map(Task, prunings)) if not task.known(found)]
     if first:
         return first[:most]
     kld = {frozenset(p.tensors): p.kld for p in found.groups}
@@ -45,4 +45,4 @@ def next_round(
     leaves = [leaf for group in groups for leaf in smallest_known(group) if split(leaf, checkpoint)]
     worst = sorted(leaves, key=lambda g: -kld[frozenset(g.tensors)])[: most // 2]
     halves = [Task(part) for group in worst for part in split(group, checkpoint)]
-    return [task for task in halves if not task.known(found, rule)]
+    return [task for task in halves if not task.known(found)]

@@ -12,6 +12,8 @@ TASKS_AT_ONCE = 15
 """Probes that share one run of the undisturbed model, and are kept together."""
 FIRST_SHARE = 0.5
 """Of the tokens, at most so many go to the first probes; the rest tells layers apart."""
+MOST_PRUNINGS = 12
+"""Prunings that the first half of the tokens is reckoned for; there are seldom more."""
 MOST_WINDOWS = 8
 """Windows a probe at most: more of them say less than more probes do (docs/quality.md §2)."""
 
