@@ -36,7 +36,7 @@ def main() -> None:
         seconds = time.monotonic() - begun
         same, killed = 0, []
         for seed in range(args.runs):
-            killed.append(killed_until_done(checkpoint, plan, out, seed, seconds))
+            killed.append(killed_until_done(checkpoint, plan, out, whole.read_bytes(), seed, seconds))
             same += out.read_bytes() == whole.read_bytes()
             out.unlink()
         print(

@@ -12,6 +12,7 @@ from collab_plugin.compression.hf_folder import CompressedFolder, FolderPrecisio
 from collab_plugin.compression.inputs import quantizes, samples_of, stats_of
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.output_path import check_output, check_output_folder
+from collab_plugin.planning.budget import parse_size
 from collab_plugin.plans.artifact import check_one_count
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plugins.manager import first_kernels
@@ -30,6 +31,7 @@ def compress(
     samples: AnyPath | None = None,
     format: Literal["gguf"] = "gguf",
     precision: None = None,
+    split: str | int | None = None,
     kernels: Kernels | None = None,
     threads: int | None = None,
     progress: OnProgress = silent,
@@ -61,6 +63,7 @@ def compress(
     samples: AnyPath | None = None,
     format: str,
     precision: FolderPrecision | None = None,
+    split: str | int | None = None,
     kernels: Kernels | None = None,
     threads: int | None = None,
     progress: OnProgress = silent,
@@ -76,6 +79,7 @@ def compress(
     samples: AnyPath | None = None,
     format: str = "gguf",
     precision: FolderPrecision | None = None,
+    split: str | int | None = None,
     kernels: Kernels | None = None,
     threads: int | None = None,
     progress: OnProgress = silent,
@@ -85,8 +89,9 @@ def compress(
     ``stats``: those that the plan was made with; where not given, the file of that name beside the plan's file.
     ``samples``: likewise, of a plan that repairs.
     ``precision`` of a folder: "plan" (8 and 4 bits as compressed-tensors where the plan has few) or "original".
-    ``kernels`` quantize; by default the first that a plugin brings. The output appears under its name only when
-    complete; an interrupted GGUF goes on when called again.
+    ``split``: no GGUF file larger than that ("45GB", or bytes); where one is not enough there are several, named as
+    llama-gguf-split does. ``kernels`` quantize; by default the first that a plugin brings. The output appears under its
+    name only when complete; an interrupted GGUF goes on when called again.
 
     Example: ``cp.compress("DeepSeek-V3/", "plan.json", "out.gguf", progress=print).bytes``
     """
@@ -94,6 +99,8 @@ def compress(
     if format == "safetensors":
         if stats is not None:
             raise CollabError("`stats` is for GGUF files: 8 and 4 bits of compressed-tensors need none; leave it out")
+        if split is not None:
+            raise CollabError("`split` is for GGUF files: a folder has files of at most 5 GB; leave it out")
         check_output_folder(Path(out))
         check_one_count(decided, "a config.json")
         if samples is not None or decided.repair is not None:
@@ -113,6 +120,7 @@ def compress(
     if precision is not None:
         raise CollabError("`precision` is for `format` safetensors: a GGUF has the plan's types; leave it out")
     check_output(Path(out))
+    most = None if split is None else parse_size(str(split), "split")
     check_one_count(decided, "a GGUF")  # before stats and kernels are missed
     checkpoint = opened(model)
     used = stats_of(decided, checkpoint, folder, object_or_path(stats))
@@ -129,4 +137,5 @@ def compress(
             threads=threads_of(threads),
             report=advance,
             samples=sampled,
+            split=most,
         )

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     type=click.Choice(["plan", "original"]),
     help="Of a folder: 8 and 4 bits as compressed-tensors where the plan has few (default), or as stored.",
 )
+@click.option("--split", metavar="SIZE", help="No GGUF file larger than that, such as 45GB; else there is one file.")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="GGUF or folder to write.")
 @threads_option
 @json_option
@@ -44,6 +45,7 @@ def command(
     samples: Path | None,
     format: Literal["gguf", "safetensors"],
     precision: Literal["plan", "original"] | None,
+    split: str | None,
     out: Path,
     threads: int,
     as_json: bool,
@@ -65,6 +67,7 @@ def command(
         samples=samples,
         format=format,
         precision=precision,
+        split=split,
         threads=threads,
         progress=shown(),
     )
@@ -78,7 +81,8 @@ def _line(written: Compressed | CompressedFolder) -> str:
     if isinstance(w, cp.CompressedFolder):
         return f"{w.path}: {w.bytes:,} bytes in {w.files} file{'s' if w.files > 1 else ''}, {figures}, {memory}"
     resumed = f" ({w.resumed_tiles} of {w.tiles} tiles from an earlier run)" if w.resumed_tiles else ""
+    files = f" in {w.files} files" if w.files > 1 else ""
     return (
-        f"{w.path}: {w.bytes:,} bytes, {figures}, {w.bytes / 1e6 / max(w.seconds, 1e-9):.1f} MB/s written, "
+        f"{w.path}: {w.bytes:,} bytes{files}, {figures}, {w.bytes / 1e6 / max(w.seconds, 1e-9):.1f} MB/s written, "
         f"{memory}{resumed}"
     )

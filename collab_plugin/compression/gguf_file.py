@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,12 @@ from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.checkpoint.gguf import shard_paths
 from collab_plugin.compression.journal import Journal, checksum
 from collab_plugin.compression.peak_memory import peak_memory
+from collab_plugin.compression.shards import ShardFiles, Shards, shards_of
 from collab_plugin.compression.tiles import Tile, tile_bytes, tiles_of
-from collab_plugin.compression.whole_output import SizedFile, allocate, check_space, sized_file, whole_output
+from collab_plugin.compression.whole_output import allocate, check_space, sized_file, whole_outputs
 from collab_plugin.errors import CollabError
-from collab_plugin.formats.gguf_layout import Layout
 from collab_plugin.formats.output_path import check_output
-from collab_plugin.plans.artifact import artifact_layout, check_one_count
+from collab_plugin.plans.artifact import artifact_metadata, artifact_tensors, check_one_count
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.plan_file import plan_fingerprint
 from collab_plugin.plans.planned_source import as_planned
@@ -38,7 +38,8 @@ SYNC_SECONDS = 5.0
 class Compressed:
     """What was written: file size, seconds, how many tiles an earlier run had finished, and the
     process's largest resident memory so far in bytes.
-    ``bits_per_weight`` is 8 x ``bytes`` over the original's parameters, pruned ones included.
+    ``bits_per_weight`` is 8 x the plan's bytes over the original's parameters, pruned ones included. ``path``: the
+    first of ``files``; ``bytes``: of all.
     """
 
     path: str
@@ -48,6 +49,7 @@ class Compressed:
     resumed_tiles: int
     peak_memory: int
     bits_per_weight: float
+    files: int = 1
 
 
 def compress(
@@ -60,10 +62,12 @@ def compress(
     threads: int,
     report: Advance,
     samples: BlockSamples | None = None,
+    split: int | None = None,
 ) -> Compressed:
     """Write the GGUF that ``plan`` describes to ``out``; importance is borrowed as the plan says.
 
-    ``samples``: those that the plan's repair names, if it has one.
+    ``samples``: those that the plan's repair names, if it has one. ``split``: bytes that no file may exceed; where one
+    is not enough there are several, NAME-0000i-of-0000N.gguf.
 
     Peak memory: threads × (one tile of at most 32 MiB as float32, and its result) plus a constant.
     An interrupted run leaves ``out``.partial and ``out``.journal, and the same call goes on there.
@@ -76,20 +80,23 @@ def compress(
     if stats is not None:
         stats = match_model(stats, checkpoint, "the plan's stats file").stats
     imatrix = ImportanceMatrix.of(stats, plan.calibration.borrow if plan.calibration else 0.0)
-    layout = artifact_layout(checkpoint, plan)
-    tiles = tiles_of(checkpoint, plan, layout)
+    shards = shards_of(artifact_metadata(checkpoint, plan), artifact_tensors(checkpoint, plan), split)
+    files = shards.files(out)
+    for file in files:
+        refuse_source(checkpoint, file)
+    tiles = tiles_of(checkpoint, plan, shards.offsets)
     start = time.monotonic()
     checkpoint.check_conversion()
     if samples is not None:
         checkpoint = RepairedCheckpoint(checkpoint, plan, samples)
     prepare(plan, checkpoint, kernels)
     source = source_state(checkpoint)
-    job = f"{plan_fingerprint(plan)} {hashlib.sha256(layout.header).hexdigest()} {source}"
-    with _output(out, layout, job) as (file, journal):
-        _keep_what_is_whole(file, layout, tiles, journal)
+    job = f"{plan_fingerprint(plan)} {hashlib.sha256(shards.header).hexdigest()} {source}"
+    with _output(out, files, shards, job) as (output, journal):
+        _keep_what_is_whole(output, shards, tiles, journal)
         resumed = len(journal.done)
         report(sum(tiles[i].values for i in journal.done), sum(t.values for t in tiles))
-        run = _Run(checkpoint, plan, imatrix, kernels, tiles, file, journal, report)
+        run = _Run(checkpoint, plan, imatrix, kernels, tiles, output, journal, report)
         run.all(threads)
         if source_state(checkpoint) != source:
             raise CollabError(
@@ -97,7 +104,9 @@ def compress(
                 "the same command again"
             )
     seconds = time.monotonic() - start
-    return Compressed(str(out), layout.total, seconds, len(tiles), resumed, peak_memory(), plan.bits_per_weight)
+    return Compressed(
+        str(files[0]), shards.total, seconds, len(tiles), resumed, peak_memory(), plan.bits_per_weight, len(files)
+    )
 
 
 def source_state(checkpoint: Checkpoint) -> str:
@@ -111,18 +120,15 @@ def source_state(checkpoint: Checkpoint) -> str:
     return hashlib.sha256(repr(states).encode()).hexdigest()
 
 
-def _keep_what_is_whole(file: SizedFile, layout: Layout, tiles: list[Tile], journal: Journal) -> None:
+def _keep_what_is_whole(output: ShardFiles, shards: Shards, tiles: list[Tile], journal: Journal) -> None:
     """Forget the finished tiles whose bytes are not what was written, and write again what is no tile's."""
     if not journal.done:
         return
     for index, expected in list(journal.done.items()):
-        if index >= len(tiles) or checksum(file.read(tiles[index].offset, tiles[index].nbytes)) != expected:
+        if index >= len(tiles) or checksum(output.read(tiles[index].offset, tiles[index].nbytes)) != expected:
             del journal.done[index]
-    file.write(0, memoryview(layout.header))
-    ends = sorted((layout.offsets[name] + layout.sizes[name]) for name in layout.offsets)
-    starts = [*sorted(layout.offsets.values()), layout.total][1:]
-    for end, start in zip(ends, starts, strict=True):
-        file.write(end, memoryview(bytes(start - end)))
+    for at, data in shards.fixed():
+        output.write(at, memoryview(data))
 
 
 def prepare(plan: Plan, checkpoint: Checkpoint, kernels: Kernels | None) -> None:
@@ -144,27 +150,33 @@ def refuse_source(checkpoint: Checkpoint, out: Path) -> None:
 
 
 @contextmanager
-def _output(out: Path, layout: Layout, job: str) -> Iterator[tuple[SizedFile, Journal]]:
-    """A preallocated ``out``.partial with its journal; renamed to ``out`` when the body succeeds."""
+def _output(out: Path, files: tuple[Path, ...], shards: Shards, job: str) -> Iterator[tuple[ShardFiles, Journal]]:
+    """Preallocated ``files``, each .partial, with the journal of ``out``; named when the body succeeds."""
     path = out.with_name(out.name + ".journal")
-    with whole_output(out, done_with=path) as part, Journal.open(path, job, part, layout.total) as journal:
+    sizes = [one.total for one in shards.layouts]
+    with (
+        whole_outputs(out, files, done_with=path) as parts,
+        Journal.open(path, job, dict(zip(parts, sizes, strict=True))) as journal,
+        ExitStack() as stack,
+    ):
         if not journal.done:
-            _check_space(part, path, layout.total)
-        with sized_file(part, out) as file:
-            if not journal.done:
-                allocate(file, out, layout.total, layout.header)
-            yield file, journal
+            _check_space(parts, path, shards.total)
+        opened = [stack.enter_context(sized_file(part, out)) for part in parts]
+        if not journal.done:
+            for file, one in zip(opened, shards.layouts, strict=True):
+                allocate(file, out, one.total, one.header)
+        yield ShardFiles(shards, opened), journal
 
 
-def _check_space(part: Path, journal: Path, total: int) -> None:
+def _check_space(parts: tuple[Path, ...], journal: Path, total: int) -> None:
     """What is there already of an output that is begun anew counts as free; nothing is left when it is not enough."""
-    found = part.stat() if part.exists() else None
-    have = 0 if found is None else getattr(found, "st_blocks", 0) * 512  # not its size: it may have holes
+    found = [part.stat() for part in parts if part.exists()]
+    have = sum(getattr(stat, "st_blocks", 0) * 512 for stat in found)  # not its size: it may have holes
     try:
-        check_space(part.parent, total - have)
+        check_space(journal.parent, total - have)
     except CollabError:
-        part.unlink(missing_ok=True)
-        journal.unlink(missing_ok=True)
+        for path in (*parts, journal):
+            path.unlink(missing_ok=True)
         raise
 
 
@@ -176,7 +188,7 @@ class _Run:
         imatrix: ImportanceMatrix | None,
         kernels: Kernels | None,
         tiles: list[Tile],
-        file: SizedFile,
+        file: ShardFiles,
         journal: Journal,
         report: Advance,
     ) -> None:

@@ -32,12 +32,15 @@ class Journal:
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path, job: str, part: Path, total: int) -> Iterator[Journal]:
-        """Resume the journal at ``path`` when it is of the same job and its data file whole, else start anew.
+    def open(cls, path: Path, job: str, parts: Mapping[Path, int]) -> Iterator[Journal]:
+        """Resume the journal at ``path`` when it is of the same job and its data files whole, else start anew.
+
+        ``parts``: those files and their sizes.
 
         A line that was cut off by a crash, or any other damage, ends the list of finished tiles there.
         """
-        done = cls._finished(path, job) if part.exists() and part.stat().st_size == total else None
+        whole = all(part.exists() and part.stat().st_size == total for part, total in parts.items())
+        done = cls._finished(path, job) if whole else None
         with writing(path):
             file = path.open("w")
         with file:

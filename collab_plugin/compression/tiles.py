@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,6 @@ from collab_plugin.checkpoint.decode import check_finite, decode
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.block_scales import scales_are_finite
 from collab_plugin.formats.ggml_types import row_bytes
-from collab_plugin.formats.gguf_layout import Layout
 from collab_plugin.formats.tensor_names import is_hash_table
 from collab_plugin.plans.artifact import kept_of, new_shape
 from collab_plugin.plans.hash_routes import remapped
@@ -40,11 +39,9 @@ class Tile:
     values: int
 
 
-def tiles_of(checkpoint: Checkpoint, plan: Plan, layout: Layout) -> list[Tile]:
-    """All tiles, in file order; the list is the same whatever the number of threads."""
-    return [
-        tile for name, info in checkpoint.tensors.items() for tile in _tensor_tiles(info, plan, layout.offsets[name])
-    ]
+def tiles_of(checkpoint: Checkpoint, plan: Plan, offsets: Mapping[str, int]) -> list[Tile]:
+    """All tiles, in file order; the list is the same whatever the number of threads. ``offsets``: of the tensors."""
+    return [tile for name, info in checkpoint.tensors.items() for tile in _tensor_tiles(info, plan, offsets[name])]
 
 
 def _tensor_tiles(info: TensorInfo, plan: Plan, offset: int) -> Iterator[Tile]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,13 +26,21 @@ def whole_output(out: Path, done_with: Path | None = None) -> Iterator[Path]:
     What the body leaves there when it fails stays, for another run to go on with. CollabError while another run
     writes ``out``, and when the system refuses.
     """
-    part = out.with_name(out.name + PARTIAL)
-    with only_run(out):
+    with whole_outputs(out, (out,), done_with) as (part,):
         yield part
+
+
+@contextmanager
+def whole_outputs(out: Path, files: Sequence[Path], done_with: Path | None = None) -> Iterator[tuple[Path, ...]]:
+    """`whole_output` of several ``files``, which together are the output ``out``: the first gets its name last."""
+    parts = tuple(file.with_name(file.name + PARTIAL) for file in files)
+    with only_run(out):
+        yield parts
         with writing(out):
-            if part.is_dir():
-                sync_folder(part)
-            part.replace(out)
+            for part, file in zip(reversed(parts), reversed(files), strict=True):
+                if part.is_dir():
+                    sync_folder(part)
+                part.replace(file)
             sync_folder(out.parent)
             if done_with is not None:
                 done_with.unlink(missing_ok=True)

@@ -20,10 +20,10 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     checkpoint = open_gguf(write_qwen3moe(tmp_path / "model.gguf", experts=12))
     plan = copy_plan(checkpoint)
     compress(checkpoint, plan, None, tmp_path / "whole.gguf", kernels=None, threads=1, report=untold)
-    killed = 0
+    whole, killed = (tmp_path / "whole.gguf").read_bytes(), 0
     for seed in range(3):
         out = tmp_path / f"{seed}.gguf"
-        killed += killed_until_done(checkpoint, plan, out, seed, seconds=0.06, most=6)
-        assert out.read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+        killed += killed_until_done(checkpoint, plan, out, whole, seed, seconds=0.06, most=6)
+        assert out.read_bytes() == whole
         assert [path.name for path in tmp_path.glob(f"{seed}.gguf*")] == [out.name]
     assert killed > 2

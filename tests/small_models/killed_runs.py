@@ -16,9 +16,12 @@ from collab_plugin.plans.plan import Plan
 from collab_plugin.progress import untold
 
 
-def killed_until_done(checkpoint: Checkpoint, plan: Plan, out: Path, seed: int, seconds: float, most: int = 40) -> int:
+def killed_until_done(
+    checkpoint: Checkpoint, plan: Plan, out: Path, whole: bytes, seed: int, seconds: float, most: int = 40
+) -> int:
     """Begin a run in a child, kill -9 it within ``seconds``, and so on until one ends by itself; how many were killed.
 
+    ``whole``: the bytes that ``out`` has whenever it is there.
     After ``most`` of them the last is left to end.
     """
     random = np.random.default_rng(seed)
@@ -37,7 +40,7 @@ def killed_until_done(checkpoint: Checkpoint, plan: Plan, out: Path, seed: int, 
         if os.WIFEXITED(status):
             assert os.WEXITSTATUS(status) == 0
             return killed
-        assert not out.exists()
+        assert not out.exists() or out.read_bytes() == whole  # killed after it got its name
     raise AssertionError("a run that nobody killed did not end")
 
 
