@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from collab_plugin.checkpoint.decode import check_finite
 from collab_plugin.checkpoint.families.builtin_families import FAMILIES
 from collab_plugin.checkpoint.families.config import Config
 from collab_plugin.checkpoint.families.family import Conversion, Family, family_of
-from collab_plugin.checkpoint.families.gguf_keys import flag, text
+from collab_plugin.checkpoint.families.gguf_keys import flag, text, u32
 from collab_plugin.checkpoint.files.model_files import LocalFiles, ModelFiles, is_companion, origin_note
 from collab_plugin.checkpoint.folder_tensors import passed_over, stored_tensors
 from collab_plugin.checkpoint.storage.matrix import Matrix
@@ -111,7 +111,7 @@ def open_safetensors(model: Path | ModelFiles, families: Sequence[Family] = FAMI
     keys = _keys(config, family, conversion)
     metadata |= {f"{family.architecture}.{key}": value for key, value in keys.items()}
     tokens, tokenizer_notes = tokenizer_keys(folder, config.integer("vocab_size"))
-    metadata |= tokens
+    metadata |= tokens | _special_tokens(tokens, conversion)
     stored, notes = stored_tensors(files)
     stored, beside, told = passed_over(stored, conversion)
     notes += [*origin_note(files), *tokenizer_notes, *told, *conversion.notes(config)]
@@ -136,6 +136,13 @@ def _decoder_keys(where: str, config: dict[str, Any], conversion: Conversion) ->
     if not isinstance(nested, dict):
         raise CollabError(f"{where} has a {conversion.nested} that is no object")
     return {key: value for key, value in config.items() if key != conversion.nested} | nested
+
+
+def _special_tokens(tokens: Mapping[str, MetaValue], conversion: Conversion) -> dict[str, MetaValue]:
+    """Keys of the tokens that the family tells the kind of, as far as the vocabulary has them."""
+    ids = {token: index for index, token in enumerate(tokens["tokenizer.ggml.tokens"].value)}
+    told = conversion.special_tokens.items()
+    return {f"tokenizer.ggml.{kind}_token_id": u32(ids[token]) for kind, token in told if token in ids}
 
 
 def _settle_expert_count(where: str, config: dict[str, Any], family: Family) -> None:

@@ -3,13 +3,15 @@ and the GGUF that llama.cpp's own converter makes."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conformance.torch_python import torch_python
 from small_models.compared_families import ComparedFamily, compare_families
-from small_models.family_cases import CASES, KEPT, WHOLE
+from small_models.family_cases import CASES, KEPT, VOCABULARY, WHOLE
 from small_models.hand_made_plans import pruned
 
 from collab_plugin.compression.hf_folder import compress_folder
@@ -87,3 +89,15 @@ def test_a_pruned_folder_holds_what_the_pruned_gguf_holds(
         if info.by_expert and info.layer is not None and info.layer in plan.pruning.kept:
             expected = expected[list(plan.pruning.kept[info.layer])]
         np.testing.assert_array_equal(ours.read(name), expected, err_msg=name)
+
+
+def test_tokens_that_end_a_turn_of_glm(compared: dict[str, ComparedFamily], folder: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(folder / "glm4-moe" / "model", model)
+    data = json.loads((model / "tokenizer.json").read_text())
+    free = VOCABULARY - 1
+    data["added_tokens"].append(data["added_tokens"][0] | {"id": free, "content": "<|user|>", "special": True})
+    (model / "tokenizer.json").write_text(json.dumps(data))
+    metadata = open_checkpoint(model).metadata
+    assert metadata["tokenizer.ggml.eot_token_id"].value == free
+    assert "tokenizer.ggml.eom_token_id" not in metadata, "no such token is in the vocabulary"

@@ -23,6 +23,9 @@ from collab_plugin.checkpoint.families.tensors import (
 )
 from collab_plugin.formats.gguf_values import MetaValue
 
+GLM_TOKENS = {"bos": "[gMASK]", "eot": "<|user|>", "eom": "<|observation|>", "unknown": "<|endoftext|>"}
+"""Without them llama.cpp writes on behind a turn's end (conversion/base.py, _set_vocab_glm)."""
+
 
 def _keys(c: Config) -> dict[str, MetaValue]:
     head = head_length(c)
@@ -107,5 +110,6 @@ GLM4_MOE = Family(
         dense=lambda c, layer: layer < c.integer("first_k_dense_replace"),
         prediction=Prediction("num_nextn_predict_layers", ("eh_proj.weight", "enorm.weight", "hnorm.weight")),
         ignored=frozenset(("num_mtp_layers",)),
+        special_tokens=GLM_TOKENS,
     ),
 )

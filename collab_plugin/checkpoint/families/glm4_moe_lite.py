@@ -8,6 +8,7 @@ from collab_plugin.checkpoint.families.config import Config
 from collab_plugin.checkpoint.families.deepseek_v3 import DEEPSEEK_V3, latent_keys
 from collab_plugin.checkpoint.families.family import Family
 from collab_plugin.checkpoint.families.gguf_keys import u32
+from collab_plugin.checkpoint.families.glm4_moe import GLM_TOKENS
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.gguf_values import MetaValue
 
@@ -61,6 +62,7 @@ GLM4_MOE_LITE = Family(
         keys=tuple(key for key in _V3.keys if key.gguf != "leading_dense_block_count"),
         more_keys=_keys,
         dense=lambda c, layer: layer < leading_dense(c),
+        special_tokens=GLM_TOKENS,
         ignored=_V3.ignored | {"first_k_dense_replace", "topk_group", "head_dim"},
     ),
 )

@@ -8,6 +8,7 @@ from collab_plugin.checkpoint.families.config import Config
 from collab_plugin.checkpoint.families.deepseek_v3 import LATENT_ATTENTION, LATENT_QUERIES, latent_sizes
 from collab_plugin.checkpoint.families.family import Conversion, Family, Prediction
 from collab_plugin.checkpoint.families.gguf_keys import DECODER_KEYS, Key, flags, rope_keys, u32
+from collab_plugin.checkpoint.families.glm4_moe import GLM_TOKENS
 from collab_plugin.checkpoint.families.tensors import (
     BLOCK_NORMS,
     OUTSIDE_BLOCKS,
@@ -145,6 +146,7 @@ GLM_DSA = Family(
         sizes=_sizes,
         tensors=_tensors,
         dense=_dense,
+        special_tokens=GLM_TOKENS,
         layer_sets={"indexer": lambda c, layer: _indexers(c)[layer]},
         prediction=Prediction("num_nextn_predict_layers", ("eh_proj.weight", "enorm.weight", "hnorm.weight")),
         ignored=frozenset(
