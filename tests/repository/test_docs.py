@@ -42,6 +42,14 @@ def test_reference_is_current(tmp_path: Path) -> None:
         assert written == (tmp_path / name).read_text(), f"run python docs/write_reference.py: {name} is old"
 
 
+def test_table_of_families_is_current(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "checkpoints.md"
+    copy = tmp_path / page.name
+    copy.write_text(page.read_text())
+    subprocess.run([sys.executable, str(ROOT / "docs" / "write_families.py"), str(copy)], check=True)
+    assert copy.read_text() == page.read_text(), "run python docs/write_families.py"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())

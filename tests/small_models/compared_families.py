@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from conformance.torch_python import run_python
 
+from collab_plugin.checkpoint.safetensors import open_safetensors
 from collab_plugin.plugins.open_checkpoint import open_checkpoint
 from small_models.converted import TOKENS, as_gguf, llama_cpp_logits, make_checkpoints, nmse
 from small_models.converter_differences import converter_differences
@@ -43,7 +44,7 @@ def compare_families(
     make_checkpoints(python, folder, cases, converter)
     ggufs: list[Path] = []
     decoded: list[Path] = []
-    opened = {case: open_checkpoint(folder / case / "model") for case in cases}
+    opened = {case: open_safetensors(folder / case / "model") for case in cases}
     for case, checkpoint in opened.items():
         whole = as_gguf(checkpoint, folder / case / "whole.gguf", None)
         ggufs.append(whole)

@@ -138,7 +138,8 @@ CASES |= {
     },
     "glm4-moe-lite": {
         "config": "Glm4MoeLiteConfig", "dense": 1,
-        "keys": {**_MLA, "n_group": 1, "mlp_layer_types": ["dense", "sparse", "sparse"]}, "unlike": (
+        "keys": {**_MLA, "n_group": 1, "mlp_layer_types": ["dense", "sparse", "sparse"]},
+        "unlike": (
             "deepseek2.expert_gating_func", "deepseek2.expert_group_count", "deepseek2.expert_group_used_count",
         ),
     },

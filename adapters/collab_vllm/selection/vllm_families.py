@@ -12,4 +12,4 @@ _ELSE = "load format collab cannot prune it; it prunes {known}"
 
 def family_for_vllm(classes: Sequence[str], model: str) -> Family:
     """Return the family of a config's ``architectures``; CollabError naming those that are known."""
-    return family_of(classes, known_families(), model, _ELSE)
+    return family_of(classes, [family for family in known_families() if family.vllm], model, _ELSE)

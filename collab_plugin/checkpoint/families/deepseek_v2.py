@@ -18,6 +18,7 @@ DEEPSEEK_V2 = Family(
     router=DEEPSEEK_V3.router,
     interleaved_rope=True,
     decoder=DEEPSEEK_V3.decoder,
+    remark="without groups of experts (V2-Lite): llama.cpp ranks groups by their best two experts, V2 by the best",
     conversion=replace(
         _V3,
         config_class="DeepseekV2Config",

@@ -111,6 +111,7 @@ DEEPSEEK_V3 = Family(
     router=("gate.weight", "gate.e_score_correction_bias"),
     interleaved_rope=True,
     decoder=Decoder("latent", interleaved_rope=True),
+    remark="MLA in absorbed form; MTP layers are dropped with a note",
     conversion=Conversion(
         config_class="DeepseekV3Config",
         defaults={

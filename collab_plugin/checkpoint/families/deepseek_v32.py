@@ -45,6 +45,8 @@ DEEPSEEK_V32 = Family(
     expert_counts=("n_routed_experts", "num_local_experts"),
     router=DEEPSEEK_V3.router,
     interleaved_rope=True,
+    vllm=False,
+    remark="compared with all tokens looked at: llama.cpp and transformers choose otherwise which ones to look at",
     conversion=replace(
         _V3,
         config_class="DeepseekV32Config",

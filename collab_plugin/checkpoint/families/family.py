@@ -102,6 +102,8 @@ class Family:
     ``blocks``: modules of a decoder layer that hold experts and router. ``router``: tensors of such a module with a row
     for each expert. ``interleaved_rope``: the checkpoint's rotary embedding turns neighbouring pairs, not halves.
     ``conversion``: None where folders are not turned into GGUF; ``decoder``: None where there is no reference.
+    ``remark``: for the table of families in docs/checkpoints.md. ``vllm``: whether vLLM's load format `collab` prunes
+    it; False where that was not tried.
     """
 
     name: str
@@ -113,6 +115,8 @@ class Family:
     interleaved_rope: bool = False
     conversion: Conversion | None = None
     decoder: Decoder | None = None
+    remark: str = ""
+    vllm: bool = True
 
     @property
     def expert_count(self) -> str:

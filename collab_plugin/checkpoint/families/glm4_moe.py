@@ -23,7 +23,7 @@ from collab_plugin.checkpoint.families.tensors import (
 )
 from collab_plugin.formats.gguf_values import MetaValue
 
-GLM_TOKENS = {"bos": "[gMASK]", "eot": "<|user|>", "eom": "<|observation|>", "unknown": "<|endoftext|>"}
+GLM_TOKENS = {"bos": "[gMASK]", "eot": "<|user|>", "eom": "<|observation|>"}
 """Without them llama.cpp writes on behind a turn's end (conversion/base.py, _set_vocab_glm)."""
 
 
@@ -68,6 +68,7 @@ GLM4_MOE = Family(
     architecture="glm4moe",
     expert_counts=("n_routed_experts",),
     router=("gate.weight", "gate.e_score_correction_bias"),
+    remark="GLM-4.5, 4.6, 4.7; MTP layers are dropped with a note",
     conversion=Conversion(
         config_class="Glm4MoeConfig",
         defaults={

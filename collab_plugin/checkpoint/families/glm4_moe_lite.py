@@ -39,6 +39,8 @@ GLM4_MOE_LITE = Family(
     router=DEEPSEEK_V3.router,
     interleaved_rope=True,
     decoder=DEEPSEEK_V3.decoder,
+    vllm=False,
+    remark="GLM-4.7-Flash",
     conversion=replace(
         _V3,
         config_class="Glm4MoeLiteConfig",

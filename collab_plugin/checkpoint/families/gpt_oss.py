@@ -90,6 +90,7 @@ GPT_OSS = Family(
     architecture="gpt-oss",
     expert_counts=("num_local_experts",),
     router=("router.weight", "router.bias"),
+    remark="MXFP4 is copied as it is; llama.cpp rounds where YaRN begins, noted where config.json says not to",
     conversion=Conversion(
         config_class="GptOssConfig",
         defaults={

@@ -85,6 +85,7 @@ GRANITE_MOE = Family(
     expert_counts=("num_local_experts",),
     blocks=("block_sparse_moe",),
     router=("router.layer.weight",),
+    vllm=False,
     conversion=Conversion(
         config_class="GraniteMoeSharedConfig",
         defaults={

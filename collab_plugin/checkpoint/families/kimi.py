@@ -13,6 +13,8 @@ assert _V3 is not None
 KIMI_K25 = replace(
     DEEPSEEK_V3,
     name="kimi-k2.5",
+    remark="Kimi-K2.5 and later, without the vision tower; Kimi-K2 has DeepSeek-V3's class",
+    vllm=False,
     classes=("KimiK25ForConditionalGeneration",),
     conversion=replace(
         _V3,

@@ -66,6 +66,7 @@ MINIMAX_M2 = Family(
     expert_counts=("num_local_experts",),
     blocks=(_BLOCK, "mlp"),
     router=("gate.weight", "e_score_correction_bias"),
+    vllm=False,
     conversion=Conversion(
         config_class="MiniMaxM2Config",
         defaults={

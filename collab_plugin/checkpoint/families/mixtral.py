@@ -64,6 +64,7 @@ MIXTRAL = Family(
     expert_counts=("num_local_experts",),
     blocks=("block_sparse_moe", "mlp"),
     decoder=Decoder(interleaved_rope=True),
+    remark="rows of queries and keys reordered, for llama.cpp rotates pairs",
     conversion=Conversion(
         config_class="MixtralConfig",
         defaults={

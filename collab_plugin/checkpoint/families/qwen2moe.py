@@ -53,6 +53,7 @@ QWEN2_MOE = Family(
     architecture="qwen2moe",
     expert_counts=("num_experts",),
     decoder=Decoder(),
+    remark="shared expert with its gate",
     conversion=Conversion(
         config_class="Qwen2MoeConfig",
         defaults={

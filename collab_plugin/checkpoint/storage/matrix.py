@@ -85,8 +85,8 @@ def stored_rows(stored: Stored, rows: Rows | None = None) -> Bytes:
     wanted = np.arange(stored.shape[0])[rows]
     first, last = (int(wanted.min()), int(wanted.max()) + 1) if len(wanted) else (0, 0)
     between = stored.read(slice(first, last))
-    chosen = between.reshape(last - first, -1)[wanted - first].reshape(len(wanted), *between.shape[1:])
-    return chosen if len(stored.shape) > 1 else chosen.reshape(-1)
+    chosen = between.reshape(last - first, -1)[wanted - first]
+    return chosen.reshape(len(wanted), *between.shape[1:]) if len(stored.shape) > 1 else chosen.reshape(-1)
 
 
 def floats(stored: Stored, rows: Rows | None = None) -> F32:
