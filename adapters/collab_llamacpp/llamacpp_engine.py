@@ -55,8 +55,9 @@ class LlamaCppEngine(Engine):
         checkpoint = open_gguf(model)
         topology = topology_of(checkpoint)
         model_path = str(checkpoint.path)
+        cut = text_cut(windows, checkpoint.metadata)
         job = CalibrateJob(
-            model_path, threads, text_cut(windows, checkpoint.metadata), topology.expert_count, topology.architecture
+            model_path, threads, cut, topology.expert_count, topology.architecture, together=windows.together
         )
         arrays = run_job(job, f"calibrate {model_path}", _progress(progress))
         routing = {

@@ -6,7 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
 
-from collab_plugin.api.arguments import AnyPath, Model, engine_of, opened, threads_of, windows_of
+from collab_plugin.api.arguments import AnyPath, Model, at_least, engine_of, opened, threads_of, windows_of
 from collab_plugin.checkpoint.identity import model_id
 from collab_plugin.checkpoint.topology import topology_of
 from collab_plugin.checkpoint.trained_context import window_note
@@ -27,6 +27,7 @@ def calibrate(
     chunks: int | None = None,
     seed: int = 0,
     proxy: str | None = None,
+    ubatch: int | None = None,
     engine: str | Engine = "llamacpp",
     threads: int | None = None,
     warn: Callable[[str], None] = warnings.warn,
@@ -39,13 +40,17 @@ def calibrate(
     model's chat template. They run in windows of ``ctx`` tokens, at most ``chunks`` windows of each (None: all), drawn
     with ``seed``. Do not calibrate on text that you evaluate on.
     ``proxy``: a type such as Q4_K; the model is then run as a copy with every matrix at that type, which is kept in the
-    cache folder, for models larger than memory.
+    cache folder, for models larger than memory. ``ubatch``: tokens that run at a time, in whole windows (None: one
+    window); their logits take 4 bytes x tokens x vocabulary.
     ``warn`` gets one sentence where windows are longer than what the model was trained for.
     `write_stats` keeps the result in a file that is also an imatrix for llama-quantize.
 
     Example: ``cp.write_stats("stats.gguf", cp.calibrate("DeepSeek-V3/", texts=["prose.txt", "code.txt"]))``
     """
     chosen, windows = engine_of(engine), windows_of(texts, ctx, chunks, seed)
+    if ubatch is not None:
+        at_least("ubatch", ubatch, ctx)
+        windows = dataclasses.replace(windows, together=ubatch // ctx)
     checkpoint = opened(model)
     if note := window_note(checkpoint, ctx):
         warn(note)

@@ -34,6 +34,7 @@ from collab_plugin.cli.threads import threads_option
     help="Draws the windows that --chunks takes.",
 )
 @click.option("--proxy", metavar="TYPE", help="Run a copy with every matrix at TYPE, such as Q4_K; kept in the cache.")
+@click.option("--ubatch", type=click.IntRange(16), help="Tokens that run at a time, at least a window.")
 @click.option("--engine", default="llamacpp", show_default=True, help="Engine that runs the model (see `plugins`).")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="Stats file to write.")
 @click.option(
@@ -50,6 +51,7 @@ def command(
     chunks: int | None,
     seed: int,
     proxy: str | None,
+    ubatch: int | None,
     engine: str,
     out: Path,
     sensitivity: Path | None,
@@ -79,6 +81,7 @@ def command(
         chunks=chunks,
         seed=seed,
         proxy=proxy,
+        ubatch=ubatch,
         engine=engine,
         threads=threads,
         warn=warn,

@@ -30,7 +30,7 @@ OVERLAP_WARNING = 2.5 / 1024
     "texts",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="Compare on this UTF-8 text; may be repeated.",
+    help="Compare on this text, .jsonl or .parquet; may be repeated.",
 )
 @click.option("--tasks", help="Run these tasks or groups of lm-evaluation-harness, separated by commas.")
 @click.option("--limit", type=click.IntRange(1), help="Use at most so many documents of each task.")

@@ -134,7 +134,7 @@ def used_callback(
     "texts",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="UTF-8 text for --confirm; may be repeated.",
+    help="Text, .jsonl or .parquet for --confirm; may be repeated.",
 )
 @click.option(
     "--ctx",

@@ -28,7 +28,7 @@ from collab_plugin.cli.threads import threads_option
     type=click.Path(path_type=Path),
     multiple=True,
     required=True,
-    help="UTF-8 text to measure on, the calibration text if nothing better; may be repeated.",
+    help="Text, .jsonl or .parquet to measure on, the calibration text if nothing better; may be repeated.",
 )
 @click.option(
     "--tokens",

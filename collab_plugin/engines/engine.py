@@ -29,7 +29,8 @@ class Windows:
     ``texts``: files of UTF-8 text, JSON lines or Parquet (text_pieces.py). ``chunks``: at most so many windows of each
     text, None for all. ``weights``: one for each text, or none at all; they multiply ``chunks``, and without it are the
     proportions of windows. ``seed``: windows that are not all are drawn with it, None for the first ones.
-    `text_windows.windows_of` does all of this.
+    `text_windows.windows_of` does all of this. ``together``: windows that calibration runs at a time, so that weights
+    that come from a disk are read once for all of them.
     """
 
     texts: tuple[Path, ...]
@@ -37,6 +38,7 @@ class Windows:
     chunks: int | None = None
     weights: tuple[float, ...] = ()
     seed: int | None = None
+    together: int = 1
 
     @property
     def drawn(self) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from collab_llamacpp.native.model import LoadedModel
-from engine_calls import CTX, calibrate
+from engine_calls import CTX, ENGINE, calibrate
 from gguf import LlamaFileType
 from qwen3moe_reference import Trace, forward
 from small_models.llama_cpp_calls import llama_quantize
@@ -284,3 +285,19 @@ def test_proxy(qwen3moe: Path, prose: Path, tmp_path: Path, monkeypatch: pytest.
         ("Q9", "unknown"),
     ):
         assert says in refused(run(qwen3moe, *options[:-3], kind, *options[-2:]))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_windows_run_together(model: str, prose: Path, request: pytest.FixtureRequest) -> None:
+    """Five windows in batches of two give what five alone give, but for the order of sums."""
+    path = request.getfixturevalue(model)
+    cut = Windows((prose,), CTX, 5)
+    alone, together = (
+        ENGINE.calibrate(path, dataclasses.replace(cut, together=count), threads=1, progress=untold) for count in (1, 2)
+    )
+    assert alone.tokens == together.tokens == 5 * CTX
+    for layer, routing in alone.routing.items():
+        assert np.abs(together.routing[layer].count - routing.count).sum() <= 4  # near ties
+        np.testing.assert_allclose(together.routing[layer].weight_sum, routing.weight_sum, rtol=0.02, atol=0.05)
+    for name, entry in alone.imatrix.items():
+        np.testing.assert_allclose(together.imatrix[name].sum2.sum(), entry.sum2.sum(), rtol=1e-3)

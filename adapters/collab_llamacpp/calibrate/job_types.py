@@ -10,7 +10,8 @@ from collab_plugin.engines.text_windows import TextCut
 
 @dataclass(frozen=True)
 class CalibrateJob:
-    """``experts`` in each layer; ``kv_type``: how keys and values are kept, "f16" or "f32"."""
+    """``experts`` in each layer; ``kv_type``: how keys and values are kept, "f16" or "f32"; ``together``: windows that
+    run in one batch."""
 
     model: str
     threads: int
@@ -18,6 +19,7 @@ class CalibrateJob:
     experts: int
     architecture: str
     kv_type: str = "f16"
+    together: int = 1
 
 
 @dataclass(frozen=True)

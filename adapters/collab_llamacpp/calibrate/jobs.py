@@ -38,14 +38,15 @@ def calibrate(job: CalibrateJob, progress: Advance) -> Arrays:
         threads=job.threads,
         callback=collector.callback,
         kv_type=job.kv_type,
+        sequences=job.together,
     ) as session:
         windows = session.windows(job.cut)
-        for index, window in enumerate(windows):
-            session.clear()
-            session.decode(window, 0)
+        for start in range(0, len(windows), job.together):
+            batch = windows[start : start + job.together]
+            session.decode_together([window.tolist() for window in batch])
             if collector.error is not None:
                 break
-            progress((index + 1) * ctx, len(windows) * ctx)
+            progress((start + len(batch)) * ctx, len(windows) * ctx)
         llama.llama_synchronize(session.ctx)
     collector.finish()
     arrays: Arrays = {"tokens": np.array(len(windows) * ctx), "sketch": sketch(np.concatenate(windows))}
