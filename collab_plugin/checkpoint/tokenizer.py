@@ -45,7 +45,7 @@ def tokenizer_keys(folder: Path, vocab_size: int) -> tuple[Keys, list[str]]:
         )
     else:
         keys, notes = _byte_level_keys(folder, load_json(path) if data is None else data, vocab_size)
-    special = SpecialVocab(folder, load_merges=False, n_vocab=vocab_size)
+    special = _special(folder, vocab_size, load_merges=False)
     named = _told_ids(told, keys) if not _byte_level(data) else {}
     for kind, token in (named | special.special_token_ids).items():
         keys[f"tokenizer.ggml.{_ID_NAMES.get(kind, kind)}_token_id"] = u32(token)
@@ -77,6 +77,17 @@ def _byte_level(data: Mapping[str, Any] | None) -> bool:
     return isinstance(model, dict) and not model.get("byte_fallback")
 
 
+def _special(folder: Path, vocab_size: int, *, load_merges: bool) -> SpecialVocab:
+    """What gguf-py finds in the folder's files; CollabError for what it stumbles over."""
+    try:
+        return SpecialVocab(folder, load_merges=load_merges, n_vocab=vocab_size)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, OSError, RecursionError) as error:
+        raise CollabError(
+            f"{folder}: the special tokens of config.json or the tokenizer's files are damaged ({str(error)[:120]}); "
+            "download them again"
+        ) from None
+
+
 def _byte_level_keys(folder: Path, data: Mapping[str, Any], vocab_size: int) -> tuple[Keys, list[str]]:
     path, model = folder / "tokenizer.json", data.get("model")
     if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
@@ -86,7 +97,7 @@ def _byte_level_keys(folder: Path, data: Mapping[str, Any], vocab_size: int) -> 
         )
     pre, notes = known_steps(path, data)
     tokens, kinds = _tokens(folder, model["vocab"], data.get("added_tokens") or [], vocab_size)
-    merges = SpecialVocab(folder, load_merges=True, n_vocab=vocab_size).merges
+    merges = _special(folder, vocab_size, load_merges=True).merges
     return _bpe_keys(pre.name, tokens, kinds, list(merges)), notes
 
 

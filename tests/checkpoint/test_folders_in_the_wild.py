@@ -257,6 +257,17 @@ def test_a_token_added_behind_a_gap(padded: Path) -> None:
         open_safetensors(padded).check_conversion()
 
 
+@pytest.mark.parametrize("value", [-3071, {"a": 1}, "x"])
+def test_special_tokens_that_are_none(value: Any, folder: Path) -> None:
+    """What gguf-py stumbles over is one line; what it passes over is no special token."""
+    edited(folder / "config.json", lambda config: config.update(eos_token_id=value))
+    (folder / "tokenizer_config.json").unlink()
+    if value == -3071:
+        assert "the special tokens of config.json or the tokenizer's files are damaged" in said(folder)
+    else:
+        assert "tokenizer.ggml.eos_token_id" not in open_safetensors(folder).metadata
+
+
 def test_two_tokens_of_one_number(folder: Path) -> None:
     edited(folder / "tokenizer.json", lambda data: data["added_tokens"].append(_token(3070, "<new>")))
     assert "gives the id 3070 to two tokens, '<|im_start|>' and '<new>'" in said(folder)
