@@ -13,7 +13,7 @@ from gguf import GGMLQuantizationType
 from collab_plugin.checkpoint.checkpoint import F32, Bytes, Checkpoint
 from collab_plugin.checkpoint.topology import topology_of
 from collab_plugin.plans.plan import Plan
-from collab_plugin.repair.fit import LayerRepair, fit_layer
+from collab_plugin.repair.fit_down import LayerRepair, fit_layer
 from collab_plugin.repair.routed_block import RoutedBlock
 from collab_plugin.repair.samples import BlockSamples
 

@@ -20,7 +20,7 @@ _MOST_DIFFERENCE = 0.25
 
 
 @dataclass(frozen=True)
-class Choice:
+class RoutedTokens:
     """Of each token: ``ids`` i64[n, k] of its experts, and their router ``weights`` f32[n, k]."""
 
     ids: I64
@@ -55,7 +55,7 @@ class RoutedBlock:
         """Name of the tensor that writes to the stream."""
         return self._name("ffn_down_exps.weight")
 
-    def choose(self, inputs: F32, kept: tuple[int, ...], used: int, *, grouped: bool) -> Choice:
+    def choose(self, inputs: F32, kept: tuple[int, ...], used: int, *, grouped: bool) -> RoutedTokens:
         """The ``used`` experts that each token of ``inputs`` f32[n, d] takes of those ``kept``."""
         t = self.topology
         logits = inputs @ self.checkpoint.read(self._name("ffn_gate_inp.weight")).T
@@ -76,7 +76,7 @@ class RoutedBlock:
             weights = _softmax(weights)
         elif t.renormalises:
             weights = weights / np.maximum(weights.sum(1, keepdims=True), np.float32(6.103515625e-5))
-        return Choice(ids, np.asarray(weights * np.float32(t.weights_scale), np.float32))
+        return RoutedTokens(ids, np.asarray(weights * np.float32(t.weights_scale), np.float32))
 
     def hidden(self, inputs: F32, expert: int) -> F32:
         """What the expert's down matrix multiplies, f32[n, f], of ``inputs`` f32[n, d]."""
@@ -88,7 +88,7 @@ class RoutedBlock:
         gated = inputs @ gate.T
         return np.asarray(gated * _sigmoid(gated) * (inputs @ up.T), np.float32)
 
-    def outputs(self, inputs: F32, choice: Choice) -> F32:
+    def outputs(self, inputs: F32, choice: RoutedTokens) -> F32:
         """The weighted sum of what the chosen experts give, f32[n, d]."""
         found = np.zeros_like(inputs)
         for expert in np.unique(choice.ids):

@@ -12,7 +12,7 @@ from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.checkpoint.topology import topology_of
 from collab_plugin.errors import CollabError
 from collab_plugin.plans.copy_plan import copy_plan
-from collab_plugin.repair.fit import LayerRepair, fit_layer
+from collab_plugin.repair.fit_down import LayerRepair, fit_layer
 from collab_plugin.repair.repaired_checkpoint import RepairedCheckpoint
 from collab_plugin.repair.routed_block import RoutedBlock
 from collab_plugin.repair.samples import BlockSamples, LayerSample

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-from collab_plugin.repair.routed_block import Choice, RoutedBlock
+from collab_plugin.repair.routed_block import RoutedBlock, RoutedTokens
 from collab_plugin.repair.samples import LayerSample
 
 F32 = NDArray[np.float32]
@@ -53,7 +53,7 @@ class _Taken:
     @property
     def few(self) -> bool:
         """Fewer tokens than hidden values: then tokens span all that can be learnt."""
-        return len(self.hidden) < self.hidden.shape[1]
+        return bool(len(self.hidden) < self.hidden.shape[1])
 
     @cached_property
     def gram(self) -> F64:
@@ -62,7 +62,9 @@ class _Taken:
         return (z @ z.T if self.few else z.T @ z).astype(np.float64)
 
 
-def fit_layer(block: RoutedBlock, sample: LayerSample, ctx: int, kept: tuple[int, ...], choice: Choice) -> LayerRepair:
+def fit_layer(
+    block: RoutedBlock, sample: LayerSample, ctx: int, kept: tuple[int, ...], choice: RoutedTokens
+) -> LayerRepair:
     """Fit the layer pruned to ``kept``, whose router makes ``choice`` for the sample's tokens."""
     inputs, wanted = np.asarray(sample.inputs), np.asarray(sample.outputs)
     missing = wanted.copy()
