@@ -54,7 +54,14 @@ class Output:
     @property
     def shape(self) -> tuple[int, ...]:
         stored = self.matrix.shape
-        return stored if self.rows is None else (len(self.rows), *stored[1:])
+        if self.rows is None:
+            return stored
+        return (1, len(self.rows)) if self.one_row else (len(self.rows), *stored[1:])
+
+    @property
+    def one_row(self) -> bool:
+        """A value for each expert, stored as a matrix of one row."""
+        return self.rows is not None and len(self.matrix.shape) == 2 and self.matrix.shape[0] == 1
 
     @property
     def dtype(self) -> str:
@@ -84,6 +91,8 @@ class Output:
         ]
 
     def _kept(self, part: Stored) -> tuple[int, ...]:
+        if self.one_row:
+            return self.shape
         return (len(self.rows), *part.shape[1:]) if self.rows is not None and self.by_row(part) else part.shape
 
     def by_row(self, part: Stored) -> bool:
@@ -133,6 +142,11 @@ class Work:
     def _chosen(self, rows: tuple[int, ...]) -> Iterator[Piece]:
         """Rows of a router or fused experts as they are stored."""
         matrix = self.output.matrix
+        if self.output.one_row:
+            check_finite(matrix.values(), matrix.name, None)
+            raw = matrix.parts[0].data.reshape(matrix.shape[1], -1)
+            yield matrix.name, 0, raw[list(rows)]
+            return
         for place, row in enumerate(rows[self.start : self.stop], self.start):
             check_finite(matrix.values(slice(row, row + 1)), matrix.name, None)
             for part in matrix.parts:

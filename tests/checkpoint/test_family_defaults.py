@@ -67,7 +67,7 @@ def test_keys_without_a_default_are_sizes_or_empty(name: str, of_transformers: d
     theirs = of_transformers[conversion.config_class]
     sizes = {
         *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "n_routed_experts"),
-        *("num_experts", "num_local_experts"),
+        *("num_experts", "num_local_experts", "moe_num_experts"),
     }
     without = keys_asked_for(conversion) - conversion.defaults.keys() - sizes
     assert [key for key in sorted(without) if theirs.get(key) not in (None, [])] == []

@@ -136,6 +136,14 @@ CASES |= {
         },
         "no_folder": "written as GGUF only", "why_not": "KeyError: 'num_hash_layers'",
     },
+    "ernie4.5-moe": {
+        "config": "Ernie4_5_MoeConfig", "dense": 1,
+        "keys": {"moe_num_experts": EXPERTS, "moe_k": 4, "moe_intermediate_size": 32, "moe_num_shared_experts": 2},
+        "unlike": (
+            *("ernie4_5-moe.attention.key_length", "ernie4_5-moe.attention.value_length"),
+            *("ernie4_5-moe.expert_shared_feed_forward_length", "ernie4_5-moe.rope.dimension_count"),
+        ),
+    },
     "glm4-moe-lite": {
         "config": "Glm4MoeLiteConfig", "dense": 1,
         "keys": {**_MLA, "n_group": 1, "mlp_layer_types": ["dense", "sparse", "sparse"]},

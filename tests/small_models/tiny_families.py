@@ -81,6 +81,7 @@ FAMILIES = {
     ),
 }  # fmt: skip
 # Of these the ones with as many rows as there are experts.
+_ROW = re.compile(r"layers\.(\d+)\.mlp\.(?:gate\.)?moe_statics\.e_score_correction_bias$")  # a matrix of one row
 _HASH_TABLE = re.compile(r"layers\.(\d+)\.mlp\.gate\.tid2eid$")
 _BY_EXPERT = re.compile(
     r"layers\.(\d+)\.(?:\w+\.)?(?:experts|gate|router|input_linear|output_linear|e_score_correction_bias)\b"
@@ -167,6 +168,8 @@ def pruned(
         found = _BY_EXPERT.search(key)
         if found and tensor.dim() and tensor.shape[0] == experts and int(found[1]) in kept:
             state[key] = tensor[list(kept[int(found[1])])]
+        elif (vector := _ROW.search(key)) and int(vector[1]) in kept:
+            state[key] = tensor[:, list(kept[int(vector[1])])]
         elif (table := _HASH_TABLE.search(key)) and int(table[1]) in kept:
             rows = [_rerouted(row, kept[int(table[1])], experts, used) for row in tensor.tolist()]
             state[key] = torch.tensor(rows, dtype=tensor.dtype)

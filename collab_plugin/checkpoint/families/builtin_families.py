@@ -6,6 +6,7 @@ from collab_plugin.checkpoint.families.deepseek_v2 import DEEPSEEK_V2
 from collab_plugin.checkpoint.families.deepseek_v3 import DEEPSEEK_V3
 from collab_plugin.checkpoint.families.deepseek_v4 import DEEPSEEK_V4
 from collab_plugin.checkpoint.families.deepseek_v32 import DEEPSEEK_V32
+from collab_plugin.checkpoint.families.ernie45_moe import ERNIE45_MOE
 from collab_plugin.checkpoint.families.gemma4 import GEMMA4
 from collab_plugin.checkpoint.families.glm4_moe import GLM4_MOE
 from collab_plugin.checkpoint.families.glm4_moe_lite import GLM4_MOE_LITE
@@ -25,5 +26,17 @@ from collab_plugin.checkpoint.families.qwen35moe import QWEN35_MOE
 
 FAMILIES = (
     *(QWEN3_MOE, QWEN3_NEXT, QWEN35_MOE, GPT_OSS, GEMMA4, GLM4_MOE, GLM4_MOE_LITE, GLM_DSA, MINIMAX_M2, MIMO_V2),
-    *(DEEPSEEK_V3, DEEPSEEK_V32, DEEPSEEK_V2, DEEPSEEK_V4, KIMI_K25, QWEN2_MOE, OLMOE, MIXTRAL, GRANITE_MOE, LLAMA4),
+    *(
+        DEEPSEEK_V3,
+        DEEPSEEK_V32,
+        DEEPSEEK_V2,
+        DEEPSEEK_V4,
+        KIMI_K25,
+        QWEN2_MOE,
+        OLMOE,
+        MIXTRAL,
+        GRANITE_MOE,
+        LLAMA4,
+        ERNIE45_MOE,
+    ),
 )
