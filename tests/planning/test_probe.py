@@ -200,7 +200,8 @@ def test_no_more_tokens_run_than_were_given(tokens: int, probed: Probed, text: P
     """A probe gets more windows where there are more tokens, and parts are told apart by what is left."""
     found, engine, _ = _once(probed.bench, text, None, tokens)
     assert found.tokens_run == engine.run <= tokens
-    assert tokens - found.tokens_run < 3 * found.windows * CTX, "nothing that would fit is left out"
+    everything = {p.tensors for p in found.groups} >= {(n,) for g in coarse(probed.bench.checkpoint) for n in g.tensors}
+    assert everything or tokens - found.tokens_run < 3 * found.windows * CTX, "nothing that would fit is left out"
     assert {frozenset(g.tensors) for g in coarse(probed.bench.checkpoint)} <= {
         frozenset(p.tensors) for p in found.groups
     }
