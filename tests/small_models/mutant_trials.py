@@ -103,7 +103,14 @@ def write_base(folder: Path) -> Path:
     }
     routing = {0: LayerRouting(120, count, count / 2, count * 3.0)}
     stats = Stats(
-        routing, entries, 120, 60, ("a.txt",), model_id(checkpoint), "imagined", np.arange(9, dtype=np.uint64)
+        routing=routing,
+        imatrix=entries,
+        tokens=120,
+        chunk_size=60,
+        datasets=("a.txt",),
+        model_id=model_id(checkpoint),
+        engine="imagined",
+        text_sketch=np.arange(9, dtype=np.uint64),
     )
     write_stats(folder / "stats.gguf", stats)
     write_imatrix(folder / "imatrix.gguf", entries)
