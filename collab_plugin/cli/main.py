@@ -76,7 +76,8 @@ class LazyGroup(RecordsCommand, click.Group):
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             message = f"no space left on the disk ({error.filename or 'output'}); free some and run again"
-        click.echo(f"error: {' '.join(message.split())}", err=True)
+        line = " ".join(message.split()).encode("utf-8", "backslashreplace").decode()  # half a surrogate pair, say
+        click.echo(f"error: {line}", err=True)
         raise click.exceptions.Exit(2)
 
 

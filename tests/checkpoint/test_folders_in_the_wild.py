@@ -148,7 +148,7 @@ def test_an_index_of_other_files(sharded: Path) -> None:
     np.testing.assert_array_equal(open_checkpoint(sharded).read("output.weight"), values_of(qwen()[1][HEAD]))
 
 
-@pytest.mark.parametrize("name", ["a" * 300, 2**31, {"a": "b" * 300}, "\0"])
+@pytest.mark.parametrize("name", ["a" * 300, 2**31, {"a": "b" * 300}, "\0", "\ud800"])
 def test_an_index_of_names_that_are_none(name: Any, sharded: Path) -> None:
     edited(sharded / INDEX, lambda index: index["weight_map"].update({HEAD: name}))
     assert "model.safetensors" in said(sharded) or "is not UTF-8" in said(sharded) or "shard missing" in said(sharded)
