@@ -212,9 +212,10 @@ class Bench:
 
         return cp.Allocator("error-alone", "relative error without sensitivity", solve, options=knapsack.options)
 
-    def built(self, key: str, variant: str, bpw: float, detail: str, plan: cp.Plan) -> Row:
+    def built(self, key: str, variant: str, bpw: float, detail: str, plan: cp.Plan, *, rival: bool = False) -> Row:
+        """``rival``: a plan by rule, whose file does not change with the planner."""
         out = self.work / "out.gguf"
-        same = f"file {planner()} {plan_fingerprint(plan)}"
+        same = f"file {'' if rival else planner()} {plan_fingerprint(plan)}"
         known = self.known(same)
         if known is None:
             cp.compress(self.checkpoint, plan, out, stats=self.stats, kernels=self.kernels, threads=self.threads)

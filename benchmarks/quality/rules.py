@@ -73,7 +73,7 @@ def _ruled(
     if plan.bytes > budget_of(bench, bpw):
         return []
     told = f"{detail}, {count} experts, top-{used}"
-    return [bench.built(f"rule {variant} {told} {bpw}", variant, bpw, told, plan)]
+    return [bench.built(f"rule {variant} {told} {bpw}", variant, bpw, told, plan, rival=True)]
 
 
 def _types(planning: PlanningInput, rule: Callable[..., str]) -> dict[str, str]:
