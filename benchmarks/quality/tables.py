@@ -116,6 +116,16 @@ def unique(rows: Rows, column: str) -> list[str]:
     return list(dict.fromkeys(r[column] for r in rows))
 
 
+def repair(rows: Rows) -> str:
+    """A line a case: with repair over without."""
+    lines = ["| model | keep | bpw | without | repaired | ratio |", "|---|---|---|---|---|---|"]
+    for r in rows:
+        kld, repaired = float(r["kld"]), float(r["repaired"])
+        cells = (f"{kld:.4f} ± {float(r['kld_stderr']):.4f}", f"{repaired:.4f} ± {float(r['repaired_stderr']):.4f}")
+        lines.append(f"| {r['model']} | {r['keep']} | {r['bpw']} | {' | '.join(cells)} | {repaired / kld:.2f} |")
+    return "\n".join(lines)
+
+
 TABLES = {
     "goals": ("quality.csv", goals),
     "quality": ("quality.csv", quality),
@@ -124,6 +134,7 @@ TABLES = {
     "ideas": ("ideas.csv", ideas),
     "correlation": ("sensitivity.csv", correlation),
     "noise": ("noise.csv", noise),
+    "repair": ("repair.csv", repair),
 }
 
 
