@@ -33,7 +33,7 @@ _HOMES = {
     ),
     "checkpoint.files.model_files": ("LocalFiles", "ModelFiles"),
     "checkpoint.gguf": ("open_gguf",),
-    "checkpoint.storage.matrix": ("Matrix",),
+    "checkpoint.storage.stored_matrix": ("Matrix",),
     "checkpoint.tensor_sources": ("TensorSource",),
     "checkpoint.topology": ("Topology", "topology_of"),
     "compression.gguf_file": ("Compressed",),
@@ -53,9 +53,9 @@ _HOMES = {
     "formats.gguf_values": ("MetaValue",),
     "formats.safetensors_header": ("Stored",),
     "formats.tensor_names": ("Role",),
-    "placement.fit": ("Fit",),
+    "placement.machine_fit": ("Fit",),
     "placement.machines": ("Machine", "MachineMemory"),
-    "placement.memory": ("RunSetup",),
+    "placement.run_setup": ("RunSetup",),
     "placement.policy": ("LayerUse", "PlacementPolicy"),
     "planning.allocators.allocator": ("Allocator", "Choice", "Item"),
     "planning.criteria.criterion": ("CriterionOptions", "ImportanceCriterion"),
@@ -71,7 +71,7 @@ _HOMES = {
     "reports.write": ("write_report",),
     "stats.sensitivity": ("GroupProbe", "PruningProbe", "Sensitivity"),
     "stats.sensitivity_file": ("read_sensitivity", "write_sensitivity"),
-    "stats.stats": ("ImatrixEntry", "LayerRouting", "Stats"),
+    "stats.stats": ("ImatrixEntry", "LayerRouting", "Stats", "Stream"),
     "stats.stats_file": ("read_stats", "write_stats"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -123,7 +123,7 @@ if TYPE_CHECKING:
     from collab_plugin.checkpoint.files.model_files import LocalFiles as LocalFiles
     from collab_plugin.checkpoint.files.model_files import ModelFiles as ModelFiles
     from collab_plugin.checkpoint.gguf import open_gguf as open_gguf
-    from collab_plugin.checkpoint.storage.matrix import Matrix as Matrix
+    from collab_plugin.checkpoint.storage.stored_matrix import Matrix as Matrix
     from collab_plugin.checkpoint.tensor_sources import TensorSource as TensorSource
     from collab_plugin.checkpoint.topology import Topology as Topology
     from collab_plugin.checkpoint.topology import topology_of as topology_of
@@ -162,12 +162,12 @@ if TYPE_CHECKING:
     from collab_plugin.formats.gguf_values import MetaValue as MetaValue
     from collab_plugin.formats.safetensors_header import Stored as Stored
     from collab_plugin.formats.tensor_names import Role as Role
-    from collab_plugin.placement.fit import Fit as Fit
+    from collab_plugin.placement.machine_fit import Fit as Fit
     from collab_plugin.placement.machines import Machine as Machine
     from collab_plugin.placement.machines import MachineMemory as MachineMemory
-    from collab_plugin.placement.memory import RunSetup as RunSetup
     from collab_plugin.placement.policy import LayerUse as LayerUse
     from collab_plugin.placement.policy import PlacementPolicy as PlacementPolicy
+    from collab_plugin.placement.run_setup import RunSetup as RunSetup
     from collab_plugin.planning.allocators.allocator import Allocator as Allocator
     from collab_plugin.planning.allocators.allocator import Choice as Choice
     from collab_plugin.planning.allocators.allocator import Item as Item
@@ -194,6 +194,7 @@ if TYPE_CHECKING:
     from collab_plugin.stats.stats import ImatrixEntry as ImatrixEntry
     from collab_plugin.stats.stats import LayerRouting as LayerRouting
     from collab_plugin.stats.stats import Stats as Stats
+    from collab_plugin.stats.stats import Stream as Stream
     from collab_plugin.stats.stats_file import read_stats as read_stats
     from collab_plugin.stats.stats_file import write_stats as write_stats
 else:  # hidden from type checkers, which would take any name for a public one

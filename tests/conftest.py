@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from small_models.native_builds import native_build
 from small_models.tiny_moe import write_deepseek2, write_qwen3moe
 
 # What the marker `native` is given to: whole folders, and tests that ask for one of these fixtures.
@@ -36,16 +34,6 @@ def _name_native_builds() -> None:
         found = native_build(script)
         if found.returncode == 0:
             os.environ.setdefault(variable, str(Path(found.stdout.strip()) / program))
-
-
-def native_build(script: str) -> subprocess.CompletedProcess[str]:
-    """What ``script`` of tests/native prints: where its build is (exit code 0), or why there is none."""
-    try:
-        versions = [] if script == "vllm_env.sh" else [version("llama-cpp-python")]
-    except PackageNotFoundError:
-        return subprocess.CompletedProcess([script], 2, "", "llama-cpp-python is not installed: run make native")
-    command = [Path(__file__).parent / "native" / script, sys.executable, *versions, "--no-build"]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def _take_a_core() -> None:

@@ -13,10 +13,10 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from conformance.torch_python import torch_python
-from conftest import native_build
 from small_models.compared_families import ComparedFamily, compare_families
 from small_models.family_cases import CASES, WHOLE
+from small_models.native_builds import native_build
+from small_models.torch_python import torch_python
 
 OUT = Path(__file__).parents[1] / "results" / "families.csv"
 COLUMNS = ("case", "family", "original", "pruned", "reference", "differences", "why_not", "llama_cpp_python")

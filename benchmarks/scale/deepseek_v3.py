@@ -28,7 +28,7 @@ from rich.table import Table
 import collab_plugin as cp
 from benchmarks.scale.imagined import MODELS, Imagined, statistics
 from collab_plugin.placement.artifact_shape import shape_of_plan
-from collab_plugin.placement.fit import fit
+from collab_plugin.placement.machine_fit import fit
 from collab_plugin.placement.machines import machine_named
 from collab_plugin.reports.sizes import bits_map
 

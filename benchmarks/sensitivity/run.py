@@ -24,11 +24,11 @@ from scipy.stats import spearmanr
 from benchmarks.quality.bench import Bench, trained_models
 from collab_plugin.formats.ggml_types import SUPER_BLOCK, bits_per_weight
 from collab_plugin.planning.candidates import Candidates
-from collab_plugin.planning.limits import Limits
 from collab_plugin.planning.measure.groups import part_of
 from collab_plugin.planning.predictor import Predictor, predictor_of
 from collab_plugin.planning.search_space import notches
 from collab_plugin.planning.type_choices import type_choices
+from collab_plugin.planning.type_limits import Limits
 from collab_plugin.progress import untold
 from collab_plugin.quantize.error import ErrorTable
 

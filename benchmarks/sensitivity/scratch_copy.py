@@ -42,7 +42,7 @@ class Scratch:
         with track(progress, "copying the model to probe it", unit="weights") as report:
             compress(checkpoint, self.plan, None, self.path, kernels=None, threads=threads, report=report)
         self.tiles: dict[str, list[Tile]] = {}
-        for tile in tiles_of(checkpoint, self.plan, artifact_layout(checkpoint, self.plan)):
+        for tile in tiles_of(checkpoint, self.plan, artifact_layout(checkpoint, self.plan).offsets):
             self.tiles.setdefault(tile.tensor, []).append(tile)
 
     @contextmanager

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collab_plugin.api.arguments import Model, opened, threads_of
 from collab_plugin.placement.artifact_shape import shape_of_checkpoint
-from collab_plugin.placement.fit import Fit
-from collab_plugin.placement.fit import fit as weigh
+from collab_plugin.placement.machine_fit import Fit
+from collab_plugin.placement.machine_fit import fit as weigh
 from collab_plugin.placement.machines import Machine, machine_named, this_machine
-from collab_plugin.placement.memory import DEFAULT_SETUP, RunSetup
+from collab_plugin.placement.run_setup import DEFAULT_SETUP, RunSetup
 from collab_plugin.planning.budget import parse_size
 
 

@@ -27,9 +27,9 @@ from collab_plugin.engines.supported_types import allowed_types, refuse_types
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.ggml_types import type_info
 from collab_plugin.placement.artifact_shape import shape_of_checkpoint
-from collab_plugin.placement.fit import budget_for
+from collab_plugin.placement.machine_fit import budget_for
 from collab_plugin.placement.machines import Machine
-from collab_plugin.placement.memory import DEFAULT_SETUP, RunSetup
+from collab_plugin.placement.run_setup import DEFAULT_SETUP, RunSetup
 from collab_plugin.planning.allocators.allocator import Allocator
 from collab_plugin.planning.budget import parse_budget, parse_size
 from collab_plugin.planning.criteria.criterion import ImportanceCriterion

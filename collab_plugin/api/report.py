@@ -8,7 +8,7 @@ from pathlib import Path
 
 from collab_plugin.api.arguments import AnyPath, Model, opened, plan_of, source_of
 from collab_plugin.engines.results import Evaluation
-from collab_plugin.placement.memory import DEFAULT_SETUP, RunSetup
+from collab_plugin.placement.run_setup import DEFAULT_SETUP, RunSetup
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plugins.manager import registry
 from collab_plugin.reports.gather import Extras, Facts, gather, stats_beside

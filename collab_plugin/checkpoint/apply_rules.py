@@ -10,9 +10,9 @@ from collab_plugin.checkpoint.families.config import Config
 from collab_plugin.checkpoint.families.family import Conversion, Prediction
 from collab_plugin.checkpoint.families.tensors import TensorRule
 from collab_plugin.checkpoint.rearranged_sources import Constant
-from collab_plugin.checkpoint.storage.matrix import Matrix
 from collab_plugin.checkpoint.storage.quantization import Quantization
 from collab_plugin.checkpoint.storage.recognise import beside, is_stored, matrix_of, stored_name, without_effect
+from collab_plugin.checkpoint.storage.stored_matrix import Matrix
 from collab_plugin.checkpoint.tensor_sources import TensorSource
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.safetensors_header import Stored

@@ -9,7 +9,7 @@ from gguf import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
 from collab_plugin.checkpoint.checkpoint import F32
-from collab_plugin.checkpoint.storage.matrix import Matrix
+from collab_plugin.checkpoint.storage.stored_matrix import Matrix
 from collab_plugin.checkpoint.tensor_sources import TensorSource
 
 Order = NDArray[np.intp]

@@ -15,8 +15,8 @@ from collab_plugin.checkpoint.families.family import Conversion, Family, family_
 from collab_plugin.checkpoint.families.gguf_keys import flag, text, u32
 from collab_plugin.checkpoint.files.model_files import LocalFiles, ModelFiles, is_companion, origin_note
 from collab_plugin.checkpoint.folder_tensors import passed_over, stored_tensors
-from collab_plugin.checkpoint.storage.matrix import Matrix
 from collab_plugin.checkpoint.storage.quantization import quantization_of
+from collab_plugin.checkpoint.storage.stored_matrix import Matrix
 from collab_plugin.checkpoint.tensor_sources import Stack, TensorSource
 from collab_plugin.checkpoint.tokenizer import load_json, tokenizer_keys
 from collab_plugin.errors import CollabError

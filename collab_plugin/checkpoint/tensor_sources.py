@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from collab_plugin.checkpoint.checkpoint import F32, Bytes
 from collab_plugin.checkpoint.decode import decode
-from collab_plugin.checkpoint.storage.matrix import Matrix, encode
+from collab_plugin.checkpoint.storage.stored_matrix import Matrix, encode
 from collab_plugin.errors import CollabError
 
 _Read = Callable[[Matrix, slice | None], NDArray[Any]]

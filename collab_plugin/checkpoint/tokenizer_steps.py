@@ -43,7 +43,7 @@ _KIMI_K2 = "|".join(
         r"\s+(?!\S)",
         r"\s+",
     )
-)  # of tokenization_kimi.py, which the folders hold as code
+)  # of the class TikTokenTokenizer, which the folders hold as code
 BYTE_LEVEL = "ByteLevel"
 """Stands for GPT-2's pattern, which the step of that name applies itself."""
 

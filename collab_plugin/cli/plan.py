@@ -13,7 +13,7 @@ from collab_plugin.cli.output import emit, json_option
 from collab_plugin.cli.pairs import pairs
 from collab_plugin.cli.setup_options import setup_of, setup_options
 from collab_plugin.cli.threads import threads_option
-from collab_plugin.placement.memory import KvType
+from collab_plugin.placement.run_setup import KvType
 
 _ROLE_TYPE = pairs("attention=Q6_K")
 

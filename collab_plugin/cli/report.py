@@ -10,7 +10,7 @@ import collab_plugin as cp
 from collab_plugin.cli.model_argument import MODEL, Model
 from collab_plugin.cli.output import emit, json_option
 from collab_plugin.cli.setup_options import setup_of, setup_options
-from collab_plugin.placement.memory import KvType
+from collab_plugin.placement.run_setup import KvType
 
 
 @click.command()

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import click
 
-from collab_plugin.placement.memory import KvType, RunSetup
+from collab_plugin.placement.run_setup import KvType, RunSetup
 
 _Function = Callable[..., Any]
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from collab_plugin.checkpoint.checkpoint import TensorInfo
 from collab_plugin.checkpoint.safetensors import SafetensorsCheckpoint
-from collab_plugin.checkpoint.storage.matrix import Matrix
 from collab_plugin.checkpoint.storage.packed_integers import PackedIntegers
+from collab_plugin.checkpoint.storage.stored_matrix import Matrix
 from collab_plugin.formats.ggml_types import bits_per_weight
 from collab_plugin.formats.tensor_names import Role
 from collab_plugin.plans.plan import Plan

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from collab_plugin.checkpoint.checkpoint import TensorInfo
 from collab_plugin.checkpoint.decode import check_finite
 from collab_plugin.checkpoint.safetensors import SafetensorsCheckpoint
-from collab_plugin.checkpoint.storage.matrix import Matrix, Opaque, Plain, encode
+from collab_plugin.checkpoint.storage.stored_matrix import Matrix, Opaque, Plain, encode
 from collab_plugin.compression.hf_pack_quantized import packed_columns, quantize
 from collab_plugin.compression.hf_precision import QUANTIZED_ROLES, Precision, block_of, stored_precision
 from collab_plugin.compression.tiles import TILE_BYTES

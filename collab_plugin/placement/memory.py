@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from collab_plugin.errors import CollabError
-from collab_plugin.formats.ggml_types import bits_per_weight
 from collab_plugin.formats.gguf_values import MetaValue
 from collab_plugin.formats.tensor_names import Role, layer_of, role_of
 from collab_plugin.placement.artifact_shape import ArtifactShape
+from collab_plugin.placement.run_setup import RunSetup
 
 F16 = 2
-CELLS = 256
-"""llama.cpp rounds the context up to a multiple of it (llama-context.cpp:290)."""
-UBATCH = 512
-"""Tokens that llama.cpp computes at a time by default."""
 
-KvType = Literal["f32", "f16", "q8_0", "q4_0"]
 Certainty = Literal["exact", "upper bound", "estimate", "chosen"]
 
 
@@ -30,38 +25,6 @@ class MemoryPart:
     bytes: int | None
     certainty: Certainty
     how: str
-
-
-@dataclass(frozen=True)
-class RunSetup:
-    """How an artifact is run: ``sequences`` at once of ``context`` tokens each, the type of the KV cache, bytes left
-    free (``reserve``), and tokens computed at a time (``ubatch``)."""
-
-    context: int = 8192
-    sequences: int = 1
-    kv_type: KvType = "f16"
-    reserve: int = 2**30
-    ubatch: int = UBATCH
-
-    def __post_init__(self) -> None:
-        for name in ("context", "sequences", "ubatch"):
-            if getattr(self, name) < 1:
-                raise CollabError(f"`{name}` is {getattr(self, name)}; it must be 1 or more")
-        if self.kv_type not in (kinds := get_args(KvType)):
-            raise CollabError(f"`kv_type` is {self.kv_type!r}; known: {', '.join(kinds)}")
-
-    @property
-    def cells(self) -> int:
-        """Tokens that the cache has room for."""
-        return self.sequences * (-(-self.context // CELLS) * CELLS)
-
-    @property
-    def kv_value_bytes(self) -> float:
-        """Bytes of one cached value."""
-        return bits_per_weight(self.kv_type.upper()) / 8
-
-
-DEFAULT_SETUP = RunSetup()
 
 
 @dataclass(frozen=True)

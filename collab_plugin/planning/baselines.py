@@ -77,10 +77,14 @@ def fitting_presets(
     for preset in PRESETS:
         types = preset_types(planning.checkpoint, preset, imatrix=bool(planning.stats and planning.stats.imatrix))
         label, count = f"llama-quantize {preset}", planning.topology.expert_count
-        made = _sized(candidates, count, lambda info, types=types: types[info.name])
+        made = _sized(candidates, count, _by_name(types))
         if made is not None and made[2] <= budget:
             found.append(_costed(made, errors, weights, label))
     return found
+
+
+def _by_name(types: Mapping[str, str]) -> Callable[[TensorInfo], str]:
+    return lambda info: types[info.name]
 
 
 def _baseline(

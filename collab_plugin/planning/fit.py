@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from collab_plugin.errors import CollabError
 from collab_plugin.planning.candidates import Candidate, Candidates
-from collab_plugin.planning.limits import Limits
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.pruning import check_enough
 from collab_plugin.planning.search_space import counts_to_weigh
 from collab_plugin.planning.type_choices import Types, type_choices
+from collab_plugin.planning.type_limits import Limits
 
 
 @dataclass(frozen=True)

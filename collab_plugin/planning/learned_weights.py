@@ -81,7 +81,7 @@ def learned_weights(
             found[name] = EMBEDDING * output + (0.0 if _untied(checkpoint) else output)
         elif info.role == Role.ATTENTION and info.layer is not None:
             found[name] = ATTENTION * output * TABLE_LAYERS / max(topology.block_count, TABLE_LAYERS)
-        elif info.layer in stats.streams and part_of(info).endswith(" down"):
+        elif info.layer is not None and info.layer in stats.streams and part_of(info).endswith(" down"):
             energy = error_energy(checkpoint, info, matrix, stats.routing.get(info.layer), topology)
             if energy is not None:
                 stream = stats.streams[info.layer]

@@ -12,11 +12,11 @@ from collab_plugin.planning.check_input import check_samples, check_sensitivity,
 from collab_plugin.planning.criteria.choose_criterion import criterion_and_notes, least_costly, missing_need
 from collab_plugin.planning.criteria.criterion import ImportanceCriterion
 from collab_plugin.planning.importance_notes import no_routing_note, unknown_tables_note
-from collab_plugin.planning.limits import Limits
 from collab_plugin.planning.options import OptionValue
 from collab_plugin.planning.prediction import prediction_note
 from collab_plugin.planning.request import PlanRequest
 from collab_plugin.planning.sources import SamplesSource, SensitivitySource, StatsSource
+from collab_plugin.planning.type_limits import Limits
 from collab_plugin.plans.plan import GroupPolicy
 from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.stats.importance_matrix import ImportanceMatrix

@@ -1,7 +1,7 @@
 """llama-quantize's mixtures: the type that each of its presets gives each tensor of a model with experts.
 
 The rules are those of llama_tensor_get_type_impl (llama-quant.cpp:437-692 of the llama.cpp that the adapter installs);
-`tests/llamacpp/test_presets.py` holds this table to the program.
+`tests/planning/test_presets.py` holds this table to the program.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ from collab_plugin.formats.ggml_types import (
 )
 from collab_plugin.formats.gguf_layout import DEFAULT_ALIGNMENT, padded
 from collab_plugin.formats.tensor_names import Role
-from collab_plugin.planning.limits import Limits
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.request import DEFAULT_TYPES
+from collab_plugin.planning.type_limits import Limits
 from collab_plugin.plans.artifact import new_shape
 from collab_plugin.plans.plan import Plan
 

@@ -25,7 +25,7 @@ class Sampling:
     """About ``values`` weights over all tensors and ``per_tensor`` of one, from up to ``slices`` experts.
 
     But at least a block of each slice. All 14 types of 2^21 values take about 8 CPU-seconds, the tables
-    of IQ types 9 (measured: benchmarks/speed/plan.py).
+    of IQ types 9 (measured: benchmarks/scale/deepseek_v3.py).
     """
 
     values: int = 2**21

@@ -9,7 +9,8 @@ from pathlib import Path
 from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.errors import CollabError
 from collab_plugin.placement.artifact_shape import shape_of_plan
-from collab_plugin.placement.memory import DEFAULT_SETUP, Memory, RunSetup, memory_of
+from collab_plugin.placement.memory import Memory, memory_of
+from collab_plugin.placement.run_setup import DEFAULT_SETUP, RunSetup
 from collab_plugin.planning.criteria.criterion import ImportanceCriterion
 from collab_plugin.plans.plan import Plan, Point
 from collab_plugin.reports.expert_importance import ImportanceMap, importance_map

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conformance.torch_python import torch_python
 from small_models.compared_families import ComparedFamily, compare_families
 from small_models.family_cases import CASES, KEPT, VOCABULARY, WHOLE
 from small_models.hand_made_plans import pruned
+from small_models.torch_python import torch_python
 
 from collab_plugin.compression.hf_folder import compress_folder
 from collab_plugin.errors import CollabError

@@ -7,7 +7,7 @@ import subprocess
 from typing import Any
 
 import pytest
-from conformance.torch_python import torch_python
+from small_models.torch_python import torch_python
 
 from collab_plugin.checkpoint.families.builtin_families import FAMILIES
 from collab_plugin.checkpoint.families.family import Conversion

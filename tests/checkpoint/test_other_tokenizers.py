@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conformance.torch_python import torch_python
 from gguf import TokenType
 from small_models.hf_folder import deepseek, write_folder
+from small_models.torch_python import torch_python
 
 from collab_plugin.checkpoint.compare_tokens import PROBE, check_tokens
 from collab_plugin.checkpoint.sentencepiece_vocabulary import read_pieces

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conformance.torch_python import torch_python
 from gguf import GGMLQuantizationType as T
 from small_models.held_bytes import HeldBytes, held
+from small_models.torch_python import torch_python
 
 from collab_plugin.checkpoint.decode import decode
-from collab_plugin.checkpoint.storage.matrix import Matrix, floats
 from collab_plugin.checkpoint.storage.quantization import Quantization, quantization_of
 from collab_plugin.checkpoint.storage.recognise import beside, matrix_of, without_effect
+from collab_plugin.checkpoint.storage.stored_matrix import Matrix, floats
 from collab_plugin.checkpoint.tensor_sources import FusedExperts
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.byte_file import LocalFile

@@ -11,7 +11,7 @@ from small_models.held_bytes import held
 
 from collab_plugin import TensorRule, fused_experts, rotary_pairs, vector
 from collab_plugin.checkpoint.families.tensors import Take, ordered, squeezed
-from collab_plugin.checkpoint.storage.matrix import Plain
+from collab_plugin.checkpoint.storage.stored_matrix import Plain
 from collab_plugin.checkpoint.tensor_sources import TensorSource
 from collab_plugin.errors import CollabError
 

@@ -14,7 +14,7 @@ from collab_conformance.suite.manifest import HERE, SuiteArtifact, read_suite
 from collab_conformance.suite.suite_subjects import suite_subjects
 from collab_llamacpp.native.ggml_kernels import GgmlKernels
 from make_suite import RECIPES, build
-from torch_python import compute
+from small_models.torch_python import compute
 
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.errors import CollabError

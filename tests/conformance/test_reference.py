@@ -13,7 +13,7 @@ from gguf import GGUFReader, GGUFWriter
 from numpy.typing import NDArray
 from small_models.f32_models import as_f32, with_config
 from small_models.gguf_copies import write_split
-from torch_python import MODELS, compute, run_python, torch_python
+from small_models.torch_python import MODELS, compute, run_python, torch_python
 
 from collab_plugin.errors import CollabError
 

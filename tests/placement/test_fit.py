@@ -14,7 +14,7 @@ import collab_plugin as cp
 from collab_plugin.cli.main import main
 from collab_plugin.formats.gguf_values import MetaValue
 from collab_plugin.placement.artifact_shape import ArtifactShape, TensorSize, shape_of_checkpoint
-from collab_plugin.placement.fit import budget_for, fit
+from collab_plugin.placement.machine_fit import budget_for, fit
 from collab_plugin.placement.machines import Machine, MachineMemory, known_machines, machine_named, read_bandwidth
 from collab_plugin.placement.memory import memory_of
 

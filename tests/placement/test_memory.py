@@ -15,7 +15,8 @@ from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.gguf_values import MetaValue
 from collab_plugin.placement.artifact_shape import shape_of_plan
-from collab_plugin.placement.memory import Memory, MemoryPart, RunSetup, memory_of
+from collab_plugin.placement.memory import Memory, MemoryPart, memory_of
+from collab_plugin.placement.run_setup import RunSetup
 from collab_plugin.plans.copy_plan import copy_plan
 from collab_plugin.plans.plan import Plan
 from collab_plugin.reports.sizes import bits_map

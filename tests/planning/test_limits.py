@@ -6,7 +6,7 @@ import pytest
 
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.tensor_names import Role
-from collab_plugin.planning.limits import Limits
+from collab_plugin.planning.type_limits import Limits
 
 
 def test_floor_ceiling_and_base() -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conformance.torch_python import torch_python
 from small_models.converted import llama_cpp_logits, make_checkpoints, nmse
 from small_models.family_cases import EXPERTS, KEPT
 from small_models.tiny_moe import some_stats
+from small_models.torch_python import torch_python
 
 from collab_plugin import LayerRouting, Stats, open_gguf, write_stats
 

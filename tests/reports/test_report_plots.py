@@ -19,7 +19,8 @@ from small_models.big_plan import big_metadata, big_plan, big_stats, some_kept
 from small_models.made import Made
 
 from collab_plugin.placement.artifact_shape import shape_of_plan
-from collab_plugin.placement.memory import RunSetup, memory_of
+from collab_plugin.placement.memory import memory_of
+from collab_plugin.placement.run_setup import RunSetup
 from collab_plugin.plugins.manager import registry
 from collab_plugin.reports.expert_importance import ImportanceMap
 from collab_plugin.reports.gather import Extras, Facts, gather

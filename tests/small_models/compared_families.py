@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from conformance.torch_python import run_python
 
 from collab_plugin.checkpoint.safetensors import open_safetensors
 from collab_plugin.plugins.open_checkpoint import open_checkpoint
 from small_models.converted import TOKENS, as_gguf, llama_cpp_logits, make_checkpoints, nmse
 from small_models.converter_differences import converter_differences
 from small_models.family_cases import KEPT
+from small_models.torch_python import run_python
 
 _REFERENCE = Path(__file__).parents[1] / "checkpoint" / "reference_job.py"
 

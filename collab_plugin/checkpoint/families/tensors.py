@@ -10,7 +10,7 @@ import numpy as np
 
 from collab_plugin.checkpoint.checkpoint import F32
 from collab_plugin.checkpoint.rearranged_sources import Order, Rearranged
-from collab_plugin.checkpoint.storage.matrix import Matrix
+from collab_plugin.checkpoint.storage.stored_matrix import Matrix
 from collab_plugin.checkpoint.tensor_sources import FusedExperts, KeyValueHeads, Single, Stack, TensorSource
 from collab_plugin.errors import CollabError
 

@@ -6,9 +6,9 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 
 from collab_plugin.checkpoint.checkpoint import F32, Bytes
-from collab_plugin.checkpoint.storage.matrix import Matrix, Rows, as_stored_type, floats, need_shape, stored_rows
 from collab_plugin.checkpoint.storage.nibbles import block_nibbles, blocks_behind_scales, split_nibbles
 from collab_plugin.checkpoint.storage.small_floats import E2M1, E4M3, NO_E8M0
+from collab_plugin.checkpoint.storage.stored_matrix import Matrix, Rows, as_stored_type, floats, need_shape, stored_rows
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.safetensors_header import Stored
 

@@ -8,8 +8,8 @@ from gguf import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
 from collab_plugin.checkpoint.checkpoint import F32, Bytes
-from collab_plugin.checkpoint.storage.matrix import Matrix, Rows, as_stored_type, floats, need_shape, stored_rows
 from collab_plugin.checkpoint.storage.nibbles import BLOCK, block_nibbles, blocks_behind_scales
+from collab_plugin.checkpoint.storage.stored_matrix import Matrix, Rows, as_stored_type, floats, need_shape, stored_rows
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.safetensors_header import Stored
 

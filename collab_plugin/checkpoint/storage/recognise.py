@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from collab_plugin.checkpoint.storage.matrix import Matrix, Plain, WholeNumbers
 from collab_plugin.checkpoint.storage.microscaled import Mxfp4, Nvfp4
 from collab_plugin.checkpoint.storage.packed_integers import PackedIntegers
 from collab_plugin.checkpoint.storage.quantization import Quantization
 from collab_plugin.checkpoint.storage.scaled_float8 import ScaledFloat8
+from collab_plugin.checkpoint.storage.stored_matrix import Matrix, Plain, WholeNumbers
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.safetensors_header import Stored
 

@@ -8,7 +8,8 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 
 from collab_plugin.checkpoint.checkpoint import F32
-from collab_plugin.checkpoint.storage.matrix import (
+from collab_plugin.checkpoint.storage.small_floats import E4M3
+from collab_plugin.checkpoint.storage.stored_matrix import (
     SCALES,
     Matrix,
     Rows,
@@ -17,7 +18,6 @@ from collab_plugin.checkpoint.storage.matrix import (
     scale_index,
     stored_rows,
 )
-from collab_plugin.checkpoint.storage.small_floats import E4M3
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.safetensors_header import Stored
 

@@ -51,7 +51,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Machine:
+class MachineReports:
     """One report. ``targets`` with all their checks, for the details below the matrix."""
 
     name: str
@@ -132,13 +132,13 @@ def _level(row: SummaryRow, level: Level) -> Cell:
     return Cell("–", "", "", level)
 
 
-def _machine(report: Report) -> Machine:
+def _machine(report: Report) -> MachineReports:
     targets = tuple(
         (target, device_words(target.device), tuple(_detail(check) for check in target.checks))
         for target in report.targets
     )
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
-    return Machine(report.machine, report.created, report.short, totals(report), versions, report, targets)
+    return MachineReports(report.machine, report.created, report.short, totals(report), versions, report, targets)
 
 
 def _detail(check: Check) -> Cell:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from collab_plugin.errors import CollabError
 from collab_plugin.placement.artifact_shape import ArtifactShape
 from collab_plugin.placement.machines import Machine
-from collab_plugin.placement.memory import CELLS, Memory, RunSetup, memory_of
+from collab_plugin.placement.memory import Memory, memory_of
+from collab_plugin.placement.run_setup import CELLS, RunSetup
 
 
 @dataclass(frozen=True)
