@@ -18,7 +18,7 @@ from pathlib import Path
 import collab_plugin as cp
 from benchmarks.quality.bench import ROOT, Bench, trained_models
 
-CASES = ("75%@stored", "75%@1.5", "62.5%@1.25", "75%@2.0")
+CASES = ("75%@stored", "75%@2.0", "75%@1.5", "62.5%@1.25")
 WINDOWS = 24
 """Of 512 tokens, of each calibration text: what is sampled."""
 COLUMNS = ("model", "keep", "bpw", "experts", "kld", "kld_stderr", "repaired", "repaired_stderr")
