@@ -22,7 +22,8 @@ def fit(
     """Return what running ``model`` takes, whether it fits, the largest context, and tokens a second at most.
 
     ``machine``: a known one by name ("strix-halo-128"), or an object; by default this one, whose bandwidth is measured
-    in a moment, with ``memory`` ("128GB", bytes) in place of what is installed. The speed is a roof: each active weight
+    in a moment, with ``memory`` ("128GB", bytes) in place of what is installed. ``setup``: context,
+    sequences, type of the cache, and bytes left free. The speed is a roof: each active weight
     and each cached value read once a token at full bandwidth.
 
     Example: ``cp.fit("v3.gguf", machine="strix-halo-128").largest_context``

@@ -26,8 +26,9 @@ def plan_fingerprint(plan: Plan) -> str:
         "experts_used": [plan.activation.original, plan.activation.used],
         "metadata": to_plain(plan.metadata),
         "types": {name: tensor.type for name, tensor in plan.tensors.items()},
-        "repair": plan.repair.sha256 if plan.repair else None,
     }
+    if plan.repair:  # else as plans that know of no repair
+        parts["repair"] = plan.repair.sha256
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 

@@ -409,7 +409,7 @@ def test_config_that_does_not_fit(changes: dict[str, Any], tmp_path: Path) -> No
         ({"rope_scaling": {"type": "yarn", "factor": 4, "attention_factor": 2}}, "scales rope with 'attention_factor'"),
         ({"rope_scaling": {"type": "yarn", "factor": 4, "mscale": 1.0, "mscale_all_dim": 0.7}}, "they must be equal"),
         ({"norm_topk_prob": "yes"}, "norm_topk_prob = 'yes', neither true nor false"),
-        ({"n_group": None}, "n_group = 'None', not a whole number"),
+        ({"n_group": "two"}, "n_group = 'two', not a whole number"),
     ],
 )
 def test_what_llama_cpp_does_not_compute_is_refused(changes: dict[str, Any], says: str, tmp_path: Path) -> None:

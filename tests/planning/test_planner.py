@@ -123,7 +123,7 @@ def test_floor_and_ceiling(bench: Bench) -> None:
 
 def test_base_is_never_broken(bench: Bench) -> None:
     with pytest.raises(CollabError, match=r"no plan holds .* or `base`"):
-        bench.plan(_bytes(bench, 3), types=FAST, base="Q6_K")
+        bench.plan(_bytes(bench, 1), types=FAST, base="Q6_K")
 
 
 def test_without_statistics_no_type_that_wants_them(bench: Bench) -> None:
@@ -133,9 +133,9 @@ def test_without_statistics_no_type_that_wants_them(bench: Bench) -> None:
 
 
 def test_types_that_want_a_vector_become_larger_ones_without(bench: Bench) -> None:
-    """The stats have no vector for the embedding and the output matrix."""
+    """The stats have no vector for the output matrix; the embedding is looked up, all of its columns count alike."""
     plan = bench.plan(_bytes(bench, 4), types=("IQ2_XXS",))
-    assert {plan.tensors[name].type for name in ("token_embd.weight", "output.weight")} == {"Q2_K"}
+    assert [plan.tensors[name].type for name in ("token_embd.weight", "output.weight")] == ["IQ2_XXS", "Q2_K"]
     assert _types(bench, plan, Role.EXPERT) == {"IQ2_XXS"}
 
 
@@ -169,10 +169,12 @@ def test_errors_fall_with_bits(bench: Bench) -> None:
 
 @pytest.mark.slow  # measures all types
 def test_the_smallest_file_has_the_smallest_types(bench: Bench) -> None:
-    """Just above the smallest file there is, only half of the experts fit, at the smallest type."""
+    """Just above the smallest file there is, only a quarter of the experts fit, at the smallest type; half, where
+    groups need two each."""
     plan = bench.plan(_smallest(bench) + 4000)
-    assert plan.pruning.expert_count == EXPERTS // 2
-    assert plan.activation.used == TOP_K // 2
+    part = 4 if bench.topology.groups == 1 else 2
+    assert plan.pruning.expert_count == EXPERTS // part
+    assert plan.activation.used == max(1, TOP_K // part)
     assert plan.base == "IQ1_S"
 
 
@@ -254,14 +256,14 @@ def test_no_groups_to_speak_of(softmax: Bench, policy: str) -> None:
         softmax.plan(_bytes(softmax, 4), groups=policy)
 
 
-@pytest.mark.parametrize("name", sorted(BY_NAME))
+@pytest.mark.parametrize("name", sorted(set(BY_NAME) - {"auto"}))  # which is one of the others
 def test_criteria_choose_differently(softmax: Bench, name: str) -> None:
     plan = softmax.plan(None, keep_types=True, keep="8", criterion=BY_NAME[name])
     assert plan.pruning.criterion == name
     others = [
         softmax.plan(None, keep_types=True, keep="8", criterion=other).pruning.kept
         for other in CRITERIA
-        if other.name != name
+        if other.name not in (name, "auto")
     ]
     assert plan.pruning.kept not in others
 

@@ -17,7 +17,7 @@ TEXTS = {
     "code.txt": "python.calibration.txt",
     "held-out.txt": "english.validation.txt",
 }
-PIECE = 20_000
+PIECE = 8_000
 
 
 def commands() -> list[str]:

@@ -49,7 +49,7 @@ def compute(
     python = torch_python(*(["transformers"] if folder else []))
     job = {"gguf": str(gguf), "tokens": list(tokens), "folder": str(folder) if folder else None, "scales": scales or {}}
     out.with_suffix(".json").write_text(json.dumps(job))
-    done = run_python(python, Path(__file__).with_name("reference_child.py"), out.with_suffix(".json"), out)
+    done = run_python(python, ROOT / "tests" / "conformance" / "reference_child.py", out.with_suffix(".json"), out)
     assert done.returncode == 0, done.stderr
     with np.load(out) as found:
         return dict(found)

@@ -52,7 +52,8 @@ def compare(folder: Path, name: str, how: str) -> dict[str, Any]:
         if key.endswith((".gate.weight", ".router.weight", ".router.bias"))
     }
     plan = save_plan(folder / "plan.json", plan_of(routers, kept, experts=mean(kept), used=USED, metadata=groups))
-    llm = engine(folder, {"plan": str(plan)}, skip_tokenizer_init=True)
+    latent = {"attention_backend": "CPU_MLA"} if hasattr(model.config, "kv_lora_rank") else {}
+    llm = engine(folder, {"plan": str(plan)}, skip_tokenizer_init=True, **latent)
     ours = prompt_logprobs(llm, PROMPTS)
     held = expert_rows(llm)
     close(llm)

@@ -23,4 +23,5 @@ def around_latent_attention(model: Path | str) -> dict[str, Any]:
 
     if config["kv_lora_rank"] + config["qk_rope_head_dim"] not in CPUMLABackend.get_supported_head_sizes():
         os.environ["VLLM_MLA_DISABLE"] = "1"
-    return {"compilation_config": {"custom_ops": ["all", "-rotary_embedding"]}}
+    # Where the processor has AMX, vLLM takes kernels for bfloat16 alone, whatever the weights are.
+    return {"attention_backend": "CPU_MLA", "compilation_config": {"custom_ops": ["all", "-rotary_embedding"]}}

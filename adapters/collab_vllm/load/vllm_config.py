@@ -111,6 +111,15 @@ def check_latent_attention(vllm_config: VllmConfig) -> None:
             f"vLLM runs latent attention of size {sizes[0]} on processors, this model has {config.get_head_size()}; "
             "set VLLM_MLA_DISABLE=1 in the environment"
         )
+    import torch
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum
+
+    asked = vllm_config.attention_config.backend
+    if torch.cpu._is_amx_tile_supported() and config.dtype != torch.bfloat16 and asked != AttentionBackendEnum.CPU_MLA:
+        raise CollabError(
+            f"vLLM's latent attention for processors with AMX computes in bfloat16, not {str(config.dtype)[6:]}; give "
+            "--attention-backend CPU_MLA"
+        )
 
 
 def check_engine(vllm_config: VllmConfig) -> None:

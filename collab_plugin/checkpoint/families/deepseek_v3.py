@@ -35,7 +35,7 @@ def latent_keys(c: Config) -> dict[str, MetaValue]:
         "attention.key_length_mla": u32(c.integer("qk_nope_head_dim") + rope),
         "expert_gating_func": u32(int(ExpertGatingFuncType.SIGMOID if sigmoid else ExpertGatingFuncType.SOFTMAX)),
     }
-    if (c.get("n_group") or 1) > 1:
+    if c.get("n_group") is not None and c.integer("n_group") > 1:
         if not _biased(c):
             raise CollabError(
                 f"{c.where} has topk_method = {c.get('topk_method')!r} and n_group = {c.integer('n_group')}, groups "
