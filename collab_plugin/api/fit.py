@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collab_plugin.api.arguments import Model, opened, threads_of
+from collab_plugin.errors import CollabError
 from collab_plugin.placement.artifact_shape import shape_of_checkpoint
 from collab_plugin.placement.machine_fit import Fit
 from collab_plugin.placement.machine_fit import fit as weigh
@@ -32,7 +33,9 @@ def fit(
 
 
 def machine_of(machine: str | Machine | None, memory: str | int | None, threads: int | None) -> Machine:
-    """The machine that is meant. CollabError for an unknown name."""
+    """The machine that is meant. CollabError for an unknown name, and where both are given."""
+    if machine is not None and memory is not None:
+        raise CollabError("`memory` and `machine` say the same thing twice: give one")
     if machine is None:
         return this_machine(None if memory is None else parse_size(str(memory), "memory"), threads_of(threads))
     return machine_named(machine) if isinstance(machine, str) else machine

@@ -112,6 +112,9 @@ def test_command(qwen3moe: Path) -> None:
     small = CliRunner().invoke(main, ["fit", str(qwen3moe), "--memory", "1MiB", "--json"])
     result = json.loads(small.stdout)
     assert (result["fits"], result["largest_context"]) == (False, 0)
+    twice = CliRunner().invoke(main, ["fit", str(qwen3moe), "--memory", "1GiB", "--machine", "dgx-spark"])
+    assert twice.exit_code == 2
+    assert twice.stderr == "error: --memory and --machine say the same thing twice: give one\n"
     wrong = CliRunner().invoke(main, ["fit", str(qwen3moe), "--memory", "much"])
     assert wrong.exit_code == 2
     assert wrong.stderr == "error: --memory 'much' is no size; write 128GB, 96GiB or a number of bytes\n"
