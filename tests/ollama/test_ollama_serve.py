@@ -19,7 +19,7 @@ from real_ollama import TOOL, Ollama, Running, collab, free_port, mistake, runni
 
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.errors import CollabError
-from collab_plugin.placement.placement import PlacedArtifact, Placement, Tier
+from collab_plugin.placement.placement import PlacedArtifact, Placement, TensorPlacement, Tier
 from collab_plugin.placement.placement_file import write_placement
 
 GPU, HOST = Tier("gpu0", "gpu", 24 * 2**30), Tier("ram", "host", 128 * 2**30)
@@ -28,7 +28,7 @@ OTHERS = ["blk.1.ffn_up.weight", "blk.1.ffn_up_shexp.weight", "blk.1.ffn_gate_in
 
 
 def placed(experts: dict[str, str], tiers: tuple[Tier, ...] = (GPU, HOST)) -> Placement:
-    return Placement(PlacedArtifact("tiny", 1), tiers, experts, 128, ())
+    return Placement(PlacedArtifact("tiny", 1), tiers, TensorPlacement(experts, {}), None, None, None, 128, ())
 
 
 @given(st.sets(st.sampled_from(NAMES), min_size=1))

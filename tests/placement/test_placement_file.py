@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -11,12 +12,41 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collab_plugin.errors import CollabError
-from collab_plugin.placement.placement import PlacedArtifact, Placement, Tier
+from collab_plugin.placement.placement import (
+    ExpertPlacement,
+    LayerExperts,
+    PlacedArtifact,
+    Placement,
+    PlacementSource,
+    PolicyUse,
+    SpeedForecast,
+    TensorPlacement,
+    Tier,
+)
 from collab_plugin.placement.placement_file import placement_schema, read_placement, write_placement
 
-TIERS = (Tier("gpu0", "gpu", 24 * 2**30), Tier("ram", "host", 128 * 2**30))
+TIERS = (Tier("gpu0", "gpu", 24 * 2**30, 1e12, True), Tier("ram", "host", 128 * 2**30), Tier("ssd", "disk", None))
 NAMES = [f"blk.{layer}.ffn_{part}_exps.weight" for layer in range(4) for part in ("gate", "up", "down")]
-PLACEMENT = Placement(PlacedArtifact("tiny", 123), TIERS, {NAMES[0]: "ram"}, 4096, ("a note",))
+LAYER = LayerExperts({"gpu0": (2, 0), "ram": (1, 3)}, {"gpu0": 0.75, "ram": 0.25})
+EXPERTS = ExpertPlacement(PolicyUse("lfu-decay", {"decay": 0.95}, True), {3: LAYER}, {"gpu0": 0.75, "ram": 0.25})
+PLACEMENT = Placement(
+    PlacedArtifact("tiny", 123, "sha256:0"),
+    TIERS,
+    TensorPlacement({NAMES[0]: "ram"}, {"ram": 1.0}),
+    EXPERTS,
+    SpeedForecast(10.0, 12.5, None),
+    PlacementSource("stats.gguf", "0" * 64, 4096),
+    4096,
+    ("a note",),
+)
+
+
+TIER = {"name": "ram", "kind": "host", "bytes": 1, "bandwidth": None, "measured": False}
+
+
+def experts_with(tiers: dict[str, list[int]]) -> dict[str, object]:
+    policy = {"name": "lru", "parameters": {}, "dynamic": True}
+    return {"policy": policy, "layers": {"3": {"tiers": tiers, "reads": {}}}, "reads": {}}
 
 
 @given(
@@ -28,7 +58,7 @@ def test_round_trip(
     experts: dict[str, str], context: int, notes: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("placement") / "placement.json"
-    placement = Placement(PlacedArtifact("tiny", 123), TIERS, experts, context, notes)
+    placement = replace(PLACEMENT, tensors=TensorPlacement(experts, {}), context=context, notes=notes)
     write_placement(path, placement)
     assert read_placement(path) == placement
     jsonschema.validate(json.loads(path.read_text()), placement_schema())
@@ -38,15 +68,22 @@ def test_round_trip(
     ("member", "value", "words"),
     [
         ("format", "collab-plugin plan", "is not a placement"),
-        ("version", 2, "placement version 2"),
-        ("experts", {"blk.0.ffn_up.weight": "ram"}, "no expert tensor"),
-        ("experts", {"output.weight": "ram"}, "no expert tensor"),
-        ("experts", {NAMES[0]: "disk"}, "no tier; known: gpu0, ram"),
+        ("version", 1, "placement version 1"),
+        ("tensors", {"tiers": {"blk.0.ffn_up.weight": "ram"}, "reads": {}}, "no expert tensor"),
+        ("tensors", {"tiers": {"output.weight": "ram"}, "reads": {}}, "no expert tensor"),
+        ("tensors", {"tiers": {NAMES[0]: "tape"}, "reads": {}}, "no tier; known: gpu0, ram, ssd"),
+        ("tensors", {"tiers": {}, "reads": {"ram": 1.5}}, "$.tensors.reads.ram is 1.5, no share"),
+        ("tensors", {"tiers": {}, "reads": {"tape": 0.5}}, "$.tensors.reads is 'tape', which is no tier"),
+        ("experts", experts_with({"gpu0": [0, 1], "ram": [1, 2]}), "not name every expert from 0 on, each once"),
+        ("experts", experts_with({"gpu0": [0], "ram": [2]}), "not name every expert from 0 on, each once"),
+        ("experts", experts_with({"tape": [0]}), "$.experts.layers.3.tiers is 'tape', which is no tier"),
+        ("tiers", [], "$.tiers is empty"),
         ("context", 0, "$.context is 0"),
         ("context", "many", "$.context is 'many', not int"),
-        ("tiers", [{"name": "a", "kind": "tape", "bytes": 1}], "$.tiers[0].kind"),
-        ("tiers", [{"name": "ram", "kind": "host", "bytes": 1}] * 2, "two tiers of one name"),
-        ("tiers", [{"name": "ram", "kind": "host", "bytes": -1}], "$.tiers[0].bytes is -1"),
+        ("tiers", [TIER | {"kind": "tape"}], "$.tiers[0].kind"),
+        ("tiers", [TIER] * 2, "two tiers of one name"),
+        ("tiers", [TIER | {"bytes": -1}], "$.tiers[0].bytes is -1"),
+        ("tiers", [TIER | {"bandwidth": 0.0}], "$.tiers[0].bandwidth is 0.0"),
         ("extra", 1, "unknown member 'extra'"),
     ],
 )

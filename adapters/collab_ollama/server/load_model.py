@@ -81,7 +81,7 @@ def _host_bytes(runner: Runner, placement: Placement) -> int:
 
 def _notes(placement: Placement | None, context: int, kept: int, sizes: Mapping[str, Mapping[str, float]]) -> list[str]:
     notes = []
-    if placement is None or not placement.experts:
+    if placement is None or not placement.tensors.tiers:
         notes.append("no expert is placed by hand: llama.cpp fits the model itself (--fit)")
     if placement is not None and context > placement.context:
         notes.append(

@@ -16,6 +16,9 @@ from collab_plugin.errors import CollabError
 from collab_plugin.formats.tensor_names import layer_of
 from collab_plugin.placement.placement import Placement
 
+ON_PROCESSOR = ("host", "disk")
+"""Kinds of tiers that the processor computes from: pages of a file are read into its memory."""
+
 
 def environment_of(placement: Placement) -> dict[str, str]:
     """The variables for `ollama serve`; empty when llama.cpp's own fitting (--fit) is to place.
@@ -25,16 +28,16 @@ def environment_of(placement: Placement) -> dict[str, str]:
     Raises CollabError for placements that Ollama cannot carry out.
     """
     kinds = {tier.name: tier.kind for tier in placement.tiers}
-    if not placement.experts:
+    if not placement.tensors.tiers:
         return {}
     gpus = [name for name, kind in kinds.items() if kind == "gpu"]
-    used = [name for name in gpus if name in placement.experts.values()]
+    used = [name for name in gpus if name in placement.tensors.tiers.values()]
     if len(gpus) > 1 and used:
         raise CollabError(
             f"the placement puts experts into {used[0]}, one of {len(gpus)} GPUs; Ollama cannot choose among GPUs: "
             "place on the host only, and llama.cpp divides the rest"
         )
-    host = [tensor for tensor, tier in placement.experts.items() if kinds[tier] == "host"]
+    host = [tensor for tensor, tier in placement.tensors.tiers.items() if kinds[tier] in ON_PROCESSOR]
     variables = {"LLAMA_ARG_FIT": "off"}
     if host:
         variables["LLAMA_ARG_OVERRIDE_TENSOR"] = override_of(host)
@@ -67,7 +70,7 @@ def host_bytes(placement: Placement, sizes: Mapping[str, int]) -> int:
     ``sizes``: name of a tensor -> bytes, of the model that is run.
     """
     kinds = {tier.name: tier.kind for tier in placement.tiers}
-    unknown = [name for name in placement.experts if name not in sizes]
+    unknown = [name for name in placement.tensors.tiers if name not in sizes]
     if unknown:
         raise CollabError(f"the placement is for another model: this one has no {unknown[0]}; place it again")
-    return sum(sizes[name] for name, tier in placement.experts.items() if kinds[tier] == "host")
+    return sum(sizes[name] for name, tier in placement.tensors.tiers.items() if kinds[tier] in ON_PROCESSOR)
