@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 # holds the two together.
 _HOMES = {
     "api.calibrate": ("calibrate",),
+    "api.check": ("check",),
     "api.compress": ("compress",),
     "api.evaluate": ("evaluate", "evaluate_tasks", "reference"),
     "api.fit": ("fit",),
@@ -36,6 +37,7 @@ _HOMES = {
     "checkpoint.storage.stored_matrix": ("Matrix",),
     "checkpoint.tensor_sources": ("TensorSource",),
     "checkpoint.topology": ("Topology", "topology_of"),
+    "compression.check_artifact": ("CheckedArtifact",),
     "compression.gguf_file": ("Compressed",),
     "compression.hf_folder": ("CompressedFolder",),
     "engines.disturbance": ("Disturbance", "Effect", "Effects", "ErrorShape"),
@@ -80,6 +82,7 @@ __all__ = list(_HOME)
 
 if TYPE_CHECKING:
     from collab_plugin.api.calibrate import calibrate as calibrate
+    from collab_plugin.api.check import check as check
     from collab_plugin.api.compress import compress as compress
     from collab_plugin.api.evaluate import evaluate as evaluate
     from collab_plugin.api.evaluate import evaluate_tasks as evaluate_tasks
@@ -127,6 +130,7 @@ if TYPE_CHECKING:
     from collab_plugin.checkpoint.tensor_sources import TensorSource as TensorSource
     from collab_plugin.checkpoint.topology import Topology as Topology
     from collab_plugin.checkpoint.topology import topology_of as topology_of
+    from collab_plugin.compression.check_artifact import CheckedArtifact as CheckedArtifact
     from collab_plugin.compression.gguf_file import Compressed as Compressed
     from collab_plugin.compression.hf_folder import CompressedFolder as CompressedFolder
     from collab_plugin.engines.disturbance import Disturbance as Disturbance

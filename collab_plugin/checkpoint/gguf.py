@@ -58,6 +58,10 @@ class GgufCheckpoint(Checkpoint):
     def local(self) -> Path:
         return self.files.fetch(self._names) / self._names[0]
 
+    def shards(self) -> list[ByteFile]:
+        """Its files, in order."""
+        return [self.files.open(name) for name in self._names]
+
     def read_raw(self, name: str, *, expert: int | None = None, rows: slice | None = None) -> Bytes:
         place = self._places[name]
         stored = place.stored

@@ -18,7 +18,7 @@ from collab_plugin.cli.main import COMMANDS, main
 VERBS = sorted(name for name, home in cp._HOME.items() if home.startswith("api."))
 # What a command has beside its verb: the files it writes, how it prints, and what two verbs share.
 OWN = {"as_json", "out"}
-SHARED = {"evaluate": {"evaluate_tasks"}, "report": {"write_report"}}
+SHARED = {"evaluate": {"evaluate_tasks"}, "report": {"write_report"}, "inspect": {"check"}}
 # One object in Python, an option for each of its fields on the command line.
 SETUP = {field.name for field in dataclasses.fields(cp.RunSetup)}
 # `calibrate` goes on with `probe` and writes what it gives, too.
