@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from collab_plugin.errors import CollabError
@@ -54,6 +54,15 @@ class Config:
         if not isinstance(value, bool):
             raise CollabError(f"{self.where} has {key} = {str(value)[:40]!r}, neither true nor false")
         return value
+
+    def kinds(self, key: str, known: Sequence[str]) -> list[str] | None:
+        """A list with one of the words ``known`` for each layer; None where the key is left out or null."""
+        told, count = self.get(key), self.integer("num_hidden_layers")
+        if told is None:
+            return None
+        if not isinstance(told, list) or len(told) != count or not set(map(str, told)) <= set(known):
+            raise CollabError(f"{self.where} has {key} that are not {' or '.join(known)} for each of {count} layers")
+        return list(told)
 
     def unread(self) -> list[str]:
         """Keys that nobody asked for and that are not known to be without effect."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from collab_plugin.checkpoint.families.config import Config
-from collab_plugin.checkpoint.families.deepseek_v3 import DEEPSEEK_V3, latent_keys, latent_tensors
+from collab_plugin.checkpoint.families.deepseek_v3 import DEEPSEEK_V3, latent_keys, latent_sizes, latent_tensors
 from collab_plugin.checkpoint.families.family import Family
 from collab_plugin.checkpoint.families.gguf_keys import Key, u32
 from collab_plugin.checkpoint.families.glm4_moe_lite import leading_dense
@@ -20,23 +20,35 @@ def _keys(c: Config) -> dict[str, MetaValue]:
     return latent_keys(c) | {"leading_dense_block_count": u32(leading_dense(c))}
 
 
+def indexer_sizes(c: Config) -> dict[str, int]:
+    return {"index_heads": c.integer("index_n_heads"), "index_head": c.integer("index_head_dim")}
+
+
+def indexer_tensors(layers: str = "all") -> tuple[TensorRule, ...]:
+    """What picks the tokens to look at, in the set of blocks ``layers``."""
+    pairs = (
+        ("wq_b.weight", "attn_q_b.weight", "index_heads*index_head q_rank"),
+        ("wk.weight", "attn_k.weight", "index_head hidden"),
+        ("k_norm.weight", "k_norm.weight", "index_head"),
+        ("k_norm.bias", "k_norm.bias", "index_head"),
+        ("weights_proj.weight", "proj.weight", "index_heads hidden"),
+    )
+    return tuple(block_tensor(f"self_attn.indexer.{a}", f"indexer.{b}", shape, layers=layers) for a, b, shape in pairs)
+
+
 def _sizes(c: Config) -> Sizes:
-    assert _V3 is not None
-    return {**_V3.sizes(c), "index_heads": c.integer("index_n_heads"), "index_head": c.integer("index_head_dim")}
-
-
-_INDEXER = (
-    block_tensor("self_attn.indexer.wq_b.weight", "indexer.attn_q_b.weight", "index_heads*index_head q_rank"),
-    block_tensor("self_attn.indexer.wk.weight", "indexer.attn_k.weight", "index_head hidden"),
-    block_tensor("self_attn.indexer.k_norm.weight", "indexer.k_norm.weight", "index_head"),
-    block_tensor("self_attn.indexer.k_norm.bias", "indexer.k_norm.bias", "index_head"),
-    block_tensor("self_attn.indexer.weights_proj.weight", "indexer.proj.weight", "index_heads hidden"),
-)
+    return {**latent_sizes(c), **indexer_sizes(c)}
 
 
 def _tensors(c: Config) -> tuple[TensorRule, ...]:
-    return (*latent_tensors(c), *_INDEXER)
+    return (*latent_tensors(c), *indexer_tensors())
 
+
+INDEXER_KEYS = (
+    Key("attention.indexer.head_count", "index_n_heads"),
+    Key("attention.indexer.key_length", "index_head_dim"),
+    Key("attention.indexer.top_k", "index_topk"),
+)
 
 DEEPSEEK_V32 = Family(
     name="deepseek-v3.2",
@@ -59,9 +71,7 @@ DEEPSEEK_V32 = Family(
         },
         keys=(
             *(key for key in _V3.keys if key.gguf != "leading_dense_block_count"),
-            Key("attention.indexer.head_count", "index_n_heads"),
-            Key("attention.indexer.key_length", "index_head_dim"),
-            Key("attention.indexer.top_k", "index_topk"),
+            *INDEXER_KEYS,
         ),
         more_keys=_keys,
         sizes=_sizes,

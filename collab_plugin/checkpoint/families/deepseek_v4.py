@@ -3,14 +3,13 @@ hyper-connections."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 from gguf import GGUFValueType
 
 from collab_plugin.checkpoint.families.config import Config
+from collab_plugin.checkpoint.families.deepseek_v32 import INDEXER_KEYS
 from collab_plugin.checkpoint.families.family import Conversion, Family, PassedOver
-from collab_plugin.checkpoint.families.gguf_keys import DECODER_KEYS, Key, f32, scaling_keys, u32
+from collab_plugin.checkpoint.families.gguf_keys import DECODER_KEYS, Key, expert_keys, f32, integers, scaling_keys, u32
 from collab_plugin.checkpoint.families.tensors import Sizes, Take, TensorRule, block_tensor, stacked
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.gguf_values import MetaValue
@@ -70,15 +69,11 @@ def _rope(c: Config) -> dict[str, MetaValue]:
     }  # fmt: skip
 
 
-def _numbers(values: Iterable[int]) -> MetaValue:
-    return MetaValue(list(values), GGUFValueType.ARRAY, GGUFValueType.INT32)
-
-
 def _keys(c: Config) -> dict[str, MetaValue]:
     limits = [float(np.float32(c.number("swiglu_limit")))] * c.integer("num_hidden_layers")
     clamp = MetaValue(limits, GGUFValueType.ARRAY, GGUFValueType.FLOAT32)
     return {
-        "attention.compress_ratios": _numbers(_ratios(c)),
+        "attention.compress_ratios": integers(_ratios(c)),
         "hash_layer_count": u32(_hash_layers(c)),
         "embedding_length_out": u32(c.integer("hidden_size") * c.integer("hc_mult")),
         "swiglu_clamp_exp": clamp,
@@ -243,16 +238,13 @@ DEEPSEEK_V4 = Family(
             Key("attention.value_length", "head_dim"),
             Key("attention.q_lora_rank", "q_lora_rank"),
             Key("attention.sliding_window", "sliding_window"),
-            Key("attention.indexer.head_count", "index_n_heads"),
-            Key("attention.indexer.key_length", "index_head_dim"),
-            Key("attention.indexer.top_k", "index_topk"),
+            *INDEXER_KEYS,
             Key("attention.output_group_count", "o_groups"),
             Key("attention.output_lora_rank", "o_lora_rank"),
             Key("hyper_connection.count", "hc_mult"),
             Key("hyper_connection.sinkhorn_iterations", "hc_sinkhorn_iters"),
             Key("hyper_connection.epsilon", "hc_eps", float),
-            Key("expert_count", "n_routed_experts"),
-            Key("expert_feed_forward_length", "moe_intermediate_size"),
+            *expert_keys("n_routed_experts"),
             Key("expert_shared_count", "n_shared_experts"),
             Key("expert_weights_scale", "routed_scaling_factor", float),
             Key("expert_gating_func", _SQRT_SOFTPLUS),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collab_plugin.checkpoint.families.config import Config
+from collab_plugin.checkpoint.families.decoder_sizes import decoder_sizes, head_length
 from collab_plugin.checkpoint.families.family import Conversion, Family, PassedOver
-from collab_plugin.checkpoint.families.gguf_keys import DECODER_KEYS, Key, rope_keys, u32
+from collab_plugin.checkpoint.families.gguf_keys import DECODER_KEYS, Key, expert_keys, head_keys, rope_keys, u32
 from collab_plugin.checkpoint.families.tensors import (
     BLOCK_NORMS,
     GROUPED_QUERY,
@@ -21,22 +22,13 @@ from collab_plugin.errors import CollabError
 from collab_plugin.formats.gguf_values import MetaValue
 
 
-def _head(c: Config) -> int:
-    if c.get("head_dim") is not None:
-        return c.integer("head_dim")
-    return c.integer("hidden_size") // max(c.integer("num_attention_heads"), 1)
-
-
 def _keys(c: Config) -> dict[str, MetaValue]:
     last = c.get("moe_layer_end_index")
     if last not in (None, -1, c.integer("num_hidden_layers") - 1):
         raise CollabError(f"{c.where} has moe_layer_end_index = {str(last)[:20]}; llama.cpp has experts up to the last")
-    head = u32(_head(c))
     shared = c.integer("moe_num_shared_experts") * c.integer("moe_intermediate_size")
     return {
-        "attention.key_length": head,
-        "attention.value_length": head,
-        "rope.dimension_count": head,
+        **head_keys(head_length(c), "rope.dimension_count"),
         **({"expert_shared_feed_forward_length": u32(shared)} if shared else {}),
         **rope_keys(c),
     }
@@ -47,17 +39,8 @@ def _dense(c: Config, layer: int) -> bool:
 
 
 def _sizes(c: Config) -> Sizes:
-    return {
-        "vocabulary": c.integer("vocab_size"),
-        "hidden": c.integer("hidden_size"),
-        "width": c.integer("intermediate_size"),
-        "heads": c.integer("num_attention_heads"),
-        "kv_heads": c.integer("num_key_value_heads"),
-        "head": _head(c),
-        "experts": c.integer("moe_num_experts"),
-        "expert_width": c.integer("moe_intermediate_size"),
-        "shared": c.integer("moe_num_shared_experts"),
-    }
+    more = {"width": "intermediate_size", "shared": "moe_num_shared_experts"}
+    return decoder_sizes(c, experts="moe_num_experts", expert_width="moe_intermediate_size", **more)
 
 
 def _tensors(c: Config) -> tuple[TensorRule, ...]:
@@ -104,8 +87,7 @@ ERNIE45_MOE = Family(
             *(key for key in DECODER_KEYS if key.gguf != "expert_used_count"),
             Key("expert_used_count", "moe_k"),
             Key("attention.head_count_kv", "num_key_value_heads"),
-            Key("expert_count", "moe_num_experts"),
-            Key("expert_feed_forward_length", "moe_intermediate_size"),
+            *expert_keys("moe_num_experts"),
             Key("expert_shared_count", "moe_num_shared_experts"),
             Key("interleave_moe_layer_step", "moe_layer_interval"),
             Key("leading_dense_block_count", "moe_layer_start_index"),

@@ -9,8 +9,19 @@ import numpy as np
 
 from collab_plugin.checkpoint.checkpoint import F32
 from collab_plugin.checkpoint.families.config import Config
+from collab_plugin.checkpoint.families.decoder_sizes import decoder_sizes
 from collab_plugin.checkpoint.families.family import Conversion, Family, PassedOver
-from collab_plugin.checkpoint.families.gguf_keys import DECODER_KEYS, Key, f32, flags, integers, rope_parameters, u32
+from collab_plugin.checkpoint.families.gguf_keys import (
+    DECODER_KEYS,
+    Key,
+    expert_keys,
+    f32,
+    flags,
+    head_keys,
+    integers,
+    rope_parameters,
+    u32,
+)
 from collab_plugin.checkpoint.families.tensors import (
     OUTSIDE_BLOCKS,
     Sizes,
@@ -28,11 +39,9 @@ _NEVER = 1e30  # a divisor of the angles of channels that are not rotated, as ll
 
 
 def _windows(c: Config) -> list[bool]:
-    kinds, count = c.get("layer_types"), c.integer("num_hidden_layers")
+    kinds = c.kinds("layer_types", ("sliding_attention", "full_attention"))
     if kinds is None:
-        return [(layer + 1) % (_WINDOWS + 1) != 0 for layer in range(count)]
-    if not isinstance(kinds, list) or len(kinds) != count or not set(kinds) <= {"sliding_attention", "full_attention"}:
-        raise CollabError(f"{c.where} has layer_types that are not sliding_attention or full_attention for each layer")
+        return [(layer + 1) % (_WINDOWS + 1) != 0 for layer in range(c.integer("num_hidden_layers"))]
     return [kind == "sliding_attention" for kind in kinds]
 
 
@@ -67,11 +76,9 @@ def _keys(c: Config) -> dict[str, MetaValue]:
         "attention.sliding_window_pattern": flags(windows),
         "attention.shared_kv_layers": u32(0),
         "embedding_length_per_layer_input": u32(0),
-        "attention.key_length": u32(_head(c)),
-        "attention.value_length": u32(_head(c)),
+        **head_keys(_head(c), "rope.dimension_count"),
         "attention.key_length_swa": u32(window),
         "attention.value_length_swa": u32(window),
-        "rope.dimension_count": u32(_head(c)),
         "rope.dimension_count_swa": u32(int(window * (1.0 if part is None else part))),
         "rope.freq_base": f32(full.number("rope_theta")),
         "rope.freq_base_swa": f32(small.number("rope_theta")),
@@ -89,18 +96,9 @@ def _rotated_part(c: Config) -> Mapping[str, F32]:
 
 
 def _sizes(c: Config) -> Sizes:
-    return {
-        "vocabulary": c.integer("vocab_size"),
-        "hidden": c.integer("hidden_size"),
-        "width": c.integer("intermediate_size"),
-        "heads": c.integer("num_attention_heads"),
-        "window_heads": c.integer("num_key_value_heads"),
-        "window_head": c.integer("head_dim"),
-        "full_heads": _kv_heads(c),
-        "full_head": _head(c),
-        "experts": c.integer("num_experts"),
-        "expert_width": c.integer("moe_intermediate_size"),
-    }
+    widths = {"width": "intermediate_size", "expert_width": "moe_intermediate_size"}
+    own = {"window_heads": "num_key_value_heads", "window_head": "head_dim"}
+    return decoder_sizes(c, experts="num_experts", full_heads=_kv_heads(c), full_head=_head(c), **widths, **own)
 
 
 def _attention(kind: str) -> tuple[TensorRule, ...]:
@@ -189,8 +187,7 @@ GEMMA4 = Family(
             *(key for key in DECODER_KEYS if key.gguf != "expert_used_count"),
             Key("expert_used_count", "top_k_experts"),
             Key("attention.sliding_window", "sliding_window"),
-            Key("expert_count", "num_experts"),
-            Key("expert_feed_forward_length", "moe_intermediate_size"),
+            *expert_keys(),
         ),
         more_keys=_keys,
         sizes=_sizes,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from gguf import GGUFValueType
+from gguf import ExpertGatingFuncType, GGUFValueType
 
 from collab_plugin.checkpoint.families.config import Config
 from collab_plugin.errors import CollabError
@@ -72,6 +72,32 @@ DECODER_KEYS = (
     Key("expert_used_count", "num_experts_per_tok"),
 )
 """What every decoder with experts has, as llama.cpp's converter writes it (conversion/base.py:1434-1560)."""
+
+GROUPED_KEYS = (*DECODER_KEYS, Key("attention.head_count_kv", "num_key_value_heads"))
+"""The same of one whose queries share keys and values."""
+
+SIGMOID = Key("expert_gating_func", int(ExpertGatingFuncType.SIGMOID))
+"""The router's scores."""
+
+
+def expert_keys(count: str = "num_experts", width: str = "moe_intermediate_size") -> tuple[Key, ...]:
+    """Number and width of the experts, by their keys of config.json."""
+    return (Key("expert_count", count), Key("expert_feed_forward_length", width))
+
+
+GROUPED_EXPERTS = (
+    *(Key("leading_dense_block_count", "first_k_dense_replace"), *expert_keys("n_routed_experts")),
+    *(Key("expert_shared_count", "n_shared_experts"), Key("expert_group_count", "n_group")),
+    *(Key("expert_group_used_count", "topk_group"), Key("expert_weights_scale", "routed_scaling_factor", float)),
+    SIGMOID,
+)
+"""Experts as DeepSeek-V3 has them, and what was made after it: shared ones beside them, a sigmoid, groups."""
+
+
+def head_keys(head: int, *more: str) -> dict[str, MetaValue]:
+    """The length of a head, of keys and of values; ``more``: keys that have it too."""
+    return dict.fromkeys(("attention.key_length", "attention.value_length", *more), u32(head))
+
 
 _ROPE_KEYS = frozenset(
     (

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from gguf import ExpertGatingFuncType
-
 from collab_plugin.checkpoint.families.config import Config
+from collab_plugin.checkpoint.families.decoder_sizes import decoder_sizes, head_length
 from collab_plugin.checkpoint.families.family import Conversion, Family, Prediction
-from collab_plugin.checkpoint.families.gguf_keys import DECODER_KEYS, Key, rope_keys, u32
-from collab_plugin.checkpoint.families.qwen3moe import head_length
+from collab_plugin.checkpoint.families.gguf_keys import GROUPED_EXPERTS, GROUPED_KEYS, head_keys, rope_keys
 from collab_plugin.checkpoint.families.tensors import (
+    BIASED_SHARED_EXPERTS,
     BIASES,
     GROUPED_QUERY,
     OUTSIDE_BLOCKS,
     QUERY_KEY_NORMS,
-    ROUTER_BIAS,
     Sizes,
     TensorRule,
     block_tensor,
     dense_feed_forward,
-    gated_experts,
-    router_weights,
 )
 from collab_plugin.formats.gguf_values import MetaValue
 
@@ -29,21 +25,12 @@ GLM_TOKENS = {"bos": "[gMASK]", "eot": "<|user|>", "eom": "<|observation|>"}
 
 def _keys(c: Config) -> dict[str, MetaValue]:
     head = head_length(c)
-    return {"attention.key_length": u32(head), "attention.value_length": u32(head)} | rope_keys(c, head)
+    return head_keys(head) | rope_keys(c, head)
 
 
 def _sizes(c: Config) -> Sizes:
-    return {
-        "vocabulary": c.integer("vocab_size"),
-        "hidden": c.integer("hidden_size"),
-        "width": c.integer("intermediate_size"),
-        "heads": c.integer("num_attention_heads"),
-        "kv_heads": c.integer("num_key_value_heads"),
-        "head": head_length(c),
-        "experts": c.integer("n_routed_experts"),
-        "expert_width": c.integer("moe_intermediate_size"),
-        "shared": c.integer("n_shared_experts"),
-    }
+    more = {"width": "intermediate_size", "shared": "n_shared_experts"}
+    return decoder_sizes(c, experts="n_routed_experts", expert_width="moe_intermediate_size", **more)
 
 
 def _tensors(c: Config) -> tuple[TensorRule, ...]:
@@ -55,10 +42,7 @@ def _tensors(c: Config) -> tuple[TensorRule, ...]:
         *(BIASES if c.flag("attention_bias") else ()),
         *(QUERY_KEY_NORMS if c.flag("use_qk_norm") else ()),
         *dense_feed_forward(),
-        router_weights(),
-        ROUTER_BIAS,
-        *gated_experts(),
-        *dense_feed_forward("mlp.shared_experts", "_shexp", "shared*expert_width", "experts"),
+        *BIASED_SHARED_EXPERTS,
     )
 
 
@@ -93,18 +77,7 @@ GLM4_MOE = Family(
         },
         fixed={"hidden_act": ("silu",)},
         renormalises="norm_topk_prob",
-        keys=(
-            *DECODER_KEYS,
-            Key("attention.head_count_kv", "num_key_value_heads"),
-            Key("leading_dense_block_count", "first_k_dense_replace"),
-            Key("expert_count", "n_routed_experts"),
-            Key("expert_feed_forward_length", "moe_intermediate_size"),
-            Key("expert_shared_count", "n_shared_experts"),
-            Key("expert_group_count", "n_group"),
-            Key("expert_group_used_count", "topk_group"),
-            Key("expert_weights_scale", "routed_scaling_factor", float),
-            Key("expert_gating_func", int(ExpertGatingFuncType.SIGMOID)),
-        ),
+        keys=(*GROUPED_KEYS, *GROUPED_EXPERTS),
         more_keys=_keys,
         sizes=_sizes,
         tensors=_tensors,

@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-from gguf import ExpertGatingFuncType
-
 from collab_plugin.checkpoint.families.config import Config
 from collab_plugin.checkpoint.families.deepseek_v3 import LATENT_ATTENTION, LATENT_QUERIES, latent_sizes
+from collab_plugin.checkpoint.families.deepseek_v32 import INDEXER_KEYS, indexer_sizes, indexer_tensors
 from collab_plugin.checkpoint.families.family import Conversion, Family, Prediction
-from collab_plugin.checkpoint.families.gguf_keys import DECODER_KEYS, Key, flags, rope_keys, u32
+from collab_plugin.checkpoint.families.gguf_keys import DECODER_KEYS, GROUPED_EXPERTS, Key, flags, rope_keys, u32
 from collab_plugin.checkpoint.families.glm4_moe import GLM_TOKENS
 from collab_plugin.checkpoint.families.tensors import (
+    BIASED_SHARED_EXPERTS,
     BLOCK_NORMS,
     OUTSIDE_BLOCKS,
-    ROUTER_BIAS,
     Sizes,
     TensorRule,
-    block_tensor,
     dense_feed_forward,
-    gated_experts,
-    router_weights,
 )
-from collab_plugin.errors import CollabError
 from collab_plugin.formats.gguf_values import MetaValue
-
-_KINDS = ("shared", "full")
 
 
 def _indexers(c: Config) -> list[bool]:
     """For each layer whether it has an indexer of its own; the others attend to what the one before chose."""
-    told, count = c.get("indexer_types"), c.integer("num_hidden_layers")
-    if told is None:
-        return [True] * count
-    if not isinstance(told, list) or len(told) != count or not set(told) <= set(_KINDS):
-        raise CollabError(f"{c.where} has indexer_types that are not {' or '.join(_KINDS)} for each of {count} layers")
-    return [kind == "full" for kind in told]
+    told = c.kinds("indexer_types", ("shared", "full"))
+    return [True] * c.integer("num_hidden_layers") if told is None else [kind == "full" for kind in told]
 
 
 def _keys(c: Config) -> dict[str, MetaValue]:
@@ -49,19 +38,7 @@ def _keys(c: Config) -> dict[str, MetaValue]:
 
 
 def _sizes(c: Config) -> Sizes:
-    own = {"index_heads": c.integer("index_n_heads"), "index": c.integer("index_head_dim")}
-    return {**latent_sizes(c), **own}
-
-
-_INDEXER = (
-    block_tensor(
-        "self_attn.indexer.wq_b.weight", "indexer.attn_q_b.weight", "index_heads*index q_rank", None, "indexer"
-    ),
-    block_tensor("self_attn.indexer.wk.weight", "indexer.attn_k.weight", "index hidden", None, "indexer"),
-    block_tensor("self_attn.indexer.k_norm.weight", "indexer.k_norm.weight", "index", None, "indexer"),
-    block_tensor("self_attn.indexer.k_norm.bias", "indexer.k_norm.bias", "index", None, "indexer"),
-    block_tensor("self_attn.indexer.weights_proj.weight", "indexer.proj.weight", "index_heads hidden", None, "indexer"),
-)
+    return {**latent_sizes(c), **indexer_sizes(c)}
 
 
 def _tensors(c: Config) -> tuple[TensorRule, ...]:
@@ -70,12 +47,9 @@ def _tensors(c: Config) -> tuple[TensorRule, ...]:
         *BLOCK_NORMS,
         *LATENT_QUERIES,
         *LATENT_ATTENTION,
-        *_INDEXER,
+        *indexer_tensors("indexer"),
         *dense_feed_forward(),
-        router_weights(),
-        ROUTER_BIAS,
-        *gated_experts(),
-        *dense_feed_forward("mlp.shared_experts", "_shexp", "shared*expert_width", "experts"),
+        *BIASED_SHARED_EXPERTS,
     )
 
 
@@ -132,17 +106,8 @@ GLM_DSA = Family(
             Key("attention.kv_lora_rank", "kv_lora_rank"),
             Key("attention.q_lora_rank", "q_lora_rank"),
             Key("attention.value_length_mla", "v_head_dim"),
-            Key("attention.indexer.head_count", "index_n_heads"),
-            Key("attention.indexer.key_length", "index_head_dim"),
-            Key("attention.indexer.top_k", "index_topk"),
-            Key("leading_dense_block_count", "first_k_dense_replace"),
-            Key("expert_count", "n_routed_experts"),
-            Key("expert_feed_forward_length", "moe_intermediate_size"),
-            Key("expert_shared_count", "n_shared_experts"),
-            Key("expert_group_count", "n_group"),
-            Key("expert_group_used_count", "topk_group"),
-            Key("expert_weights_scale", "routed_scaling_factor", float),
-            Key("expert_gating_func", int(ExpertGatingFuncType.SIGMOID)),
+            *INDEXER_KEYS,
+            *GROUPED_EXPERTS,
         ),
         more_keys=_keys,
         sizes=_sizes,

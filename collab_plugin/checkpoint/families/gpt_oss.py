@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from collab_plugin.checkpoint.families.config import Config
+from collab_plugin.checkpoint.families.decoder_sizes import decoder_sizes
 from collab_plugin.checkpoint.families.family import Conversion, Family
-from collab_plugin.checkpoint.families.gguf_keys import DECODER_KEYS, Key, rope_keys, rope_parameters, u32
+from collab_plugin.checkpoint.families.gguf_keys import (
+    GROUPED_KEYS,
+    Key,
+    expert_keys,
+    head_keys,
+    rope_keys,
+    rope_parameters,
+)
 from collab_plugin.checkpoint.families.tensors import (
     BIASES,
     GROUPED_QUERY,
@@ -21,16 +29,14 @@ from collab_plugin.formats.gguf_values import MetaValue
 
 def _keys(c: Config) -> dict[str, MetaValue]:
     _check_layers(c)
-    head = c.integer("head_dim")
     if c.get("rope_parameters") is None and c.get("rope_scaling") is None:
         raise CollabError(f"{c.where} has neither rope_scaling nor rope_parameters; gpt-oss scales rope")
-    return {"attention.key_length": u32(head), "attention.value_length": u32(head)} | rope_keys(c)
+    return head_keys(c.integer("head_dim")) | rope_keys(c)
 
 
 def _check_layers(c: Config) -> None:
-    kinds = c.get("layer_types")
-    count = c.integer("num_hidden_layers")
-    if kinds is not None and kinds != [("sliding_attention", "full_attention")[i % 2] for i in range(count)]:
+    kinds = c.kinds("layer_types", ("sliding_attention", "full_attention"))
+    if kinds is not None and any((kind == "full_attention") != layer % 2 for layer, kind in enumerate(kinds)):
         raise CollabError(f"{c.where} has layer_types that llama.cpp's gpt-oss does not compute: it has a window in "
                           "every other layer, the first one included")  # fmt: skip
 
@@ -42,15 +48,7 @@ def _notes(c: Config) -> list[str]:
 
 
 def _sizes(c: Config) -> Sizes:
-    return {
-        "vocabulary": c.integer("vocab_size"),
-        "hidden": c.integer("hidden_size"),
-        "heads": c.integer("num_attention_heads"),
-        "kv_heads": c.integer("num_key_value_heads"),
-        "head": c.integer("head_dim"),
-        "experts": c.integer("num_local_experts"),
-        "expert_width": c.integer("intermediate_size"),
-    }
+    return decoder_sizes(c, head="head_dim", experts="num_local_experts", expert_width="intermediate_size")
 
 
 def _experts(name: str, stored: str, part: int, parts: int, packed: bool) -> tuple[TensorRule, ...]:
@@ -116,11 +114,9 @@ GPT_OSS = Family(
             "tie_word_embeddings": (False,),
         },
         keys=(
-            *DECODER_KEYS,
-            Key("attention.head_count_kv", "num_key_value_heads"),
+            *GROUPED_KEYS,
             Key("attention.sliding_window", "sliding_window"),
-            Key("expert_count", "num_local_experts"),
-            Key("expert_feed_forward_length", "intermediate_size"),
+            *expert_keys("num_local_experts", "intermediate_size"),
         ),
         more_keys=_keys,
         sizes=_sizes,

@@ -3,55 +3,36 @@
 from __future__ import annotations
 
 from collab_plugin.checkpoint.families.config import Config
+from collab_plugin.checkpoint.families.decoder_sizes import decoder_sizes, even_head
 from collab_plugin.checkpoint.families.family import Conversion, Family
 from collab_plugin.checkpoint.families.gguf_keys import DECODER_KEYS, Key, rope_keys, u32
 from collab_plugin.checkpoint.families.tensors import (
     BLOCK_NORMS,
-    GROUPED_QUERY,
     OUTSIDE_BLOCKS,
+    PAIRED_QUERY,
     Sizes,
     TensorRule,
     block_tensor,
     fused_experts,
     half,
-    rotary_pairs,
     router_weights,
 )
 from collab_plugin.formats.gguf_values import MetaValue
 
 
-def _head(c: Config) -> int:
-    return c.integer("hidden_size") // max(c.integer("num_attention_heads"), 1)
-
-
-def _kv_heads(c: Config) -> int:
-    return c.integer("num_attention_heads" if c.get("num_key_value_heads") is None else "num_key_value_heads")
-
-
 def _keys(c: Config) -> dict[str, MetaValue]:
-    keys = {"attention.head_count_kv": u32(_kv_heads(c)), "rope.dimension_count": u32(_head(c))} | rope_keys(c)
+    sizes = _sizes(c)
+    keys = {"attention.head_count_kv": u32(sizes["kv_heads"]), "rope.dimension_count": u32(sizes["head"])}
     if c.get("shared_intermediate_size"):
         keys["expert_shared_feed_forward_length"] = u32(c.integer("shared_intermediate_size"))
-    return keys
+    return keys | rope_keys(c)
 
 
 def _sizes(c: Config) -> Sizes:
-    return {
-        "vocabulary": c.integer("vocab_size"),
-        "hidden": c.integer("hidden_size"),
-        "heads": c.integer("num_attention_heads"),
-        "kv_heads": _kv_heads(c),
-        "head": _head(c),
-        "experts": c.integer("num_local_experts"),
-        "expert_width": c.integer("intermediate_size"),
-        "shared_width": c.integer("shared_intermediate_size"),
-    }
+    widths = {"expert_width": "intermediate_size", "shared_width": "shared_intermediate_size"}
+    return decoder_sizes(c, head=even_head(c), experts="num_local_experts", **widths)
 
 
-_QUERIES_AND_KEYS = (
-    block_tensor("self_attn.q_proj.weight", "attn_q.weight", "heads*head hidden", rotary_pairs("heads")),
-    block_tensor("self_attn.k_proj.weight", "attn_k.weight", "kv_heads*head hidden", rotary_pairs("kv_heads")),
-)
 _IN, _SHARED = "block_sparse_moe.input_linear.weight", "shared_mlp.input_linear.weight"
 _ROWS = "experts 2*expert_width hidden"
 _EXPERTS = (
@@ -75,7 +56,7 @@ _SHARED_EXPERT = (
 
 def _tensors(c: Config) -> tuple[TensorRule, ...]:
     shared = _SHARED_EXPERT if c.get("shared_intermediate_size") else ()
-    return (*OUTSIDE_BLOCKS, *BLOCK_NORMS, *_QUERIES_AND_KEYS, *GROUPED_QUERY[2:], *_EXPERTS, *shared)
+    return (*OUTSIDE_BLOCKS, *BLOCK_NORMS, *PAIRED_QUERY, *_EXPERTS, *shared)
 
 
 GRANITE_MOE = Family(

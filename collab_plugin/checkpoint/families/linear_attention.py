@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from collab_plugin.checkpoint.families.config import Config
-from collab_plugin.checkpoint.families.gguf_keys import Key, flags, rope_keys, u32
+from collab_plugin.checkpoint.families.decoder_sizes import decoder_sizes
+from collab_plugin.checkpoint.families.gguf_keys import GROUPED_KEYS, Key, expert_keys, flags, head_keys, rope_keys, u32
 from collab_plugin.checkpoint.families.tensors import Sizes, TensorRule, block_tensor, plus_one
 from collab_plugin.checkpoint.rearranged_sources import Order
 from collab_plugin.errors import CollabError
@@ -16,10 +17,13 @@ from collab_plugin.formats.gguf_values import MetaValue
 _EVERY = 4  # layers to one of full attention, where neither layer_types nor full_attention_interval says so
 
 LINEAR_KEYS = (
+    *GROUPED_KEYS,
     Key("ssm.conv_kernel", "linear_conv_kernel_dim"),
     Key("ssm.state_size", "linear_key_head_dim"),
     Key("ssm.group_count", "linear_num_key_heads"),
     Key("ssm.time_step_rank", "linear_num_value_heads"),
+    *expert_keys(),
+    Key("expert_shared_feed_forward_length", "shared_expert_intermediate_size"),
 )
 
 LINEAR_DEFAULTS: Mapping[str, int] = {
@@ -33,15 +37,10 @@ LINEAR_DEFAULTS: Mapping[str, int] = {
 
 def is_linear(c: Config, layer: int) -> bool:
     """Whether a layer is a delta net; CollabError for a list of layers of another length or with another kind."""
-    kinds = c.get("layer_types")
+    kinds = c.kinds("layer_types", ("linear_attention", "full_attention"))
     if kinds is None:
         return (layer + 1) % (c.get("full_attention_interval") or _EVERY) != 0
-    if not isinstance(kinds, list) or len(kinds) != c.integer("num_hidden_layers"):
-        raise CollabError(f"{c.where} has layer_types that are not one for each of the layers")
-    if kinds[layer] not in ("linear_attention", "full_attention"):
-        raise CollabError(f"{c.where} has a layer of {str(kinds[layer])[:40]!r}; linear_attention and full_attention "
-                          "are read here")  # fmt: skip
-    return bool(kinds[layer] == "linear_attention")
+    return kinds[layer] == "linear_attention"
 
 
 LAYER_SETS = {"linear": is_linear, "full": lambda c, layer: not is_linear(c, layer)}
@@ -58,8 +57,7 @@ def linear_keys(c: Config) -> dict[str, MetaValue]:
         "ssm.inner_size": u32(c.integer("linear_value_head_dim") * c.integer("linear_num_value_heads")),
         "full_attention_interval": u32(c.get("full_attention_interval") or _EVERY),
         "attention.recurrent_layers": flags(is_linear(c, layer) for layer in layers),
-        "attention.key_length": u32(head),
-        "attention.value_length": u32(head),
+        **head_keys(head),
         **rope_keys(c, head),
     }
 
@@ -70,13 +68,7 @@ def linear_sizes(c: Config) -> Sizes:
     if heads < 1 or values % heads:
         raise CollabError(f"{c.where} has {values} heads of values for {heads} of keys, which do not divide them")
     return {
-        "vocabulary": c.integer("vocab_size"),
-        "hidden": c.integer("hidden_size"),
-        "heads": c.integer("num_attention_heads"),
-        "kv_heads": c.integer("num_key_value_heads"),
-        "head": c.integer("head_dim"),
-        "experts": c.integer("num_experts"),
-        "expert_width": c.integer("moe_intermediate_size"),
+        **decoder_sizes(c, head="head_dim", experts="num_experts", expert_width="moe_intermediate_size"),
         "shared_width": c.integer("shared_expert_intermediate_size"),
         "key_heads": heads,
         "key_length": length,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collab_plugin.checkpoint.families.config import Config
+from collab_plugin.checkpoint.families.decoder_sizes import decoder_sizes
 from collab_plugin.checkpoint.families.family import Conversion, Family, PassedOver
-from collab_plugin.checkpoint.families.gguf_keys import DECODER_KEYS, Key, rope_keys, u32
+from collab_plugin.checkpoint.families.gguf_keys import GROUPED_KEYS, Key, expert_keys, head_keys, rope_keys
 from collab_plugin.checkpoint.families.tensors import (
     BLOCK_NORMS,
     GROUPED_QUERY,
@@ -23,12 +24,11 @@ _CHUNK, _EVERY = 8192, 4  # of llama.cpp's graph
 
 
 def _keys(c: Config) -> dict[str, MetaValue]:
-    head, layers = c.integer("head_dim"), range(c.integer("num_hidden_layers"))
+    layers = range(c.integer("num_hidden_layers"))
     rotated = c.get("no_rope_layers")
     if rotated and rotated != [int((layer + 1) % _EVERY != 0) for layer in layers]:
         raise CollabError(f"{c.where} has no_rope_layers other than every fourth, which llama.cpp does not compute")
-    lengths = ("attention.key_length", "attention.value_length", "rope.dimension_count")
-    return dict.fromkeys(lengths, u32(head)) | rope_keys(c)
+    return head_keys(c.integer("head_dim"), "rope.dimension_count") | rope_keys(c)
 
 
 def _dense(c: Config, layer: int) -> bool:
@@ -37,16 +37,8 @@ def _dense(c: Config, layer: int) -> bool:
 
 
 def _sizes(c: Config) -> Sizes:
-    return {
-        "vocabulary": c.integer("vocab_size"),
-        "hidden": c.integer("hidden_size"),
-        "width": c.integer("intermediate_size_mlp"),
-        "heads": c.integer("num_attention_heads"),
-        "kv_heads": c.integer("num_key_value_heads"),
-        "head": c.integer("head_dim"),
-        "experts": c.integer("num_local_experts"),
-        "expert_width": c.integer("intermediate_size"),
-    }
+    widths = {"width": "intermediate_size_mlp", "expert_width": "intermediate_size"}
+    return decoder_sizes(c, head="head_dim", experts="num_local_experts", **widths)
 
 
 _BOTH, _ROWS = "feed_forward.experts.gate_up_proj", "experts hidden 2*expert_width"
@@ -127,12 +119,10 @@ LLAMA4 = Family(
             "attn_scale": (0.1,),
         },
         keys=(
-            *(key for key in DECODER_KEYS if key.gguf != "feed_forward_length"),
+            *(key for key in GROUPED_KEYS if key.gguf != "feed_forward_length"),
             Key("feed_forward_length", "intermediate_size_mlp"),
-            Key("attention.head_count_kv", "num_key_value_heads"),
             Key("interleave_moe_layer_step", "interleave_moe_layer_step"),
-            Key("expert_count", "num_local_experts"),
-            Key("expert_feed_forward_length", "intermediate_size"),
+            *expert_keys("num_local_experts", "intermediate_size"),
         ),
         more_keys=_keys,
         sizes=_checked,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from gguf import ExpertGatingFuncType
-
 from collab_plugin.checkpoint.families.config import Config
+from collab_plugin.checkpoint.families.decoder_sizes import decoder_sizes
 from collab_plugin.checkpoint.families.family import Conversion, Family, PassedOver
 from collab_plugin.checkpoint.families.gguf_keys import (
     DECODER_KEYS,
+    SIGMOID,
     Key,
+    expert_keys,
     f32,
     integers,
     rope_keys,
@@ -80,18 +81,9 @@ def _keys(c: Config) -> dict[str, MetaValue]:
 
 
 def _sizes(c: Config) -> Sizes:
-    return {
-        "vocabulary": c.integer("vocab_size"),
-        "hidden": c.integer("hidden_size"),
-        "width": c.integer("intermediate_size"),
-        "heads": c.integer("num_attention_heads"),
-        "full_heads": c.integer("num_key_value_heads"),
-        "window_heads": _heads_of_windows(c),
-        "head": c.integer("head_dim"),
-        "value": c.integer("v_head_dim"),
-        "experts": c.integer("n_routed_experts"),
-        "expert_width": c.integer("moe_intermediate_size"),
-    }
+    own = {"width": "intermediate_size", "value": "v_head_dim", "full_heads": "num_key_value_heads"}
+    sizes = decoder_sizes(c, experts="n_routed_experts", expert_width="moe_intermediate_size", **own)
+    return {**sizes, "window_heads": _heads_of_windows(c)}
 
 
 def _attention(kind: str) -> tuple[TensorRule, ...]:
@@ -163,9 +155,8 @@ MIMO_V2 = Family(
             *DECODER_KEYS,
             Key("attention.sliding_window", "sliding_window"),
             Key("attention.value_scale", "attention_value_scale", float, optional=True),
-            Key("expert_count", "n_routed_experts"),
-            Key("expert_feed_forward_length", "moe_intermediate_size"),
-            Key("expert_gating_func", int(ExpertGatingFuncType.SIGMOID)),
+            *expert_keys("n_routed_experts"),
+            SIGMOID,
         ),
         more_keys=_keys,
         sizes=_sizes,

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from gguf import ExpertGatingFuncType
-
 from collab_plugin.checkpoint.families.config import Config
+from collab_plugin.checkpoint.families.decoder_sizes import decoder_sizes
 from collab_plugin.checkpoint.families.family import Conversion, Family, PassedOver
-from collab_plugin.checkpoint.families.gguf_keys import DECODER_KEYS, Key, rope_keys, rope_parameters, u32
+from collab_plugin.checkpoint.families.gguf_keys import (
+    GROUPED_KEYS,
+    SIGMOID,
+    expert_keys,
+    head_keys,
+    rope_keys,
+    rope_parameters,
+    u32,
+)
 from collab_plugin.checkpoint.families.tensors import (
     BLOCK_NORMS,
     GROUPED_QUERY,
     OUTSIDE_BLOCKS,
+    WIDE_QUERY_KEY_NORMS,
     Sizes,
     TensorRule,
     block_tensor,
@@ -22,22 +30,14 @@ from collab_plugin.formats.gguf_values import MetaValue
 
 def _keys(c: Config) -> dict[str, MetaValue]:
     head = c.integer("head_dim")
-    keys = {"attention.key_length": u32(head), "attention.value_length": u32(head)} | rope_keys(c, head)
+    keys = head_keys(head) | rope_keys(c, head)
     if c.get("rotary_dim") is not None and rope_parameters(c).get("partial_rotary_factor") is None:
         keys["rope.dimension_count"] = u32(c.integer("rotary_dim"))
     return keys
 
 
 def _sizes(c: Config) -> Sizes:
-    return {
-        "vocabulary": c.integer("vocab_size"),
-        "hidden": c.integer("hidden_size"),
-        "heads": c.integer("num_attention_heads"),
-        "kv_heads": c.integer("num_key_value_heads"),
-        "head": c.integer("head_dim"),
-        "experts": c.integer("num_local_experts"),
-        "expert_width": c.integer("intermediate_size"),
-    }
+    return decoder_sizes(c, head="head_dim", experts="num_local_experts", expert_width="intermediate_size")
 
 
 _BLOCK = "block_sparse_moe"
@@ -48,8 +48,7 @@ def _tensors(c: Config) -> tuple[TensorRule, ...]:
         *OUTSIDE_BLOCKS,
         *BLOCK_NORMS,
         *GROUPED_QUERY,
-        block_tensor("self_attn.q_norm.weight", "attn_q_norm.weight", "heads*head"),
-        block_tensor("self_attn.k_norm.weight", "attn_k_norm.weight", "kv_heads*head"),
+        *WIDE_QUERY_KEY_NORMS,
         router_weights(f"{_BLOCK}.gate.weight"),
         router_weights(),
         block_tensor(f"{_BLOCK}.e_score_correction_bias", "exp_probs_b.bias", "experts", layers="experts"),
@@ -93,13 +92,7 @@ MINIMAX_M2 = Family(
             "qk_norm_type": (None, "per_layer"),
             "shared_intermediate_size": (None, 0),
         },
-        keys=(
-            *DECODER_KEYS,
-            Key("attention.head_count_kv", "num_key_value_heads"),
-            Key("expert_count", "num_local_experts"),
-            Key("expert_feed_forward_length", "intermediate_size"),
-            Key("expert_gating_func", int(ExpertGatingFuncType.SIGMOID)),
-        ),
+        keys=(*GROUPED_KEYS, *expert_keys("num_local_experts", "intermediate_size"), SIGMOID),
         more_keys=_keys,
         sizes=_sizes,
         tensors=_tensors,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collab_plugin.checkpoint.families.config import Config
+from collab_plugin.checkpoint.families.decoder_sizes import decoder_sizes, even_head
 from collab_plugin.checkpoint.families.family import Conversion, Decoder, Family
-from collab_plugin.checkpoint.families.gguf_keys import DECODER_KEYS, Key, rope_keys
+from collab_plugin.checkpoint.families.gguf_keys import GROUPED_KEYS, Key, rope_keys
 from collab_plugin.checkpoint.families.tensors import (
     BLOCK_NORMS,
     GROUPED_QUERY,
     OUTSIDE_BLOCKS,
+    WIDE_QUERY_KEY_NORMS,
     Sizes,
     TensorRule,
-    block_tensor,
     gated_experts,
     router_weights,
 )
@@ -29,23 +30,11 @@ def _keys(c: Config) -> dict[str, MetaValue]:
 
 
 def _sizes(c: Config) -> Sizes:
-    return {
-        "vocabulary": c.integer("vocab_size"),
-        "hidden": c.integer("hidden_size"),
-        "heads": c.integer("num_attention_heads"),
-        "kv_heads": c.integer("num_key_value_heads"),
-        "head": c.integer("hidden_size") // max(c.integer("num_attention_heads"), 1),
-        "experts": c.integer("num_experts"),
-        "expert_width": c.integer("intermediate_size"),
-    }
+    return decoder_sizes(c, head=even_head(c), experts="num_experts", expert_width="intermediate_size")
 
 
 def _tensors(c: Config) -> tuple[TensorRule, ...]:
-    norms = (
-        block_tensor("self_attn.q_norm.weight", "attn_q_norm.weight", "heads*head"),
-        block_tensor("self_attn.k_norm.weight", "attn_k_norm.weight", "kv_heads*head"),
-    )
-    return (*OUTSIDE_BLOCKS, *BLOCK_NORMS, *GROUPED_QUERY, *norms, router_weights(), *gated_experts())
+    return (*OUTSIDE_BLOCKS, *BLOCK_NORMS, *GROUPED_QUERY, *WIDE_QUERY_KEY_NORMS, router_weights(), *gated_experts())
 
 
 OLMOE = Family(
@@ -76,11 +65,7 @@ OLMOE = Family(
             "tie_word_embeddings": (False,),
         },
         renormalises="norm_topk_prob",
-        keys=(
-            *DECODER_KEYS,
-            Key("attention.head_count_kv", "num_key_value_heads"),
-            Key("expert_count", "num_experts"),
-        ),
+        keys=(*GROUPED_KEYS, Key("expert_count", "num_experts")),
         more_keys=_keys,
         sizes=_sizes,
         tensors=_tensors,

@@ -4,8 +4,9 @@ expert."""
 from __future__ import annotations
 
 from collab_plugin.checkpoint.families.config import Config
+from collab_plugin.checkpoint.families.decoder_sizes import decoder_sizes, even_head
 from collab_plugin.checkpoint.families.family import Conversion, Decoder, Family
-from collab_plugin.checkpoint.families.gguf_keys import DECODER_KEYS, Key, rope_keys
+from collab_plugin.checkpoint.families.gguf_keys import GROUPED_KEYS, Key, expert_keys, rope_keys
 from collab_plugin.checkpoint.families.tensors import (
     BIASES,
     BLOCK_NORMS,
@@ -20,18 +21,19 @@ from collab_plugin.checkpoint.families.tensors import (
     vector,
 )
 
+GATED_SHARED_EXPERT = (
+    router_weights(),
+    *gated_experts(),
+    *dense_feed_forward("mlp.shared_expert", "_shexp", "shared_width", "experts"),
+    block_tensor("mlp.shared_expert_gate.weight", "ffn_gate_inp_shexp.weight", "1 hidden", vector, "experts"),
+)
+"""Experts, and one that every token uses, as far as its gate lets it."""
+
 
 def _sizes(c: Config) -> Sizes:
-    return {
-        "vocabulary": c.integer("vocab_size"),
-        "hidden": c.integer("hidden_size"),
-        "heads": c.integer("num_attention_heads"),
-        "kv_heads": c.integer("num_key_value_heads"),
-        "head": c.integer("hidden_size") // max(c.integer("num_attention_heads"), 1),
-        "experts": c.integer("num_experts"),
-        "expert_width": c.integer("moe_intermediate_size"),
-        "shared_width": c.integer("shared_expert_intermediate_size"),
-    }
+    widths = {"expert_width": "moe_intermediate_size", "shared_width": "shared_expert_intermediate_size"}
+    widths = {"expert_width": "moe_intermediate_size", "shared_width": "shared_expert_intermediate_size"}
+    return decoder_sizes(c, head=even_head(c), experts="num_experts", **widths)
 
 
 def _tensors(c: Config) -> tuple[TensorRule, ...]:
@@ -40,10 +42,7 @@ def _tensors(c: Config) -> tuple[TensorRule, ...]:
         *BLOCK_NORMS,
         *GROUPED_QUERY,
         *(BIASES if c.flag("qkv_bias") else ()),
-        router_weights(),
-        *gated_experts(),
-        *dense_feed_forward("mlp.shared_expert", "_shexp", "shared_width", "experts"),
-        block_tensor("mlp.shared_expert_gate.weight", "ffn_gate_inp_shexp.weight", "1 hidden", vector, "experts"),
+        *GATED_SHARED_EXPERT,
     )
 
 
@@ -81,10 +80,8 @@ QWEN2_MOE = Family(
         },
         renormalises="norm_topk_prob",
         keys=(
-            *DECODER_KEYS,
-            Key("attention.head_count_kv", "num_key_value_heads"),
-            Key("expert_count", "num_experts"),
-            Key("expert_feed_forward_length", "moe_intermediate_size"),
+            *GROUPED_KEYS,
+            *expert_keys(),
             Key("expert_shared_feed_forward_length", "shared_expert_intermediate_size"),
         ),
         more_keys=rope_keys,

@@ -7,7 +7,7 @@ from gguf import GGUFValueType
 
 from collab_plugin.checkpoint.families.config import Config
 from collab_plugin.checkpoint.families.family import Conversion, Family, PassedOver
-from collab_plugin.checkpoint.families.gguf_keys import DECODER_KEYS, Key, rope_parameters
+from collab_plugin.checkpoint.families.gguf_keys import rope_parameters
 from collab_plugin.checkpoint.families.linear_attention import (
     FULL_ATTENTION,
     LAYER_SETS,
@@ -20,7 +20,8 @@ from collab_plugin.checkpoint.families.linear_attention import (
     values_in_turn,
     values_last_in_turn,
 )
-from collab_plugin.checkpoint.families.qwen3next import GATED_SHARED_EXPERT, LINEAR
+from collab_plugin.checkpoint.families.qwen2moe import GATED_SHARED_EXPERT
+from collab_plugin.checkpoint.families.qwen3next import LINEAR
 from collab_plugin.checkpoint.families.tensors import OUTSIDE_BLOCKS, TensorRule, block_tensor, ordered
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.gguf_values import MetaValue
@@ -86,14 +87,7 @@ QWEN35_MOE = Family(
             "tie_word_embeddings": False,
         },
         fixed={"hidden_act": ("silu",), "attention_bias": (False,)},
-        keys=(
-            *DECODER_KEYS,
-            *LINEAR_KEYS,
-            Key("attention.head_count_kv", "num_key_value_heads"),
-            Key("expert_count", "num_experts"),
-            Key("expert_feed_forward_length", "moe_intermediate_size"),
-            Key("expert_shared_feed_forward_length", "shared_expert_intermediate_size"),
-        ),
+        keys=LINEAR_KEYS,
         more_keys=_keys,
         sizes=linear_sizes,
         tensors=_tensors,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collab_plugin.checkpoint.families.config import Config
+from collab_plugin.checkpoint.families.decoder_sizes import decoder_sizes, head_length
 from collab_plugin.checkpoint.families.family import Conversion, Decoder, Family
-from collab_plugin.checkpoint.families.gguf_keys import DECODER_KEYS, Key, rope_keys, u32
+from collab_plugin.checkpoint.families.gguf_keys import GROUPED_KEYS, expert_keys, head_keys, rope_keys
 from collab_plugin.checkpoint.families.tensors import (
     BLOCK_NORMS,
     GROUPED_QUERY,
@@ -20,28 +21,12 @@ from collab_plugin.formats.gguf_values import MetaValue
 COUNTS = ("num_experts", "num_local_experts")
 
 
-def head_length(c: Config) -> int:
-    """head_dim, or what an older config.json means without it."""
-    if c.get("head_dim") is not None:
-        return c.integer("head_dim")
-    return c.integer("hidden_size") // max(c.integer("num_attention_heads"), 1)
-
-
 def _keys(c: Config) -> dict[str, MetaValue]:
-    head = head_length(c)
-    return {"attention.key_length": u32(head), "attention.value_length": u32(head)} | rope_keys(c)
+    return head_keys(head_length(c)) | rope_keys(c)
 
 
 def _sizes(c: Config) -> Sizes:
-    return {
-        "vocabulary": c.integer("vocab_size"),
-        "hidden": c.integer("hidden_size"),
-        "heads": c.integer("num_attention_heads"),
-        "kv_heads": c.integer("num_key_value_heads"),
-        "head": head_length(c),
-        "experts": c.integer("num_experts"),
-        "expert_width": c.integer("moe_intermediate_size"),
-    }
+    return decoder_sizes(c, experts="num_experts", expert_width="moe_intermediate_size")
 
 
 def _tensors(c: Config) -> tuple[TensorRule, ...]:
@@ -79,12 +64,7 @@ QWEN3_MOE = Family(
             "mlp_only_layers": ([], None),
         },
         renormalises="norm_topk_prob",
-        keys=(
-            *DECODER_KEYS,
-            Key("attention.head_count_kv", "num_key_value_heads"),
-            Key("expert_count", "num_experts"),
-            Key("expert_feed_forward_length", "moe_intermediate_size"),
-        ),
+        keys=(*GROUPED_KEYS, *expert_keys()),
         more_keys=_keys,
         sizes=_sizes,
         tensors=_tensors,

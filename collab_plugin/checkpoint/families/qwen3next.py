@@ -6,7 +6,6 @@ import numpy as np
 
 from collab_plugin.checkpoint.families.config import Config
 from collab_plugin.checkpoint.families.family import Conversion, Family, PassedOver
-from collab_plugin.checkpoint.families.gguf_keys import DECODER_KEYS, Key
 from collab_plugin.checkpoint.families.linear_attention import (
     FULL_ATTENTION,
     LAYER_SETS,
@@ -18,17 +17,14 @@ from collab_plugin.checkpoint.families.linear_attention import (
     linear_sizes,
     queries_keys_values,
 )
+from collab_plugin.checkpoint.families.qwen2moe import GATED_SHARED_EXPERT
 from collab_plugin.checkpoint.families.tensors import (
     OUTSIDE_BLOCKS,
     TensorRule,
     block_tensor,
     computed,
-    dense_feed_forward,
-    gated_experts,
     ordered,
-    router_weights,
     squeezed,
-    vector,
 )
 
 LINEAR = "linear_attn."
@@ -49,13 +45,6 @@ _DELTA_NET = (
 def _tensors(c: Config) -> tuple[TensorRule, ...]:
     return (*OUTSIDE_BLOCKS[::2], *NORMS, *_DELTA_NET, *FULL_ATTENTION, *GATED_SHARED_EXPERT)
 
-
-GATED_SHARED_EXPERT = (
-    router_weights(),
-    *gated_experts(),
-    *dense_feed_forward("mlp.shared_expert", "_shexp", "shared_width", "experts"),
-    block_tensor("mlp.shared_expert_gate.weight", "ffn_gate_inp_shexp.weight", "1 hidden", vector, "experts"),
-)
 
 QWEN3_NEXT = Family(
     name="qwen3-next",
@@ -91,14 +80,7 @@ QWEN3_NEXT = Family(
             "mlp_only_layers": ([], None),
         },
         renormalises="norm_topk_prob",
-        keys=(
-            *DECODER_KEYS,
-            *LINEAR_KEYS,
-            Key("attention.head_count_kv", "num_key_value_heads"),
-            Key("expert_count", "num_experts"),
-            Key("expert_feed_forward_length", "moe_intermediate_size"),
-            Key("expert_shared_feed_forward_length", "shared_expert_intermediate_size"),
-        ),
+        keys=LINEAR_KEYS,
         more_keys=linear_keys,
         sizes=linear_sizes,
         tensors=_tensors,

@@ -189,6 +189,12 @@ GROUPED_QUERY = (
 )
 """Attention with queries that share keys and values; "head" is the length of one head."""
 
+PAIRED_QUERY = (
+    block_tensor("self_attn.q_proj.weight", "attn_q.weight", "heads*head hidden", rotary_pairs("heads")),
+    block_tensor("self_attn.k_proj.weight", "attn_k.weight", "kv_heads*head hidden", rotary_pairs("kv_heads")),
+    *GROUPED_QUERY[2:],
+)
+"""The same where llama.cpp rotates pairs and the checkpoint halves."""
 
 BIASES = (
     block_tensor("self_attn.q_proj.bias", "attn_q.bias", "heads*head"),
@@ -203,6 +209,12 @@ QUERY_KEY_NORMS = (
     block_tensor("self_attn.k_norm.weight", "attn_k_norm.weight", "head"),
 )
 """Of each head."""
+
+WIDE_QUERY_KEY_NORMS = (
+    block_tensor("self_attn.q_norm.weight", "attn_q_norm.weight", "heads*head"),
+    block_tensor("self_attn.k_norm.weight", "attn_k_norm.weight", "kv_heads*head"),
+)
+"""Of all heads together."""
 
 ROUTER_BIAS = block_tensor("mlp.gate.e_score_correction_bias", "exp_probs_b.bias", "experts", layers="experts")
 """Sways the choice of experts, not their weights."""
@@ -240,3 +252,12 @@ def dense_feed_forward(
         block_tensor(f"{path}.up_proj.weight", f"ffn_up{suffix}.weight", f"{width} hidden", layers=layers),
         block_tensor(f"{path}.down_proj.weight", f"ffn_down{suffix}.weight", f"hidden {width}", layers=layers),
     )
+
+
+BIASED_SHARED_EXPERTS = (
+    router_weights(),
+    ROUTER_BIAS,
+    *gated_experts(),
+    *dense_feed_forward("mlp.shared_experts", "_shexp", "shared*expert_width", "experts"),
+)
+"""Experts chosen with a bias, and those that every token uses: as DeepSeek-V3 names them."""
