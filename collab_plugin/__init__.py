@@ -58,7 +58,10 @@ _HOMES = {
     "placement.machine_fit": ("Fit",),
     "placement.machines": ("Machine", "MachineMemory"),
     "placement.run_setup": ("RunSetup",),
-    "placement.policy": ("LayerUse", "PlacementPolicy"),
+    "placement.placement": ("Placement", "Tier"),
+    "placement.placement_file": ("read_placement", "write_placement"),
+    "placement.policy": ("LayerUse", "PlacementPolicy", "Residency"),
+    "placement.simulate": ("Replay", "best_possible", "replay", "uses_of"),
     "planning.allocators.allocator": ("Allocator", "Choice", "Item"),
     "planning.criteria.criterion": ("CriterionOptions", "ImportanceCriterion"),
     "planning.options": ("Option",),
@@ -71,10 +74,12 @@ _HOMES = {
     "quantize.kernels": ("Kernels",),
     "reports.gather": ("Facts",),
     "reports.write": ("write_report",),
+    "stats.routing_trace": ("RoutingTrace",),
     "stats.sensitivity": ("GroupProbe", "PruningProbe", "Sensitivity"),
     "stats.sensitivity_file": ("read_sensitivity", "write_sensitivity"),
     "stats.stats": ("ImatrixEntry", "LayerRouting", "Stats", "Stream"),
     "stats.stats_file": ("read_stats", "write_stats"),
+    "stats.trace_file": ("read_trace", "write_trace"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -169,9 +174,18 @@ if TYPE_CHECKING:
     from collab_plugin.placement.machine_fit import Fit as Fit
     from collab_plugin.placement.machines import Machine as Machine
     from collab_plugin.placement.machines import MachineMemory as MachineMemory
+    from collab_plugin.placement.placement import Placement as Placement
+    from collab_plugin.placement.placement import Tier as Tier
+    from collab_plugin.placement.placement_file import read_placement as read_placement
+    from collab_plugin.placement.placement_file import write_placement as write_placement
     from collab_plugin.placement.policy import LayerUse as LayerUse
     from collab_plugin.placement.policy import PlacementPolicy as PlacementPolicy
+    from collab_plugin.placement.policy import Residency as Residency
     from collab_plugin.placement.run_setup import RunSetup as RunSetup
+    from collab_plugin.placement.simulate import Replay as Replay
+    from collab_plugin.placement.simulate import best_possible as best_possible
+    from collab_plugin.placement.simulate import replay as replay
+    from collab_plugin.placement.simulate import uses_of as uses_of
     from collab_plugin.planning.allocators.allocator import Allocator as Allocator
     from collab_plugin.planning.allocators.allocator import Choice as Choice
     from collab_plugin.planning.allocators.allocator import Item as Item
@@ -190,6 +204,7 @@ if TYPE_CHECKING:
     from collab_plugin.quantize.kernels import Kernels as Kernels
     from collab_plugin.reports.gather import Facts as Facts
     from collab_plugin.reports.write import write_report as write_report
+    from collab_plugin.stats.routing_trace import RoutingTrace as RoutingTrace
     from collab_plugin.stats.sensitivity import GroupProbe as GroupProbe
     from collab_plugin.stats.sensitivity import PruningProbe as PruningProbe
     from collab_plugin.stats.sensitivity import Sensitivity as Sensitivity
@@ -201,6 +216,8 @@ if TYPE_CHECKING:
     from collab_plugin.stats.stats import Stream as Stream
     from collab_plugin.stats.stats_file import read_stats as read_stats
     from collab_plugin.stats.stats_file import write_stats as write_stats
+    from collab_plugin.stats.trace_file import read_trace as read_trace
+    from collab_plugin.stats.trace_file import write_trace as write_trace
 else:  # hidden from type checkers, which would take any name for a public one
 
     def __getattr__(name):

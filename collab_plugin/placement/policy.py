@@ -1,12 +1,19 @@
-"""What a placement policy is: it says which experts of a layer stay on the device."""
+"""What a placement policy is: which experts lie in the fast memory at first, and which leave it as the model runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from collab_plugin.errors import CollabError
 from collab_plugin.stats.stats import LayerRouting
+
+F64 = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -21,34 +28,86 @@ class LayerUse:
     experts: int
     routing: LayerRouting | None
 
+    @property
+    def heat(self) -> F64:
+        """f64[experts]: share of the layer's choices that fell on each expert; alike where nothing is known."""
+        total = 0 if self.routing is None else int(self.routing.count.sum())
+        if self.routing is None or not total:
+            return np.full(self.experts, 1 / self.experts)
+        return np.asarray(self.routing.count / total, np.float64)
+
+
+class Residency(ABC):
+    """What a dynamic policy thinks of the experts of R layers with E experts each, step after step.
+
+    A step is one pass through the model. Its experts are brought into the fast memory if they are not there, and where
+    there is no room for them, the experts with the least `worth` leave, of equal ones that with the highest number;
+    never one that the step itself uses. Layers do not share room.
+    """
+
+    @abstractmethod
+    def saw(self, chosen: Mask) -> None:
+        """One more step: ``chosen`` bool[R, E]. A row without any choice is a layer that the step did not reach."""
+
+    @property
+    @abstractmethod
+    def worth(self) -> F64:
+        """f64[R, E]; looked at after `saw`."""
+
+
+Dynamic = Callable[[F64, Mapping[str, float]], Residency]
+"""From the expected number of choices a step, f64[R, E], zero where nothing is known, and the policy's parameters."""
+
 
 @dataclass(frozen=True)
 class PlacementPolicy:
-    """``hot(use, number)`` returns ``number`` ids of experts that stay on the device; the others are in host memory."""
+    """``hot(use, number)`` returns ``number`` ids of experts that are in the fast memory when the model starts, those
+    that are worth most first; the others are in slower memory.
+
+    ``rooms(uses, total)``: how many of ``total`` experts each layer may keep there; None: all layers as many.
+    ``dynamic``: makes what decides while the model runs; None: experts stay where they were at first.
+    ``parameters``: what ``dynamic`` is given unless told otherwise. ``learns``: it looks at calibration; a dynamic
+    policy that does not starts with an empty memory.
+    """
 
     name: str
     description: str
     hot: Callable[[LayerUse, int], Sequence[int]]
+    rooms: Callable[[Sequence[LayerUse], int], Sequence[int]] | None = None
+    dynamic: Dynamic | None = None
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    learns: bool = True
 
 
 def hot_experts(policy: PlacementPolicy, use: LayerUse, number: int) -> list[int]:
     """Ask the policy; ids in ascending order. CollabError when its answer is not ``number`` experts of the layer."""
-    ids = sorted({int(expert) for expert in policy.hot(use, number)})
-    if len(ids) != number or ids[0] < 0 or ids[-1] >= use.experts:
+    return sorted(ranked_experts(policy, use, number))
+
+
+def ranked_experts(policy: PlacementPolicy, use: LayerUse, number: int) -> list[int]:
+    """Ask the policy; ids in its order. CollabError when its answer is not ``number`` experts of the layer."""
+    ids = list(dict.fromkeys(int(expert) for expert in policy.hot(use, number)))
+    if len(ids) != number or (ids and not 0 <= min(ids) <= max(ids) < use.experts):
         raise CollabError(
-            f"placement policy {policy.name!r} chose {ids} in layer {use.layer}, not {number} of its "
+            f"placement policy {policy.name!r} chose {sorted(ids)} in layer {use.layer}, not {number} of its "
             f"{use.experts} experts: choose another, or mend the plugin"
         )
     return ids
 
 
-def _most_selected(use: LayerUse, number: int) -> Sequence[int]:
-    routing = use.routing
-    if routing is None:
-        return range(number)
-    return sorted(range(use.experts), key=lambda expert: (-int(routing.count[expert]), expert))[:number]
-
-
-MOST_SELECTED = PlacementPolicy(
-    "most-selected", "those that calibration selected most; without statistics the first ones", _most_selected
-)
+def rooms_of(policy: PlacementPolicy, uses: Sequence[LayerUse], total: int) -> list[int]:
+    """How many of ``total`` experts each layer keeps in the fast memory; at most all. CollabError for a policy that
+    gives out more."""
+    most = [use.experts for use in uses]
+    if policy.rooms is None:
+        each, more = divmod(total, max(len(uses), 1))
+        found = [min(each + (index < more), experts) for index, experts in enumerate(most)]
+    else:
+        found = [int(room) for room in policy.rooms(uses, total)]
+    wrong = len(found) != len(uses) or any(not 0 <= room <= experts for room, experts in zip(found, most, strict=False))
+    if wrong or sum(found) > total:
+        raise CollabError(
+            f"placement policy {policy.name!r} gives {found} of {total} experts to {len(uses)} layers: choose another, "
+            "or mend the plugin"
+        )
+    return found

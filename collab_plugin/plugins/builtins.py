@@ -1,4 +1,4 @@
-"""What is built in: formats, families, criteria, allocators, placement policy, through the same hooks as anyone's."""
+"""What is built in: formats, families, criteria, allocators, placement policies, through the same hooks as anyone's."""
 
 from __future__ import annotations
 
@@ -52,9 +52,10 @@ def collab_register_allocators(register: Callable[[Allocator], None]) -> None:
 
 @hookimpl
 def collab_register_placement_policies(register: Callable[[PlacementPolicy], None]) -> None:
-    from collab_plugin.placement.policy import MOST_SELECTED
+    from collab_plugin.placement.builtin_policies import POLICIES
 
-    register(MOST_SELECTED)
+    for policy in POLICIES:
+        register(policy)
 
 
 @hookimpl

@@ -71,10 +71,10 @@ def collab_register_allocators(register: Callable[[Allocator], None]) -> None:
 
 @hookspec
 def collab_register_placement_policies(register: Callable[[PlacementPolicy], None]) -> None:
-    """Add placement policies: which experts of a layer stay on the device when not all do.
+    """Add placement policies: which experts lie in the fast memory when not all can, and which leave it later.
 
-    vLLM's load format calls ``hot(use, number)`` once for each MoE layer, before weights are read, for
-    ``{"hot": number, "policy": name}``.
+    ``place`` calls ``rooms`` once for each tier and ``hot(use, number)`` for each layer, and replays a trace with what
+    ``dynamic`` makes. vLLM's load format calls ``hot`` once for each MoE layer, before weights are read.
     """
 
 

@@ -16,7 +16,7 @@ SAID = {
     "no path": ("not the path of a file",),
     "no flag": ("neither true nor false",),
     "no count": ("not a number of experts",),
-    "unknown policy": ("unknown placement policy 'coldest'", "known: most-selected, spread"),
+    "unknown policy": ("unknown placement policy 'coldest'", "known: front-loading, lfru, lfu-decay"),
     "policy alone": ('option "policy" chooses the hot experts', 'give "hot"'),
     "truncated stats": ("stats.gguf",),
     "too many hot": ('option "hot" is 25', "24 experts"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from collab_plugin.errors import CollabError
-from collab_plugin.placement.policy import MOST_SELECTED
+from collab_plugin.placement.builtin_policies import MOST_SELECTED
 
 LOAD_FORMAT = "collab"
 DEFAULT_POLICY = MOST_SELECTED.name
