@@ -6,14 +6,17 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
+from gguf import GGMLQuantizationType as Type
+
 from collab_plugin.checkpoint.families.config import Config
 from collab_plugin.checkpoint.families.family import Conversion, Prediction
 from collab_plugin.checkpoint.families.tensors import TensorRule
 from collab_plugin.checkpoint.rearranged_sources import Constant
+from collab_plugin.checkpoint.storage.microscaled import Nvfp4
 from collab_plugin.checkpoint.storage.quantization import Quantization
 from collab_plugin.checkpoint.storage.recognise import beside, is_stored, matrix_of, stored_name, without_effect
 from collab_plugin.checkpoint.storage.stored_matrix import Matrix
-from collab_plugin.checkpoint.tensor_sources import TensorSource
+from collab_plugin.checkpoint.tensor_sources import ExpertFactors, TensorSource
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.safetensors_header import Stored
 from collab_plugin.formats.tensor_names import Role, layer_of, role_of
@@ -26,12 +29,18 @@ _COMPUTED = ("rotary_emb.inv_freq",)  # stored by old versions of transformers, 
 
 
 class RuleMatcher:
-    """``stored``: all tensors of a folder by name."""
+    """``stored``: all tensors of a folder by name. ``scales_experts``: as in `routers.scales_experts`."""
 
     def __init__(
-        self, conversion: Conversion, config: Config, stored: Mapping[str, Stored], quantization: Quantization
+        self,
+        conversion: Conversion,
+        config: Config,
+        stored: Mapping[str, Stored],
+        quantization: Quantization,
+        scales_experts: bool = False,
     ) -> None:
         self.config, self.stored, self._quantization = config, stored, quantization
+        self._scales_experts = scales_experts
         self.layers = config.integer("num_hidden_layers")
         self._prediction = conversion.prediction
         self._sets = {
@@ -102,7 +111,21 @@ class RuleMatcher:
             or not name.endswith(".weight")
             or name.endswith(_FLOAT32)
         )
-        yield name, rule.take(matrices, wide, self._sizes)
+        yield from self._taken(name, rule, matrices, wide)
+
+    def _taken(
+        self, name: str, rule: TensorRule, matrices: list[Matrix], wide: bool
+    ) -> Iterator[tuple[str, TensorSource]]:
+        """The tensor, and beside experts that stay NVFP4 each one's scale, for which a GGUF's blocks have no place."""
+        scaled = [matrix for matrix in matrices if isinstance(matrix, Nvfp4)]
+        kept = self._scales_experts and rule.by_expert and name.endswith("_exps.weight")
+        if scaled and not kept:
+            for matrix in scaled:
+                matrix.native = None
+        made = rule.take(matrices, wide, self._sizes)
+        yield name, made
+        if made.type == Type.NVFP4:
+            yield f"{name.removesuffix('weight')}scale", ExpertFactors(scaled)
 
     def _starts(self, rule: TensorRule, layer: int) -> bool:
         return is_stored(next(rule.names(layer, 1)), self.stored)

@@ -13,6 +13,7 @@ from collab_plugin.checkpoint.families.builtin_families import FAMILIES
 from collab_plugin.checkpoint.families.config import Config
 from collab_plugin.checkpoint.families.family import Conversion, Family, family_of
 from collab_plugin.checkpoint.families.gguf_keys import flag, text, u32
+from collab_plugin.checkpoint.families.routers import scales_experts
 from collab_plugin.checkpoint.files.model_files import LocalFiles, ModelFiles, is_companion, origin_note
 from collab_plugin.checkpoint.folder_tensors import passed_over, stored_tensors
 from collab_plugin.checkpoint.storage.quantization import quantization_of
@@ -31,7 +32,8 @@ _ELSE = "Hugging Face folders of {known} are read here, others as the GGUF that 
 class SafetensorsCheckpoint(Checkpoint):
     """See `Checkpoint`. FP8 weights count as BF16 and are read as such.
 
-    MXFP4 and whole numbers of 4 and 8 bits count as the GGUF type that holds the same codes, where there is one.
+    MXFP4, experts in NVFP4 and whole numbers of 4 and 8 bits count as the GGUF type that holds the same codes, where
+    there is one.
     ``beside``: stored tensors that are no part of the GGUF and that a pruned folder has unchanged.
     """
 
@@ -115,7 +117,7 @@ def open_safetensors(model: Path | ModelFiles, families: Sequence[Family] = FAMI
     stored, notes = stored_tensors(files)
     stored, beside, told = passed_over(stored, conversion)
     notes += [*origin_note(files), *tokenizer_notes, *told, *conversion.notes(config)]
-    matcher = RuleMatcher(conversion, config, stored, quantization)
+    matcher = RuleMatcher(conversion, config, stored, quantization, scales_experts(family.architecture))
     if predicting := matcher.prediction_layers():
         layers = ", ".join(map(str, predicting))
         notes.append(f"MTP layer {layers} dropped: llama.cpp's {family.architecture} runs without it")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from collab_plugin.checkpoint.checkpoint import F32, Bytes
 from collab_plugin.checkpoint.decode import decode
+from collab_plugin.checkpoint.storage.microscaled import Nvfp4
 from collab_plugin.checkpoint.storage.stored_matrix import Matrix, encode
 from collab_plugin.errors import CollabError
 
@@ -87,6 +88,18 @@ class Stack(_Moved):
         if expert is None:
             return np.stack([read(matrix, None) for matrix in self.matrices])
         return read(self.matrices[expert], rows)
+
+
+class ExpertFactors(TensorSource):
+    """One float32 for each expert, as F32: what a `Stack` at NVFP4 leaves out of values (`Nvfp4.factor`)."""
+
+    def __init__(self, experts: list[Nvfp4]) -> None:
+        self._experts, self.matrices, self.shape, self.type = experts, [], (len(experts),), Type.F32
+
+    def values(self, expert: int | None, rows: slice | None) -> F32:
+        if expert is not None:
+            return np.array(self._experts[expert].factor, np.float32)
+        return np.array([m.factor for m in self._experts[rows if rows is not None else slice(None)]], np.float32)
 
 
 class KeyValueHeads(TensorSource):

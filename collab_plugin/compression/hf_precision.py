@@ -43,8 +43,9 @@ def precisions(checkpoint: SafetensorsCheckpoint, plan: Plan) -> dict[str, Preci
     """Precision of each block with matrices that may be quantized; None leaves it as it is stored."""
     members: dict[str, list[TensorInfo]] = {}
     for name, info in checkpoint.tensors.items():
-        if info.role in QUANTIZED_ROLES and len(checkpoint.stored(name)[0].shape) == 2:
-            members.setdefault(block_of(checkpoint.stored(name)[0].name), []).append(info)
+        stored = checkpoint.stored(name)  # nothing of what only a GGUF has, such as scales beside experts
+        if info.role in QUANTIZED_ROLES and stored and len(stored[0].shape) == 2:
+            members.setdefault(block_of(stored[0].name), []).append(info)
     return {block: _precision(checkpoint, plan, infos) for block, infos in members.items()}
 
 

@@ -24,6 +24,8 @@ def scales_are_finite(raw: NDArray[np.uint8], kind: GGMLQuantizationType) -> boo
     blocks = np.ascontiguousarray(raw).reshape(-1, GGML_QUANT_SIZES[kind][1])
     if kind == GGMLQuantizationType.MXFP4:
         return bool((blocks[:, 0] != 0xFF).all())  # E8M0 has one code for NaN
+    if kind == GGMLQuantizationType.NVFP4:
+        return bool((blocks[:, :4] < 0x7F).all())  # E4M3 has one for each sign, and these scales have no sign
     if kind == GGMLQuantizationType.IQ1_M:
         return _finite(_of_iq1_m(blocks))
     return all(_finite(np.ascontiguousarray(blocks[:, at : at + 2]).view("<u2")) for at in _F16_AT.get(kind.name, ()))

@@ -63,7 +63,7 @@ TYPES: dict[str, TypeInfo] = {
     for name in _NAMES
 }
 QUANTIZED = tuple(name for name in TYPES if not name.endswith(("F16", "F32")))
-ONLY_COPIED = ("MXFP4",)
+ONLY_COPIED = ("MXFP4", "NVFP4")
 """Types that models are trained in: read and copied, never quantized to."""
 SUPER_BLOCK = tuple(name for name in QUANTIZED if TYPES[name].block == 256)
 

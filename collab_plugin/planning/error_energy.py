@@ -74,4 +74,13 @@ def _rows(checkpoint: Checkpoint, info: TensorInfo, index: int | None, vector: F
     length = -(-wanted // RUNS)
     starts = np.unique(np.linspace(0, total - length, -(-wanted // length)).astype(int))
     runs = [checkpoint.read(info.name, expert=index, rows=slice(int(s), int(s) + length)) for s in starts]
-    return float(np.mean([(np.square(run, dtype=np.float64) @ vector).mean() for run in runs])) * total
+    found = float(np.mean([(np.square(run, dtype=np.float64) @ vector).mean() for run in runs])) * total
+    return found * _scale(checkpoint, info, index) ** 2
+
+
+def _scale(checkpoint: Checkpoint, info: TensorInfo, index: int | None) -> float:
+    """What the products of the matrix are multiplied with: experts may have a scale each beside them (NVFP4)."""
+    name = f"{info.name.removesuffix('weight')}scale"
+    if index is None or name not in checkpoint.tensors or checkpoint.tensors[name].shape != info.shape[:1]:
+        return 1.0
+    return float(checkpoint.read(name)[index])

@@ -14,6 +14,7 @@ from small_models.held_bytes import HeldBytes, held
 from small_models.torch_python import torch_python
 
 from collab_plugin.checkpoint.decode import decode
+from collab_plugin.checkpoint.storage.microscaled import Nvfp4
 from collab_plugin.checkpoint.storage.quantization import Quantization, quantization_of
 from collab_plugin.checkpoint.storage.recognise import beside, matrix_of, without_effect
 from collab_plugin.checkpoint.storage.stored_matrix import Matrix, floats
@@ -28,7 +29,7 @@ SHAPE = (48, 256)
 CASES = {
     "int4-g32": T.Q4_0, "int4-g128-f16": T.Q4_0, "int4-g32-zeros": None, "int4-channel": T.Q4_0, "int8-g128": T.Q8_0,
     "int8-channel": T.Q8_0, "fp8-channel": None, "fp8-tensor": None, "fp8-block": None, "fp8-block-e8m0": None,
-    "mxfp4": T.MXFP4, "mxfp8": None, "nvfp4": None,
+    "mxfp4": T.MXFP4, "mxfp8": None, "nvfp4": T.NVFP4,
 }  # fmt: skip
 
 
@@ -67,15 +68,15 @@ def test_codes_moved_to_a_gguf_type_are_the_same_values(case: str, stored: Mappi
     """The library rounds the product of a whole number and its scale to the scale's type; a GGUF does not round it."""
     found, expected = matrix(stored, case), floats(stored[f"{case}.expected"])
     assert found.native is not None
-    moved = decode(found.native_rows(), found.native)
+    moved = decode(found.native_rows(), found.native) * np.float32(found.factor if isinstance(found, Nvfp4) else 1)
     spacing = {T.BF16: 2.0**-8, T.F16: 2.0**-11}[found.type]
     assert (np.abs(moved - expected) <= np.abs(expected) * spacing).all()
-    if case != "mxfp4":
+    if case.startswith("int"):
         codes = np.rint(expected / np.repeat(_scales(found), SHAPE[1] // found.parts[1].shape[1], axis=1))
         np.testing.assert_array_equal(
             moved, codes * np.repeat(_scales(found), SHAPE[1] // found.parts[1].shape[1], axis=1)
         )
-    else:
+    elif case == "mxfp4":
         np.testing.assert_array_equal(moved, expected)
     np.testing.assert_array_equal(found.native_rows(slice(5, 9)), found.native_rows()[5:9])
 

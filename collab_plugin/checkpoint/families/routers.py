@@ -37,6 +37,18 @@ _ROUTERS = {
     "mimo2": Router(renormalises=True, gating="sigmoid"),
 }
 
+# Those whose graph multiplies what an expert's matrices give with the tensors `_exps.scale`; elsewhere llama.cpp loads
+# them and does nothing. Not gemma4, whose scales are the model's own.
+_SCALES_EXPERTS = frozenset(
+    ("cohere2moe", "deepseek32", "dots3note", "glm-dsa", "hy_v3", "llama", "mellum", "mistral3", "nemotron_h",
+     "nemotron_h_moe", "qwen35moe", "qwen3moe", "qwen3next", "qwen4exp")
+)  # fmt: skip
+
+
+def scales_experts(architecture: str) -> bool:
+    """Whether llama.cpp heeds a scale beside each expert matrix, without which NVFP4 cannot be moved as it is."""
+    return architecture in _SCALES_EXPERTS
+
 
 def router_of(architecture: str) -> Router:
     """The router of a GGUF architecture; one that is not listed obeys its metadata and is softmax without it."""

@@ -12,6 +12,10 @@ from collab_plugin.checkpoint.storage.stored_matrix import Matrix, Rows, as_stor
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.safetensors_header import Stored
 
+_SUPER_BLOCK = 64
+_LARGEST_E4M3 = 0x7E
+"""The code of 448; the next one is NaN, and beyond it are those with a sign."""
+
 
 class Mxfp4(Matrix):
     """``codes`` [..., columns / 2], or [..., columns / 32, 16] as gpt-oss has them; ``scales`` [..., columns / 32]
@@ -51,7 +55,8 @@ class Nvfp4(Matrix):
     """``codes`` [rows, columns / 2], ``scales`` E4M3 [rows, columns / 16], and one float32 for the whole matrix that
     scales are divided by (compressed-tensors) or multiplied with (ModelOpt, ``multiply``).
 
-    Rounded to BF16: the product of three factors is no longer exact in it.
+    Values are rounded to BF16: the product of three factors is no longer exact in it. A GGUF's NVFP4 has the same codes
+    and scales, in blocks of 64 values, and leaves out what is one for the matrix: `factor`.
     """
 
     def __init__(self, name: str, codes: Stored, scales: Stored, whole: Stored, *, multiply: bool) -> None:
@@ -61,6 +66,26 @@ class Nvfp4(Matrix):
         need_shape(whole, [(), (1,)], ("F32",), "one scale for the matrix")
         self.name, self.shape, self.type = name, (codes.shape[0], codes.shape[1] * 2), Type.BF16
         self.parts, self._multiply = (codes, scales, whole), multiply
+        if self.shape[1] % _SUPER_BLOCK == 0:
+            self.native = Type.NVFP4
+
+    @property
+    def factor(self) -> float:
+        """What every value at `native` is to be multiplied with. CollabError when that is no number."""
+        whole = float(floats(self.parts[2]).reshape(()))
+        found = np.float32(whole if self._multiply else 1 / whole if whole else np.inf)
+        if not np.isfinite(found):
+            raise CollabError(f"{self.parts[2].name} holds a scale that is no number; the checkpoint is damaged")
+        return float(found)
+
+    def native_rows(self, rows: Rows | None = None) -> Bytes:
+        codes, scales, _ = self.parts
+        local = stored_rows(scales, rows)
+        if (local > _LARGEST_E4M3).any():
+            raise CollabError(f"{scales.name} holds scales that are negative or no number; the checkpoint is damaged")
+        nibbles = block_nibbles(split_nibbles(stored_rows(codes, rows)), 16)
+        blocks = self.shape[1] // _SUPER_BLOCK
+        return blocks_behind_scales(local.reshape(-1, blocks, 4), nibbles.reshape(-1, blocks, _SUPER_BLOCK // 2))
 
     def values(self, rows: Rows | None = None) -> F32:
         codes, scales, whole = self.parts

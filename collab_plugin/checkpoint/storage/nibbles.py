@@ -18,10 +18,11 @@ def split_nibbles(packed: Bytes) -> NDArray[np.uint8]:
     return codes
 
 
-def block_nibbles(codes: NDArray[np.uint8]) -> Bytes:
-    """Codes uint8[..., n] to uint8[..., n / 32, 16]: byte j of a block has value j below and value j + 16 above."""
-    blocks = codes.reshape(*codes.shape[:-1], codes.shape[-1] // BLOCK, BLOCK)
-    return np.asarray(blocks[..., :16] | (blocks[..., 16:] << 4))
+def block_nibbles(codes: NDArray[np.uint8], block: int = BLOCK) -> Bytes:
+    """Codes uint8[..., n] to uint8[..., n / block, block / 2]: byte j of a block has value j below, and above it the
+    value that is half a block further."""
+    blocks = codes.reshape(*codes.shape[:-1], codes.shape[-1] // block, block)
+    return np.asarray(blocks[..., : block // 2] | (blocks[..., block // 2 :] << 4))
 
 
 def blocks_behind_scales(scales: Bytes, codes: Bytes) -> Bytes:
