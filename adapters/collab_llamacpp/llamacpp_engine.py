@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from collab_llamacpp.calibrate.job_types import (
     CalibrateJob,
@@ -31,7 +32,9 @@ from collab_plugin.engines.engine import REFERENCE, Ability, Decoding, Engine, W
 from collab_plugin.engines.results import Evaluation, Generation, Served
 from collab_plugin.engines.text_windows import text_cut
 from collab_plugin.progress import Advance
+from collab_plugin.stats.routing_trace import RoutingTrace
 from collab_plugin.stats.stats import ImatrixEntry, LayerRouting, Stats, Stream
+from collab_plugin.stats.trace_file import write_trace
 
 # A served model's context unless told: longer ones cost memory that few tasks need.
 MOST_CTX = 4096
@@ -42,7 +45,7 @@ class LlamaCppEngine(Engine):
 
     name = "llamacpp"
     abilities: ClassVar[frozenset[Ability]] = frozenset(
-        {"calibrate", "reference", "evaluate", "disturb", "sample", "generate", "serve"}
+        {"calibrate", "trace", "reference", "evaluate", "disturb", "sample", "generate", "serve"}
     )
 
     def check_installed(self) -> None:
@@ -52,12 +55,24 @@ class LlamaCppEngine(Engine):
         return f"llama-cpp-python {version('llama-cpp-python')}"
 
     def calibrate(self, model: Path, windows: Windows, *, threads: int, progress: Advance) -> Stats:
+        return self._calibrate(model, windows, None, threads, progress)
+
+    def trace(self, model: Path, windows: Windows, *, out: Path, threads: int, progress: Advance) -> Stats:
+        return self._calibrate(model, windows, out, threads, progress)
+
+    def _calibrate(self, model: Path, windows: Windows, trace: Path | None, threads: int, progress: Advance) -> Stats:
         checkpoint = open_gguf(model)
         topology = topology_of(checkpoint)
         model_path = str(checkpoint.path)
         cut = text_cut(windows, checkpoint.metadata)
         job = CalibrateJob(
-            model_path, threads, cut, topology.expert_count, topology.architecture, together=windows.together
+            model_path,
+            threads,
+            cut,
+            topology.expert_count,
+            topology.architecture,
+            together=windows.together,
+            trace=trace is not None,
         )
         arrays = run_job(job, f"calibrate {model_path}", _progress(progress))
         routing = {
@@ -70,6 +85,8 @@ class LlamaCppEngine(Engine):
             for layer in topology.moe_layers
             if f"count.{layer}" in arrays
         }
+        if trace is not None:
+            write_trace(trace, trace_of(arrays, topology.expert_count, windows, model_id(checkpoint)))
         names = [key.removeprefix("sums.") for key in arrays if key.startswith("sums.")]
         return Stats(
             routing=routing,
@@ -187,6 +204,15 @@ class LlamaCppEngine(Engine):
         own = checkpoint.metadata.get(f"{checkpoint.architecture}.context_length")
         ctx = ctx or min(MOST_CTX, int(own.value) if own else MOST_CTX)
         return serve(checkpoint.path, ctx=ctx, threads=threads, start_limit=start_limit)
+
+
+def trace_of(arrays: Mapping[str, NDArray[Any]], experts: int, windows: Windows, model: str) -> RoutingTrace:
+    """What a CalibrateJob kept of each layer; every window is a sequence."""
+    layers = sorted(int(key.removeprefix("chosen.")) for key in arrays if key.startswith("chosen."))
+    chosen = np.stack([arrays[f"chosen.{layer}"] for layer in layers], axis=1)
+    starts = tuple(range(0, len(chosen), windows.ctx))
+    label = windows.names[0] if len(windows.names) == 1 else ""
+    return RoutingTrace(chosen, tuple(layers), experts, starts, (label,) * len(starts), model)
 
 
 def _progress(progress: Advance) -> Callable[[dict[str, Any]], None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from collab_plugin.api.arguments import AnyPath, Model, at_least, engine_of, opened, threads_of, windows_of
 from collab_plugin.checkpoint.identity import model_id
@@ -28,6 +29,7 @@ def calibrate(
     seed: int = 0,
     proxy: str | None = None,
     ubatch: int | None = None,
+    trace: AnyPath | None = None,
     engine: str | Engine = "llamacpp",
     threads: int | None = None,
     warn: Callable[[str], None] = warnings.warn,
@@ -42,6 +44,7 @@ def calibrate(
     ``proxy``: a type such as Q4_K; the model is then run as a copy with every matrix at that type, which is kept in the
     cache folder, for models larger than memory. ``ubatch``: tokens that run at a time, in whole windows (None: one
     window); their logits take 4 bytes x tokens x vocabulary.
+    ``trace``: also write which experts each token chose there (docs/formats/trace.md), for `place`.
     ``warn`` gets one sentence where windows are longer than what the model was trained for.
     `write_stats` keeps the result in a file that is also an imatrix for llama-quantize.
 
@@ -51,6 +54,8 @@ def calibrate(
     if ubatch is not None:
         at_least("ubatch", ubatch, ctx)
         windows = dataclasses.replace(windows, together=ubatch // ctx)
+    if trace is not None:
+        check_able(chosen, "trace")
     checkpoint = opened(model)
     if note := window_note(checkpoint, ctx):
         warn(note)
@@ -64,5 +69,8 @@ def calibrate(
         chosen.check_installed()
         runs = as_proxy(checkpoint, kind, first_kernels(), threads_of(threads), progress)
     with track(progress, "calibrating", unit="tokens") as advance:
-        stats = chosen.calibrate(runs, windows, threads=threads_of(threads), progress=advance)
+        if trace is None:
+            stats = chosen.calibrate(runs, windows, threads=threads_of(threads), progress=advance)
+        else:
+            stats = chosen.trace(runs, windows, out=Path(trace), threads=threads_of(threads), progress=advance)
     return dataclasses.replace(stats, model_id=model_id(checkpoint), seed=windows.drawn)

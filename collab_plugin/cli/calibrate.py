@@ -35,6 +35,11 @@ from collab_plugin.cli.threads import threads_option
 )
 @click.option("--proxy", metavar="TYPE", help="Run a copy with every matrix at TYPE, such as Q4_K; kept in the cache.")
 @click.option("--ubatch", type=click.IntRange(16), help="Tokens that run at a time, at least a window.")
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    help="Also write which experts each token chose, for `place`.",
+)
 @click.option("--engine", default="llamacpp", show_default=True, help="Engine that runs the model (see `plugins`).")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="Stats file to write.")
 @click.option(
@@ -52,6 +57,7 @@ def command(
     seed: int,
     proxy: str | None,
     ubatch: int | None,
+    trace: Path | None,
     engine: str,
     out: Path,
     sensitivity: Path | None,
@@ -72,6 +78,8 @@ def command(
     from collab_plugin.stats.stats_file import unmeasured
 
     check_output(out, (model, *texts))
+    if trace is not None:
+        check_output(trace, (model, out, *texts))
     if sensitivity is not None:
         _check_probing(sensitivity, engine, (model, out, *texts))
     stats = cp.calibrate(
@@ -82,6 +90,7 @@ def command(
         seed=seed,
         proxy=proxy,
         ubatch=ubatch,
+        trace=trace,
         engine=engine,
         threads=threads,
         warn=warn,
@@ -96,6 +105,8 @@ def command(
         "unmeasured": list(unmeasured(stats)),
         "layers": layers,
     }
+    if trace is not None:
+        result["trace"] = str(trace)
     if sensitivity is None:
         emit(result, as_json, lambda console: _render(console, stats, layers, out))
         return

@@ -9,6 +9,7 @@ from collab_plugin.errors import CollabError
 
 WORDS: dict[Ability, str] = {
     "calibrate": "calibrate",
+    "trace": "record a routing trace",
     "reference": "write references to compare with",
     "evaluate": "compare models on text",
     "disturb": "disturb a running model",

@@ -15,7 +15,7 @@ from collab_plugin.errors import CollabError
 from collab_plugin.progress import Advance
 from collab_plugin.stats.stats import Stats
 
-Ability = Literal["calibrate", "reference", "evaluate", "disturb", "sample", "generate", "serve"]
+Ability = Literal["calibrate", "trace", "reference", "evaluate", "disturb", "sample", "generate", "serve"]
 """Names of the methods of `Engine` that not every engine has."""
 
 REFERENCE = ".npy"
@@ -88,6 +88,10 @@ class Engine(ABC):
     def calibrate(self, model: Path, windows: Windows, *, threads: int, progress: Advance) -> Stats:
         """Run ``windows`` through ``model``; ``model_id`` of the stats is left None."""
         raise CollabError(f"engine {self.name!r} cannot calibrate")
+
+    def trace(self, model: Path, windows: Windows, *, out: Path, threads: int, progress: Advance) -> Stats:
+        """As `calibrate`, and write each token's choice of experts to ``out`` (stats/trace_file.py)."""
+        raise CollabError(f"engine {self.name!r} cannot record a routing trace")
 
     def reference(self, original: Path, windows: Windows, *, out: Path, threads: int, progress: Advance) -> None:
         """Write what ``evaluate`` needs of ``original`` to the file ``out``, to compare many models with it.

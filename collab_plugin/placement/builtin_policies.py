@@ -29,7 +29,8 @@ def _where_it_is_hot(uses: Sequence[LayerUse], total: int) -> Sequence[int]:
         return [min(each + (index < more), use.experts) for index, use in enumerate(uses)]
     heat = np.concatenate([use.heat for use in uses])
     layer = np.repeat(np.arange(len(uses)), [use.experts for use in uses])
-    return np.bincount(layer[np.argsort(-heat, kind="stable")[:total]], minlength=len(uses)).tolist()
+    rooms: list[int] = np.bincount(layer[np.argsort(-heat, kind="stable")[:total]], minlength=len(uses)).tolist()
+    return rooms
 
 
 def _first_layers(uses: Sequence[LayerUse], total: int) -> Sequence[int]:

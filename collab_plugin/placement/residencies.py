@@ -14,7 +14,7 @@ class LastUsed(Residency):
 
     def __init__(self, expected: F64, _: Mapping[str, float]) -> None:
         # From -1 to 0, the most expected nearest to 0: before every step.
-        self._worth = expected / np.maximum(expected.max(1, keepdims=True), 1e-300) - 1
+        self._worth: F64 = expected / np.maximum(expected.max(1, keepdims=True), 1e-300) - 1
         self._step = 0
 
     def saw(self, chosen: Mask) -> None:
@@ -57,4 +57,4 @@ class CountOverAge(Residency):
 
     @property
     def worth(self) -> F64:
-        return self._count.worth / self._age
+        return np.asarray(self._count.worth / self._age)

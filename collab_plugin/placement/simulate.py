@@ -105,7 +105,7 @@ def _lookup(chosen: I16, resident: Mask) -> I16:
     """i16[tokens, layers]: choices that are not in ``resident`` bool[layers, experts], which does not change."""
     with_none = np.concatenate([resident, np.ones((len(resident), 1), np.bool_)], 1)
     there = with_none[np.arange(len(resident))[:, None], chosen]
-    return (~there).sum(2, dtype=np.int16)
+    return np.asarray((~there).sum(2), np.int16)
 
 
 def _dynamic(

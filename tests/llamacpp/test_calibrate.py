@@ -29,6 +29,7 @@ from collab_plugin.plugins.open_checkpoint import open_checkpoint
 from collab_plugin.progress import untold
 from collab_plugin.stats.stats import Stats
 from collab_plugin.stats.stats_file import read_stats
+from collab_plugin.stats.trace_file import read_trace
 
 MODELS = ["qwen3moe", "deepseek2", "grouped"]
 
@@ -184,6 +185,23 @@ def test_command_writes_stats(qwen3moe: Path, prose: Path, tmp_path: Path) -> No
         np.testing.assert_allclose(read.routing[layer].reap_sum, routing.reap_sum, rtol=1e-9)
     np.testing.assert_array_equal(read.text_sketch, direct.text_sketch)
     assert (read.model_id or "").startswith("sha256:")
+
+
+def test_a_trace_holds_what_was_counted(qwen3moe: Path, prose: Path, tmp_path: Path) -> None:
+    out, trace = tmp_path / "stats.gguf", tmp_path / "trace.npz"
+    result = run(qwen3moe, "--text", prose, "--ctx", CTX, "--chunks", 3, "-o", out, "--trace", trace, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["trace"] == str(trace)
+    found, stats = read_trace(trace), read_stats(out)
+    assert found.starts == (0, CTX, 2 * CTX)
+    assert (found.labels, found.model_id) == ((prose.name,) * 3, stats.model_id)
+    for at, layer in enumerate(found.layers):
+        np.testing.assert_array_equal(found.counts[at], stats.routing[layer].count)
+    together = Windows((prose,), CTX, 3, seed=0, together=3)
+    ENGINE.trace(qwen3moe, together, out=trace, threads=1, progress=untold)
+    assert (read_trace(trace).chosen == found.chosen).mean() > 0.99, "the order of tokens, but for near ties"
+    refusal = refused(run(qwen3moe, "--text", prose, "-o", out, "--trace", out))
+    assert str(out) in refusal
 
 
 def refused(result: Result) -> str:

@@ -29,12 +29,15 @@ class Collector(Observer):
     ``counts[layer]`` i64[E], ``weights[layer]``, ``reap[layer]`` f64[E], ``tokens[layer]``;
     ``sums[tensor]`` f64[C, m] and ``seen[tensor]`` i64[C] as in ImatrixEntry. ``streams[node, layer]``: sum over tokens
     of 1 / ‖x‖² of the residual stream, and tokens, after the layer's attention ("ffn_inp") and after it ("l_out").
+    With ``trace`` also ``chosen[layer]``: i16[tokens, k] a ubatch, in order.
     Weights are those applied to the expert's output: the last of ffn_moe_weights, _softmax, _norm,
     _scaled. The norm of ffn_moe_weighted is weight × ‖output‖, so REAP needs no further product.
     """
 
-    def __init__(self, experts: int, weight_before_ffn: bool = False) -> None:
+    def __init__(self, experts: int, weight_before_ffn: bool = False, trace: bool = False) -> None:
         super().__init__()
+        self._trace = trace
+        self.chosen: dict[int, list[NDArray[np.int16]]] = {}
         self.experts = experts
         # Llama-4 multiplies before the FFN: there the output of `down` carries the weight already.
         self.reap_node = b"ffn_moe_down" if weight_before_ffn else b"ffn_moe_weighted"
@@ -99,6 +102,8 @@ class Collector(Observer):
                 self._book_weights(layer)
             ids = values[0, 0].copy()  # i32[tokens, k]
             self._ids[layer] = ids
+            if self._trace:
+                self.chosen.setdefault(layer, []).append(ids.astype(np.int16))
             zero = np.zeros(self.experts)
             self.counts[layer] = self.counts.get(layer, 0) + np.bincount(ids.ravel(), minlength=self.experts)
             self.tokens[layer] = self.tokens.get(layer, 0) + len(ids)

@@ -11,7 +11,7 @@ from collab_plugin.engines.text_windows import TextCut
 @dataclass(frozen=True)
 class CalibrateJob:
     """``experts`` in each layer; ``kv_type``: how keys and values are kept, "f16" or "f32"; ``together``: windows that
-    run in one batch."""
+    run in one batch; ``trace``: keep each token's choice of experts."""
 
     model: str
     threads: int
@@ -20,6 +20,7 @@ class CalibrateJob:
     architecture: str
     kv_type: str = "f16"
     together: int = 1
+    trace: bool = False
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ Arrays = dict[str, NDArray[Any]]
 def calibrate(job: CalibrateJob, progress: Advance) -> Arrays:
     """All windows through the model with every logit on: without, the last layer sees one token a batch."""
     ctx = job.cut.ctx
-    collector = Collector(job.experts, job.architecture == "llama4")
+    collector = Collector(job.experts, job.architecture == "llama4", job.trace)
     with LoadedModel(
         Path(job.model),
         ctx=ctx,
@@ -55,6 +55,8 @@ def calibrate(job: CalibrateJob, progress: Advance) -> Arrays:
         arrays[f"weights.{layer}"] = collector.weights[layer]
         arrays[f"reap.{layer}"] = collector.reap[layer]
         arrays[f"layer_tokens.{layer}"] = np.array(collector.tokens[layer])
+    for layer, ids in collector.chosen.items():
+        arrays[f"chosen.{layer}"] = np.concatenate(ids)
     for (node, layer), (inverse, tokens) in collector.streams.items():
         arrays[f"stream.{node}.{layer}"] = np.array(tokens / inverse)
     for name, sums in collector.sums.items():
