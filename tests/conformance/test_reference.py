@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,17 @@ import numpy as np
 import pytest
 from collab_conformance.measures import nmse
 from collab_conformance.reference.hyperparameters import read_hyperparameters
-from gguf import GGUFReader, GGUFWriter
+from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 from numpy.typing import NDArray
+from small_models.converted import as_gguf
 from small_models.f32_models import as_f32, with_config
-from small_models.gguf_copies import write_split
-from small_models.torch_python import MODELS, compute, run_python, torch_python
+from small_models.few_bits import few_bits
+from small_models.gguf_copies import write_copy, write_split
+from small_models.torch_python import MODELS, ROOT, compute, run_python, torch_python
 
+from collab_plugin.checkpoint.families.builtin_families import FAMILIES
 from collab_plugin.errors import CollabError
+from collab_plugin.plugins.open_checkpoint import open_checkpoint
 
 F64 = NDArray[np.float64]
 TOKENS = [*range(40, 3000, 37), 11, 11, 12, 900, 3]
@@ -118,6 +123,26 @@ def test_split_file_and_scaled_tensor(tmp_path: Path) -> None:
     assert (compute(shards[1], TOKENS[:9], tmp_path / "split.npz")["logits"] == plain).all()
     doubled = compute(whole, TOKENS[:9], tmp_path / "scaled.npz", scales={"output.weight": 2.0})["logits"]
     assert doubled == pytest.approx(2 * plain)
+
+
+@pytest.mark.slow
+@pytest.mark.native
+def test_scales_beside_experts_in_nvfp4(tmp_path: Path) -> None:
+    folder, expected = few_bits(tmp_path / "m", "nvfp4")
+    blocks = as_gguf(open_checkpoint(folder), tmp_path / "blocks.gguf", None)
+    plain = {name: (values.astype(np.float32), GGMLQuantizationType.F32) for name, values in expected.items()}
+    scales = [name.replace(".weight", ".scale") for name in expected]
+    wide = write_copy(blocks, tmp_path / "wide.gguf", tensors=plain, without=scales)
+    found = [compute(path, TOKENS[:9], tmp_path / "out.npz")["logits"] for path in (blocks, wide)]
+    assert nmse(found[1], found[0]) < 1e-12
+
+
+def test_docs_list_what_it_computes() -> None:
+    text = (ROOT / "docs" / "conformance.md").read_text("utf-8")
+    listed = re.findall(
+        r"^\| `([\w-]+)` \| ", text.split("## The reference")[1].split("## How to read")[0], re.MULTILINE
+    )
+    assert sorted(listed) == sorted({family.architecture for family in FAMILIES if family.decoder})
 
 
 def test_other_architectures_are_sent_to_packs() -> None:

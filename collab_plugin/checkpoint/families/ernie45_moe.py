@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collab_plugin.checkpoint.families.config import Config
 from collab_plugin.checkpoint.families.decoder_sizes import decoder_sizes, head_length
-from collab_plugin.checkpoint.families.family import Conversion, Family, PassedOver
+from collab_plugin.checkpoint.families.family import Conversion, Decoder, Family, PassedOver
 from collab_plugin.checkpoint.families.gguf_keys import DECODER_KEYS, Key, expert_keys, head_keys, rope_keys, u32
 from collab_plugin.checkpoint.families.tensors import (
     BLOCK_NORMS,
@@ -65,6 +65,7 @@ ERNIE45_MOE = Family(
     expert_counts=("moe_num_experts", "num_experts"),
     router=("gate.weight", "moe_statics.e_score_correction_bias"),
     interleaved_rope=True,
+    decoder=Decoder(interleaved_rope=True),
     conversion=Conversion(
         config_class="Ernie4_5_MoeConfig",
         defaults={

@@ -86,12 +86,15 @@ class Decoder:
     """What the conformance reference computes for a GGUF of the family. Norms, biases, shared experts and their gate
     are used where the file has them.
 
-    ``attention``: "grouped-query", or "latent" (DeepSeek's MLA). ``interleaved_rope``: the GGUF's rotary embedding
-    turns neighbouring pairs of channels, not halves.
+    ``attention``: "grouped-query"; "latent" (DeepSeek's MLA); "sinks" (gpt-oss: a sink for each head, a window in every
+    other layer, biases everywhere, experts with a gating of their own); or "delta-net" (Qwen3-Next: gated delta nets
+    with gated attention between them). ``interleaved_rope``: the GGUF's rotary embedding turns neighbouring pairs of
+    channels, not halves. ``scaled``: embedding, attention, blocks and logits have a factor each (Granite).
     """
 
-    attention: Literal["grouped-query", "latent"] = "grouped-query"
+    attention: Literal["grouped-query", "latent", "sinks", "delta-net"] = "grouped-query"
     interleaved_rope: bool = False
+    scaled: bool = False
 
 
 @dataclass(frozen=True)

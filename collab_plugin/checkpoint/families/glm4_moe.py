@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collab_plugin.checkpoint.families.config import Config
 from collab_plugin.checkpoint.families.decoder_sizes import decoder_sizes, head_length
-from collab_plugin.checkpoint.families.family import Conversion, Family, Prediction
+from collab_plugin.checkpoint.families.family import Conversion, Decoder, Family, Prediction
 from collab_plugin.checkpoint.families.gguf_keys import GROUPED_EXPERTS, GROUPED_KEYS, head_keys, rope_keys
 from collab_plugin.checkpoint.families.tensors import (
     BIASED_SHARED_EXPERTS,
@@ -53,6 +53,7 @@ GLM4_MOE = Family(
     expert_counts=("n_routed_experts",),
     router=("gate.weight", "gate.e_score_correction_bias"),
     remark="GLM-4.5, 4.6, 4.7; MTP layers are dropped with a note",
+    decoder=Decoder(),
     conversion=Conversion(
         config_class="Glm4MoeConfig",
         defaults={

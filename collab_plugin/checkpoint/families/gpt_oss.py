@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collab_plugin.checkpoint.families.config import Config
 from collab_plugin.checkpoint.families.decoder_sizes import decoder_sizes
-from collab_plugin.checkpoint.families.family import Conversion, Family
+from collab_plugin.checkpoint.families.family import Conversion, Decoder, Family
 from collab_plugin.checkpoint.families.gguf_keys import (
     GROUPED_KEYS,
     Key,
@@ -89,6 +89,7 @@ GPT_OSS = Family(
     expert_counts=("num_local_experts",),
     router=("router.weight", "router.bias"),
     remark="MXFP4 is copied as it is; llama.cpp rounds where YaRN begins, noted where config.json says not to",
+    decoder=Decoder("sinks"),
     conversion=Conversion(
         config_class="GptOssConfig",
         defaults={

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collab_plugin.checkpoint.families.config import Config
 from collab_plugin.checkpoint.families.decoder_sizes import decoder_sizes, even_head
-from collab_plugin.checkpoint.families.family import Conversion, Family
+from collab_plugin.checkpoint.families.family import Conversion, Decoder, Family
 from collab_plugin.checkpoint.families.gguf_keys import DECODER_KEYS, Key, rope_keys, u32
 from collab_plugin.checkpoint.families.tensors import (
     BLOCK_NORMS,
@@ -67,6 +67,7 @@ GRANITE_MOE = Family(
     blocks=("block_sparse_moe",),
     router=("router.layer.weight",),
     vllm=False,
+    decoder=Decoder(interleaved_rope=True, scaled=True),
     conversion=Conversion(
         config_class="GraniteMoeSharedConfig",
         defaults={

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collab_plugin.checkpoint.families.config import Config
 from collab_plugin.checkpoint.families.decoder_sizes import decoder_sizes
-from collab_plugin.checkpoint.families.family import Conversion, Family, PassedOver
+from collab_plugin.checkpoint.families.family import Conversion, Decoder, Family, PassedOver
 from collab_plugin.checkpoint.families.gguf_keys import (
     GROUPED_KEYS,
     SIGMOID,
@@ -66,6 +66,7 @@ MINIMAX_M2 = Family(
     blocks=(_BLOCK, "mlp"),
     router=("gate.weight", "e_score_correction_bias"),
     vllm=False,
+    decoder=Decoder(),
     conversion=Conversion(
         config_class="MiniMaxM2Config",
         defaults={

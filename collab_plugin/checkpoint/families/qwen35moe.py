@@ -6,7 +6,7 @@ import numpy as np
 from gguf import GGUFValueType
 
 from collab_plugin.checkpoint.families.config import Config
-from collab_plugin.checkpoint.families.family import Conversion, Family, PassedOver
+from collab_plugin.checkpoint.families.family import Conversion, Decoder, Family, PassedOver
 from collab_plugin.checkpoint.families.gguf_keys import rope_parameters
 from collab_plugin.checkpoint.families.linear_attention import (
     FULL_ATTENTION,
@@ -69,6 +69,7 @@ QWEN35_MOE = Family(
     expert_counts=("num_experts",),
     remark="Qwen3.5 and 3.6; the vision tower and MTP layers are dropped with a note, a pruned folder keeps the tower",
     vllm=False,
+    decoder=Decoder("delta-net"),
     conversion=Conversion(
         config_class="Qwen3_5MoeTextConfig",
         defaults={

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from collab_plugin.checkpoint.families.config import Config
-from collab_plugin.checkpoint.families.family import Conversion, Family, PassedOver
+from collab_plugin.checkpoint.families.family import Conversion, Decoder, Family, PassedOver
 from collab_plugin.checkpoint.families.linear_attention import (
     FULL_ATTENTION,
     LAYER_SETS,
@@ -53,6 +53,7 @@ QWEN3_NEXT = Family(
     expert_counts=("num_experts",),
     remark="rows of linear attention reordered; MTP layers are dropped with a note",
     vllm=False,
+    decoder=Decoder("delta-net"),
     conversion=Conversion(
         config_class="Qwen3NextConfig",
         defaults={

@@ -1,1 +1,1 @@
-"""An independent reference: a plain float64 decoder of the trained families, read from the GGUF alone."""
+"""An independent reference: a plain float64 decoder, read from the GGUF alone."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -55,7 +55,7 @@ class RouterHyperparameters:
 
     experts: int
     used: int
-    gating: Literal["softmax", "sigmoid"]
+    gating: Gating
     normalise: bool
     scale: float
     groups: int = 1
@@ -63,11 +63,33 @@ class RouterHyperparameters:
 
 
 @dataclass(frozen=True)
+class DeltaNet:
+    """Heads of keys and of values, the length of all of them, and the width of the convolution before them.
+    ``layers``: those that are delta nets."""
+
+    key_heads: int
+    value_heads: int
+    length: int
+    kernel: int
+    layers: frozenset[int]
+
+
+@dataclass(frozen=True)
+class StreamFactors:
+    """Factors of the embedding and of what blocks add to the stream; ``logits`` divides."""
+
+    embedding: float = 1.0
+    residual: float = 1.0
+    logits: float = 1.0
+
+
+@dataclass(frozen=True)
 class Hyperparameters:
     """``key_length`` and ``value_length`` of a head, as attention computes them (MLA: not absorbed);
-    ``latent``: width of MLA's latent, None without MLA; ``scale`` multiplies attention's scores."""
+    ``latent``: width of MLA's latent, None without MLA; ``scale`` multiplies attention's scores. ``window``: tokens
+    that every other layer, the first one included, attends to; None for all. ``delta``: None without delta nets."""
 
-    attention: Literal["grouped-query", "latent"]
+    attention: Literal["grouped-query", "latent", "sinks", "delta-net"]
     layers: int
     dense_layers: int
     heads: int
@@ -79,6 +101,9 @@ class Hyperparameters:
     epsilon: float
     rope: Rope
     router: RouterHyperparameters
+    window: int | None = None
+    delta: DeltaNet | None = None
+    scales: StreamFactors = StreamFactors()
 
 
 class _Keys:
@@ -104,6 +129,13 @@ class _Keys:
 
     def text(self, key: str, default: str) -> str:
         return str(self._get(key, default))
+
+    def flags(self, key: str, default: Sequence[bool]) -> list[bool]:
+        """One for each layer."""
+        value = self._get(key, default)
+        if not isinstance(value, (list, tuple)) or len(value) != len(default):
+            raise CollabError(f"{self.path} has {key} = {str(value)[:40]!r}, not one for each of {len(default)} layers")
+        return [bool(flag) for flag in value]
 
     def _get(self, key: str, default: Any) -> Any:
         self.seen.add(key)
@@ -136,19 +168,57 @@ def _grouped_query(keys: _Keys, decoder: Decoder, routes: Router) -> Hyperparame
     heads = keys.integer("attention.head_count")
     length = keys.integer("attention.key_length", keys.integer("embedding_length", 0) // max(heads, 1))
     yarn = _yarn(keys, 0.0)
+    if keys.integer("interleave_moe_layer_step", 1) > 1:
+        raise CollabError(f"{keys.path} has layers without experts between those with them, which is not computed here")
+    layers = _layers(keys)
+    scale = keys.number("attention.scale", 0.0) if decoder.scaled else 0.0
     return Hyperparameters(
-        attention="grouped-query",
-        layers=keys.integer("block_count"),
-        dense_layers=0,
+        attention=decoder.attention,
+        layers=layers,
+        dense_layers=keys.integer("leading_dense_block_count", 0),
         heads=heads,
         kv_heads=keys.integer("attention.head_count_kv", heads),
         key_length=length,
         value_length=keys.integer("attention.value_length", length),
         latent=None,
-        scale=1 / math.sqrt(max(length, 1)),
+        scale=scale or 1 / math.sqrt(max(length, 1)),
         epsilon=keys.number("attention.layer_norm_rms_epsilon"),
         rope=_rope(keys, length, decoder.interleaved_rope, yarn),
         router=_router(keys, routes),
+        window=keys.integer("attention.sliding_window") if decoder.attention == "sinks" else None,
+        delta=_delta_net(keys, layers) if decoder.attention == "delta-net" else None,
+        scales=_scales(keys) if decoder.scaled else StreamFactors(),
+    )
+
+
+def _layers(keys: _Keys) -> int:
+    """Without MTP blocks: they come last, and no logit depends on them."""
+    return keys.integer("block_count") - keys.integer("nextn_predict_layers", 0)
+
+
+def _delta_net(keys: _Keys, layers: int) -> DeltaNet:
+    keys.seen |= {"ssm.inner_size", "rope.dimension_sections"}  # of text all sections turn alike
+    every = max(keys.integer("full_attention_interval", 4), 1)
+    linear = keys.flags("attention.recurrent_layers", [(layer + 1) % every != 0 for layer in range(layers)])
+    found = DeltaNet(
+        key_heads=keys.integer("ssm.group_count"),
+        value_heads=keys.integer("ssm.time_step_rank"),
+        length=keys.integer("ssm.state_size"),
+        kernel=keys.integer("ssm.conv_kernel"),
+        layers=frozenset(layer for layer, is_linear in enumerate(linear) if is_linear),
+    )
+    if not found.key_heads or found.value_heads % found.key_heads or not found.length or not found.kernel:
+        raise CollabError(
+            f"{keys.path} cannot be computed: {found.value_heads} heads of values, {found.key_heads} of keys"
+        )
+    return found
+
+
+def _scales(keys: _Keys) -> StreamFactors:
+    return StreamFactors(
+        keys.number("embedding_scale", 1.0) or 1.0,
+        keys.number("residual_scale", 1.0) or 1.0,
+        keys.number("logit_scale", 1.0) or 1.0,
     )
 
 
@@ -162,8 +232,7 @@ def _latent(keys: _Keys, decoder: Decoder, routes: Router) -> Hyperparameters:
     magnitude = 1 + 0.1 * log_multiplier * math.log(yarn.factor) if yarn else 1.0
     return Hyperparameters(
         attention="latent",
-        # MTP blocks come last, and no logit depends on them.
-        layers=keys.integer("block_count") - keys.integer("nextn_predict_layers", 0),
+        layers=_layers(keys),
         dense_layers=keys.integer("leading_dense_block_count", 0),
         heads=keys.integer("attention.head_count"),
         kv_heads=keys.integer("attention.head_count"),
@@ -178,11 +247,11 @@ def _latent(keys: _Keys, decoder: Decoder, routes: Router) -> Hyperparameters:
 
 
 def _router(keys: _Keys, routes: Router) -> RouterHyperparameters:
-    names: dict[int, Gating] = {0: routes.gating, 1: "softmax", 2: "sigmoid"}
+    names: dict[int, Gating] = {0: routes.gating, 1: "softmax", 2: "sigmoid", 3: "softmax-after-top-k"}
     number = keys.integer("expert_gating_func", 0)
     gating = names.get(number)
-    if gating is None or gating == "softmax-after-top-k":
-        raise CollabError(f"{keys.path} has expert_gating_func {number}; softmax (1) and sigmoid (2) are known")
+    if gating is None:
+        raise CollabError(f"{keys.path} has expert_gating_func {number}; softmax (1, 3) and sigmoid (2) are known")
     said = keys.flag("expert_weights_norm", False)
     return RouterHyperparameters(
         experts=keys.integer("expert_count"),

@@ -23,6 +23,9 @@ class RouterChoice:
 def route(router: RouterHyperparameters, logits: torch.Tensor, bias: torch.Tensor | None) -> RouterChoice:
     """Choose from router ``logits`` f64[tokens, experts]. ``bias`` f64[experts] sways the choice, not the weights;
     with groups, those with the largest sums of their two best scores stay (DeepSeek-V3, arXiv 2412.19437)."""
+    if router.gating == "softmax-after-top-k":
+        ids, nearest = _best(logits, router.used)
+        return RouterChoice(ids, logits.gather(-1, ids).softmax(-1) * router.scale, nearest)
     probabilities = logits.softmax(-1) if router.gating == "softmax" else logits.sigmoid()
     scores = probabilities if bias is None else probabilities + bias
     margins = torch.full(scores.shape[:1], float("inf"), dtype=torch.float64)

@@ -33,7 +33,11 @@ class ReferenceWeights:
     def _make(self, name: str, expert: int | None) -> torch.Tensor:
         if name not in self.file.tensors:
             raise CollabError(f"{self.file.path} has no tensor {name}")
-        return torch.from_numpy(self.file.values(name, expert).astype("float64")) * self._scales.get(name, 1.0)
+        made = torch.from_numpy(self.file.values(name, expert).astype("float64")) * self._scales.get(name, 1.0)
+        scale = f"{name.removesuffix('weight')}scale"
+        if expert is not None and name.endswith("_exps.weight") and scale in self.file.tensors:
+            made = made * float(self.file.values(scale)[expert])  # which blocks of NVFP4 leave out
+        return made
 
 
 def _checked(tensor: torch.Tensor, name: str, shape: Sequence[int]) -> torch.Tensor:
