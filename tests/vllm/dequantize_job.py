@@ -1,21 +1,36 @@
-"""Dequantize random blocks with PyTorch and with gguf-py; print the largest difference by type, as JSON.
+"""Random blocks, dequantized with PyTorch and computed with ggml's kernels, beside gguf-py; prints JSON.
 
 Runs in vLLM's environment. Any bytes are valid blocks, but scales must be finite: float16 with a clear top bit
 of the exponent.
+
+``dequantize``: largest difference by type. ``kernels``: by type, how far experts that ggml computes are from those of
+the dequantized weights in float64 (norm of the difference over norm): with activations rounded as ggml says it rounds
+them, and with exact ones.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from collab_vllm.experts.ggml.dequantize import dequantize
+from collab_vllm.experts.grouped import grouped_experts
+from collab_vllm.experts.host.expert_graph import Layout
+from collab_vllm.experts.host.ggml_cpu import ggml_cpu
+from collab_vllm.experts.host.host_kernel import HostKernel
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
 from collab_plugin.formats.ggml_types import TYPES
 
 HALVES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q5_1": (0, 2)}
+EXPERTS, WIDE, NARROW, TOKENS, USED = 6, 512, 256, 7, 3
+# What ggml rounds activations to before weights of a type; before all others to blocks of 256.
+ROUNDED = {
+    "F32": "F32", "F16": "F16", "BF16": "BF16", "Q4_0": "Q8_0", "Q5_0": "Q8_0", "Q8_0": "Q8_0", "IQ4_NL": "Q8_0",
+    "Q5_1": "Q8_1",
+}  # fmt: skip
 
 
 def blocks(kind: str, count: int = 512) -> np.ndarray:
@@ -30,6 +45,76 @@ def blocks(kind: str, count: int = 512) -> np.ndarray:
     return raw
 
 
+def moderate(kind: str, rows: int, columns: int) -> np.ndarray:
+    """uint8[EXPERTS, rows, bytes]: scales of one order of magnitude, so that no block drowns the others."""
+    size, nbytes = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
+    generator = np.random.default_rng(rows)
+    if kind in ("F32", "F16", "BF16"):
+        values = generator.standard_normal((EXPERTS * rows, columns), np.float32) / 20
+        return quants.quantize(values, GGMLQuantizationType[kind]).view(np.uint8).reshape(EXPERTS, rows, -1)
+    raw = generator.integers(0, 256, (EXPERTS, rows, columns // size, nbytes), np.uint8)
+    if kind == "IQ1_M":
+        raw[..., 55] = raw[..., 55] & 0x8F | 0x20
+    for at in () if kind == "IQ1_M" else HALVES.get(kind, (0,)):
+        raw[..., at + 1] = raw[..., at + 1] & 0x83 | 0x20
+    return raw.reshape(EXPERTS, rows, -1)
+
+
+def rounded(values: torch.Tensor, kind: str) -> torch.Tensor:
+    """As quantize_row_q8_0, _q8_1 and _q8_K of ggml-quants.c round, and the plain types."""
+    how = ROUNDED.get(kind, "Q8_K")
+    if how in ("F32", "F16", "BF16"):
+        return values.to({"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[how]).double()
+    parts = values.float().reshape(-1, 256 if how == "Q8_K" else 32)
+    largest = parts.gather(1, parts.abs().argmax(1, keepdim=True))
+    if how == "Q8_K":
+        inverse = -127 / largest
+        whole, scale = (inverse * parts).round().clamp(max=127), 1 / inverse
+    else:
+        scale = largest.abs() / 127
+        whole, scale = (parts / scale).round(), scale.half().float()
+    return (whole.double() * scale).reshape(values.shape)
+
+
+def exact(x: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor, matrices: list[torch.Tensor],
+          round_as: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:  # fmt: skip
+    out = torch.zeros(x.shape, dtype=torch.float64)
+    gate, up, down = matrices
+    for token in range(len(x)):
+        values = round_as(x[token])
+        for share, expert in zip(weights[token], ids[token], strict=True):
+            hidden = torch.nn.functional.silu(gate[expert] @ values) * (up[expert] @ values)
+            out[token] += share * (down[expert] @ round_as(hidden))
+    return out
+
+
+def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one.double() - other).norm() / other.norm())
+
+
+def kernels(kind: str) -> dict[str, float]:
+    library = ggml_cpu()
+    assert library is not None, "no ggml: COLLAB_GGML names its folder"
+    shapes = ((NARROW, WIDE), (NARROW, WIDE), (WIDE, NARROW))
+    stored = [torch.from_numpy(moderate(kind, *shape)) for shape in shapes]
+    values = [dequantize(m.flatten(0, 1), kind).double().unflatten(0, (EXPERTS, -1)) for m in stored]
+    torch.manual_seed(1)
+    x, weights = torch.randn(TOKENS, WIDE), torch.rand(TOKENS, USED)
+    ids = torch.stack([torch.randperm(EXPERTS)[:USED] for _ in range(TOKENS)])
+    kernel = HostKernel(library, Layout(EXPERTS, WIDE, NARROW, (kind,) * 3), stored)
+    found = kernel.compute(x, weights, ids)
+    places = torch.argsort(ids.reshape(-1), stable=True)
+    by_pairs = kernel.add(torch.zeros(TOKENS, WIDE), x, weights, ids, places)
+    grouped = grouped_experts(x.double(), weights, ids, EXPERTS, lambda e: tuple(m[e] for m in values))
+    plain = exact(x, weights, ids, values, torch.Tensor.double)
+    return {
+        "rounded": apart(found, exact(x, weights, ids, values, lambda v: rounded(v, kind))),
+        "exact": apart(found, plain),
+        "pairs": apart(by_pairs, found.double()),
+        "grouped": apart(grouped, plain),
+    }
+
+
 found = {}
 for kind in TYPES:
     raw = blocks(kind).reshape(8, -1)
@@ -38,4 +123,4 @@ for kind in TYPES:
     assert ours.shape == expected.shape and np.isfinite(expected).all(), kind
     assert np.abs(expected).max() > 0.01, kind
     found[kind] = float(np.abs(ours - expected).max() / np.abs(expected).max())
-print(json.dumps(found))
+print(json.dumps({"dequantize": found, "kernels": {kind: kernels(kind) for kind in TYPES}}))

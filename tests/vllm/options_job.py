@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from collab_vllm.experts.host.ggml_cpu import LIBRARIES, ggml_cpu
 from in_process import close, engine, prompt_logprobs
 from safetensors.torch import load_file, save_file
 from small_models.tiny_families import pruned as pruned_model
@@ -24,6 +25,7 @@ from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.plans.plan_file import read_plan
 
 GREEDY = 16
+GGML = os.environ.get(LIBRARIES.variable, "")
 PROMPTS = [list(range(100, 160)), [7, 200, 31, 90, 12] * 9]
 
 
@@ -37,6 +39,8 @@ def main(folder: Path) -> None:
 
 
 def run(case: dict[str, Any]) -> dict[str, Any]:
+    os.environ[LIBRARIES.variable] = GGML if case["ggml"] else ""
+    ggml_cpu.cache_clear()
     pruned = Path(case["pruned"])
     small = load(pruned) if pruned.exists() else by_layer(case)
     plain = reference(small)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -45,6 +46,9 @@ class Vllm:
             "VLLM_NO_USAGE_STATS": "1",
             "HF_HUB_OFFLINE": "1",
         }
+        llama_cpp = importlib.util.find_spec("llama_cpp")
+        if llama_cpp is not None and llama_cpp.origin is not None:  # vLLM's environment has none
+            ours["COLLAB_GGML"] = str(Path(llama_cpp.origin).parent / "lib")
         return os.environ | ours
 
     def run(self, *command: str | Path, timeout: float = 900.0) -> subprocess.CompletedProcess[str]:

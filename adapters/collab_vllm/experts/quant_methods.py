@@ -17,6 +17,9 @@ from collab_plugin.formats.ggml_types import TYPES, row_bytes
 from collab_vllm.experts.ggml.dequantize import dequantize
 from collab_vllm.experts.gguf_blocks import PARTS, ArtifactBlocks, Matrices
 from collab_vllm.experts.grouped import grouped_experts
+from collab_vllm.experts.host.expert_graph import Layout
+from collab_vllm.experts.host.ggml_cpu import ggml_cpu
+from collab_vllm.experts.host.host_kernel import HostKernel
 from collab_vllm.experts.tiers import Tiered
 
 _LAYERS: dict[str, RoutedExperts] = {}
@@ -24,7 +27,10 @@ _LAYERS: dict[str, RoutedExperts] = {}
 
 
 class _Grouped(FusedMoEMethodBase):
-    """Computes with `grouped_experts`; subclasses hold the weights and answer `matrices`."""
+    """Computes with ``host`` where there is one, else with `grouped_experts`; subclasses hold the weights and answer
+    `matrices`."""
+
+    host: HostKernel | None = None
 
     def matrices(self, expert: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         raise NotImplementedError
@@ -95,7 +101,13 @@ class GgufExperts(_Grouped):
     def process_weights_after_loading(self, layer: RoutedExperts) -> None:
         whole = {part: getattr(layer, f"{part}_blocks").data for part in PARTS}
         self.stores = _stores(layer, whole, self.hot, "{}_blocks")
-        self.matrices(0, torch.float32)  # compiles, so that no request waits for it
+        ggml = ggml_cpu() if self.hot is None and layer.gate_blocks.device.type == "cpu" else None
+        if ggml is not None:
+            gate, up, down = (self.types[part].type for part in PARTS)
+            layout = Layout(len(whole["up"]), layer.hidden_size, whole["up"].shape[1], (gate, up, down))
+            self.host = HostKernel(ggml, layout, list(whole.values()))
+        else:
+            self.matrices(0, torch.float32)  # compiles, so that no request waits for it
 
     def matrices(self, expert: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         gate, up, down = (
@@ -161,6 +173,8 @@ def check_supported(layer: RoutedExperts) -> None:
 def _grouped(x: Tensor, topk_weights: Tensor, topk_ids: Tensor, layer_name: str) -> Tensor:
     layer = _LAYERS[layer_name]
     method = layer.quant_method
+    if method.host is not None:  # on a processor, where vLLM knows no expert parallelism
+        return method.host.compute(x, topk_weights, topk_ids).to(x.dtype)
     ids = topk_ids if layer._expert_map is None else layer._expert_map[topk_ids.to(torch.int64)]
     return grouped_experts(x, topk_weights, ids, layer.local_num_experts, lambda e: method.matrices(e, x.dtype))
 

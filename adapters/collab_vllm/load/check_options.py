@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from collab_plugin.errors import CollabError
 from collab_vllm.experts.gguf_blocks import PARTS, ArtifactBlocks
+from collab_vllm.experts.host.ggml_cpu import ggml_cpu
 from collab_vllm.experts.hot import hot_of_layer
 from collab_vllm.selection.loader_options import LoaderOptions
 
@@ -30,6 +31,7 @@ def check_artifact(options: LoaderOptions, plan: Plan | None) -> None:
         missing = [part for part in PARTS if part not in found]
         if missing:
             raise CollabError(f"{options.artifact} has no {missing[0]} matrices in layer {layer}")
+    ggml_cpu()  # says which libraries cannot be used
 
 
 def check_hot(options: LoaderOptions, plan: Plan | None, vllm_config: VllmConfig, counts: Mapping[int, int]) -> None:

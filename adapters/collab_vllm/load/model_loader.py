@@ -14,6 +14,7 @@ from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
 from collab_plugin.errors import CollabError
 from collab_vllm.experts.gguf_blocks import ArtifactBlocks
+from collab_vllm.experts.host.ggml_cpu import how_computed
 from collab_vllm.experts.routed_experts import fill, replacing_experts
 from collab_vllm.load.counts_by_layer import counts_by_layer
 from collab_vllm.load.draft_model import is_draft
@@ -70,6 +71,7 @@ class CollabModelLoader(DefaultModelLoader):
         if self._artifact is not None:
             self._filled = fill(model, self._artifact)
             logger.info("collab: read %.2f MB of experts from %s", self._artifact.read_bytes / 1e6, self._artifact.path)
+            logger.info("collab: %s", how_computed())
 
     def _part(self, name: str, layers: int) -> Part | None:
         """What to read of a tensor on this rank; None leaves it on the disk."""
