@@ -21,7 +21,8 @@ class Rearranged(TensorSource):
 
     ``rows`` and ``columns``: the GGUF's order, None as stored. ``function``: of values, elementwise; what it gives is
     float32. ``shape``: of what comes out where its axes are others than those of ``rows`` and the stored ones, such as
-    a vector stored as a matrix of one row. ``float32`` widens values. Reading rows touches no others.
+    a vector stored as a matrix of one row, or a matrix stored as a vector. ``float32`` widens values. Reading rows
+    touches no others.
     """
 
     def __init__(
@@ -44,13 +45,15 @@ class Rearranged(TensorSource):
         if expert is not None:
             row: F32 = self.values(None, slice(expert, expert + 1))[0]
             return row if rows is None else row[rows]
-        wanted = self._rows if rows is None or len(self.shape) < 2 else self._rows[rows]
+        wanted = self._rows
+        if rows is not None and len(self.shape) > 1:
+            wanted = wanted.reshape(self.shape[0], -1)[rows].reshape(-1)
         found = self.matrix.values(wanted)
         if self._columns is not None:
             found = found[..., self._columns]
         if self._function is not None:
             found = self._function(found).astype(np.float32, copy=False)
-        return found.reshape((len(wanted), *self.shape[1:]) if len(self.shape) > 1 else self.shape)
+        return found.reshape((-1, *self.shape[1:]) if len(self.shape) > 1 else self.shape)
 
 
 class Constant(TensorSource):

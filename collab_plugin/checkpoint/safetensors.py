@@ -131,13 +131,17 @@ def open_safetensors(model: Path | ModelFiles, families: Sequence[Family] = FAMI
 
 
 def _decoder_keys(where: str, config: dict[str, Any], conversion: Conversion) -> dict[str, Any]:
-    """config.json with the decoder's own keys, where they are nested, in the first place."""
+    """config.json with the decoder's own keys, where they are nested, in the first place, under the names and in the
+    form in which the family asks for them."""
     nested = config.get(conversion.nested) if conversion.nested else None
-    if nested is None:
-        return config
-    if not isinstance(nested, dict):
-        raise CollabError(f"{where} has a {conversion.nested} that is no object")
-    return {key: value for key, value in config.items() if key != conversion.nested} | nested
+    if nested is not None:
+        if not isinstance(nested, dict):
+            raise CollabError(f"{where} has a {conversion.nested} that is no object")
+        config = {key: value for key, value in config.items() if key != conversion.nested} | nested
+    config = {conversion.aliases[key]: config[key] for key in conversion.aliases if key in config} | {
+        key: value for key, value in config.items() if key not in conversion.aliases
+    }
+    return {**config, **conversion.settled(config)}
 
 
 def _special_tokens(tokens: Mapping[str, MetaValue], conversion: Conversion) -> dict[str, MetaValue]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from small_models.tiny_families import LAYERS, Tiny, make_tiny, pruned, save_tiny
 from transformers import PreTrainedModel
@@ -45,7 +46,8 @@ def one(folder: Path, case: dict[str, Any], job: dict[str, Any]) -> None:
     np.save(folder / "original.npy", logits(model, job["tokens"]))
     if case.get("whole"):
         return
-    kept = {layer: tuple(job["kept"]) for layer in range(tiny.dense, tiny.keys.get("num_hidden_layers", LAYERS))}
+    layers = case.get("sparse", range(tiny.dense, tiny.keys.get("num_hidden_layers", LAYERS)))
+    kept = {layer: tuple(job["kept"]) for layer in layers}
     np.save(folder / "pruned.npy", logits(pruned(model, kept, job["used"]), job["tokens"]))
 
 
@@ -93,8 +95,17 @@ def by_converter(source: Path, folder: Path) -> None:
         (folder / "converter.txt").write_text(f"{type(error).__name__}: {error}")
 
 
+def defaults(name: str) -> dict[str, Any]:
+    config = getattr(transformers, name)()
+    rope = getattr(config, "rope_parameters", None) or {}
+    found: dict[str, Any] = config.to_dict()
+    return found | ({"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {})
+
+
 def main(path: str) -> None:
     job = json.loads(Path(path).read_text())
+    told = {name: defaults(name) for name in job["classes"]}
+    (Path(job["folder"]) / "defaults.json").write_text(json.dumps(told, default=str))
     for name, case in job["cases"].items():
         folder = Path(job["folder"]) / name
         folder.mkdir(parents=True)

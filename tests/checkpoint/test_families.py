@@ -1,10 +1,12 @@
 """Each family that becomes a GGUF: a tiny random checkpoint by transformers, its logits, llama.cpp's, our reference's,
-and the GGUF that llama.cpp's own converter makes."""
+and the GGUF that llama.cpp's own converter makes. And defaults of config.json's keys, which are transformers'."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from small_models.family_cases import CASES, KEPT, VOCABULARY, WHOLE
 from small_models.hand_made_plans import pruned
 from small_models.torch_python import torch_python
 
+from collab_plugin.checkpoint.families.builtin_families import FAMILIES
+from collab_plugin.checkpoint.families.family import Conversion
 from collab_plugin.compression.hf_folder import compress_folder
 from collab_plugin.errors import CollabError
 from collab_plugin.plans.copy_plan import copy_plan
@@ -20,6 +24,23 @@ from collab_plugin.plugins.open_checkpoint import open_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.native]
 FAR = 1e-6  # of the variance of transformers' logits, all in float32
+CONVERSIONS = {family.name: family.conversion for family in FAMILIES if family.conversion}
+# Keys of vLLM's and of the models' own code that transformers' class does not have: it computes just this.
+_V3 = {"scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1}
+NOT_TRANSFORMERS: dict[str, dict[str, Any]] = {
+    "deepseek-v3": _V3,
+    "deepseek-v2": {"scoring_func": "softmax", "moe_layer_freq": 1},
+    "deepseek-v3.2": {**_V3, "rope_interleave": True, "num_nextn_predict_layers": 1},
+    "kimi-k2.5": _V3,
+    "glm4-moe-lite": {**_V3, "first_k_dense_replace": 1, "num_nextn_predict_layers": 1},
+    "deepseek-v4": {"num_hash_layers": 3},
+    "hunyuan-moe": {"num_shared_expert": 1},
+    "step-3.5": {"norm_expert_weight": True, "moe_every_n_layer": 1, "rope_theta": 10000.0},
+    "minimax-m2": {"scoring_func": "sigmoid", "use_qk_norm": True, "use_routing_bias": True},
+}
+# What transformers' class fills in from other keys.
+_HEADS = {"num_key_value_heads": None}
+FILLED_IN: dict[str, dict[str, Any]] = {"granite-moe": _HEADS, "hunyuan-moe": _HEADS}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +50,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def compared(folder: Path, llama_converter: Path | None) -> dict[str, ComparedFamily]:
-    return compare_families(torch_python("transformers"), folder, CASES | WHOLE, llama_converter)
+    classes = [conversion.config_class for conversion in CONVERSIONS.values()]
+    return compare_families(torch_python("transformers"), folder, CASES | WHOLE, llama_converter, classes)
+
+
+@pytest.fixture(scope="module")
+def of_transformers(compared: dict[str, ComparedFamily], folder: Path) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = json.loads((folder / "defaults.json").read_text())
+    return found
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -99,3 +127,28 @@ def test_tokens_that_end_a_turn_of_glm(compared: dict[str, ComparedFamily], fold
     metadata = open_checkpoint(model).metadata
     assert metadata["tokenizer.ggml.eot_token_id"].value == VOCABULARY - 1
     assert "tokenizer.ggml.eom_token_id" not in metadata, "no such token is in the vocabulary"
+
+
+@pytest.mark.parametrize("name", CONVERSIONS)
+def test_defaults_are_those_of_transformers(name: str, of_transformers: dict[str, dict[str, Any]]) -> None:
+    conversion, own = CONVERSIONS[name], NOT_TRANSFORMERS.get(name, {})
+    theirs = of_transformers[conversion.config_class] | FILLED_IN.get(name, {})
+    assert own.keys() & theirs.keys() == set()
+    assert dict(conversion.defaults) == own | {key: theirs[key] for key in conversion.defaults if key not in own}
+
+
+def keys_asked_for(conversion: Conversion) -> set[str]:
+    return {key.config for key in conversion.keys if isinstance(key.config, str)} | set(conversion.fixed)
+
+
+@pytest.mark.parametrize("name", CONVERSIONS)
+def test_keys_without_a_default_are_sizes_or_empty(name: str, of_transformers: dict[str, dict[str, Any]]) -> None:
+    """What changes the computation without changing a shape may be left out of config.json, and so has a default."""
+    conversion = CONVERSIONS[name]
+    theirs = of_transformers[conversion.config_class]
+    sizes = {
+        *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "n_routed_experts"),
+        *("num_experts", "num_local_experts", "moe_num_experts"),
+    }
+    without = keys_asked_for(conversion) - conversion.defaults.keys() - sizes
+    assert [key for key in sorted(without) if theirs.get(key) not in (None, [])] == []

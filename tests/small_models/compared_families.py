@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,15 @@ class ComparedFamily:
 
 
 def compare_families(
-    python: str, folder: Path, cases: Mapping[str, Mapping[str, Any]], converter: Path | None
+    python: str,
+    folder: Path,
+    cases: Mapping[str, Mapping[str, Any]],
+    converter: Path | None,
+    classes: Sequence[str] = (),
 ) -> dict[str, ComparedFamily]:
-    """All ``cases`` with one process of transformers, one of llama.cpp and one of the reference."""
-    make_checkpoints(python, folder, cases, converter)
+    """All ``cases`` with one process of transformers, one of llama.cpp and one of the reference. ``classes``: as of
+    `make_checkpoints`."""
+    make_checkpoints(python, folder, cases, converter, classes)
     ggufs: list[Path] = []
     decoded: list[Path] = []
     opened = {case: open_safetensors(folder / case / "model") for case in cases}

@@ -44,14 +44,18 @@ for path in sys.argv[1:]:
 
 
 def make_checkpoints(
-    python: str, folder: Path, cases: Mapping[str, Mapping[str, Any]], converter: Path | None = None
+    python: str,
+    folder: Path,
+    cases: Mapping[str, Mapping[str, Any]],
+    converter: Path | None = None,
+    classes: Sequence[str] = (),
 ) -> Path:
-    """``folder``/CASE/model, original.npy and pruned.npy of every case, by transformers in ``python``; and
-    converted.gguf by llama.cpp's ``converter`` where it is given."""
+    """``folder``/CASE/model, original.npy and pruned.npy of every case, by transformers in ``python``; converted.gguf
+    by llama.cpp's ``converter`` where it is given; and defaults.json of transformers' config ``classes``."""
     tokenizer = MODELS / "tiny-qwen3moe"
     job = {
         "folder": str(folder), "cases": dict(cases), "tokens": TOKENS, "kept": KEPT, "used": USED,
-        "vocabulary": VOCABULARY, "converter": None if converter is None else str(converter),
+        "vocabulary": VOCABULARY, "classes": list(classes), "converter": None if converter is None else str(converter),
         "tokenizer": [str(tokenizer / name) for name in ("tokenizer.json", "tokenizer_config.json")],
     }  # fmt: skip
     path = folder / "job.json"

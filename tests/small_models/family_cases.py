@@ -1,7 +1,8 @@
 """Tiny checkpoints, one or more of each family: what transformers is asked to make.
 
 A case has "config": transformers' class, and "keys" of it; "extra": keys of config.json that transformers does not
-write, and "left_out": those taken out of it; "dense": first layers without experts; "fused": experts are stored in one
+write, and "left_out": those taken out of it; "dense": first layers without experts, or "sparse": those
+with experts; "fused": experts are stored in one
 tensor; "mxfp4": experts are stored in four bits, which llama.cpp multiplies with activations of eight, hence "far", the
 error that is allowed; "whole": not pruned; "kept": experts of a pruned folder; "notes": what opening the folder says;
 "unlike": keys that llama.cpp's converter writes otherwise; "why_not": what stops that converter.
@@ -150,6 +151,52 @@ CASES |= {
         "unlike": (
             "deepseek2.expert_gating_func", "deepseek2.expert_group_count", "deepseek2.expert_group_used_count",
         ),
+    },
+}  # fmt: skip
+
+
+_LAYERS3 = ["full_attention", "sliding_attention", "sliding_attention"]
+CASES |= {
+    "hunyuan-moe": {
+        "config": "HunYuanMoEV1Config",
+        "keys": {"num_experts": EXPERTS, "moe_topk": 4, "intermediate_size": 32, "num_attention_heads": 1,
+                 "num_key_value_heads": 1, "head_dim": 128, "max_position_embeddings": 32768,
+                 "rope_parameters": {"rope_type": "dynamic", "factor": 1.0, "alpha": 1000.0, "rope_theta": 10000.0}},
+        "extra": {"moe_topk": [4, 4, 4], "moe_intermediate_size": [32, 32, 32], "num_shared_expert": [1, 1, 1]},
+    },
+    "step-3.7": {
+        "config": "Step3p7Config", "dense": 1,
+        "keys": {
+            "text_config": {
+                "n_routed_experts": EXPERTS, "moe_intermediate_size": 32, "head_dim": 32, "share_expert_dim": 48,
+                "sliding_window": 32, "num_sliding_attention_heads": 6, "moe_router_scaling_factor": 1.5,
+                "layer_types": _LAYERS3, "mlp_layer_types": ["dense", "sparse", "sparse"],
+                "rope_theta": [500000.0, 10000.0, 10000.0], "partial_rotary_factors": [0.5, 1.0, 1.0],
+                "rope_scaling": {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0,
+                                 "high_freq_factor": 32.0, "original_max_position_embeddings": 64},
+                "swiglu_limits": [None, 0.0, 0.5], "swiglu_limits_shared": [None, 0.4, 0.0],
+            },
+            "vision_config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28},
+        },
+        "extra": {  # as the published models have it, which the converter asks for
+            "num_attention_groups": 2, "attention_other_setting": {"num_attention_heads": 6, "num_attention_groups": 2},
+            "moe_num_experts": EXPERTS, "moe_top_k": 4, "moe_layers_enum": "1,2", "norm_expert_weight": True,
+            "partial_rotary_factors": [0.5, 1.0, 1.0], "rope_theta": [500000.0, 10000.0, 10000.0],
+        },
+        "notes": (
+            "the vision tower dropped: 22 tensors vision_model.*",
+            "what brings images to the decoder dropped: 1 tensors vit_large_projector.*",
+        ),
+    },
+    "nemotron-h": {
+        "config": "NemotronHConfig", "sparse": [1, 3],
+        "keys": {
+            "layers_block_type": ["linear_attention", "moe", "full_attention", "moe"], "head_dim": 32,
+            "n_routed_experts": EXPERTS, "moe_intermediate_size": 32, "moe_shared_expert_intermediate_size": 48,
+            "ssm_state_size": 16, "mamba_num_heads": 8, "mamba_head_dim": 32, "n_groups": 2,
+            "routed_scaling_factor": 2.5, "use_mamba_kernels": False,
+        },
+        "unlike": ("nemotron_h_moe.context_length",),  # the converter's is a million, whatever config.json says
     },
 }  # fmt: skip
 

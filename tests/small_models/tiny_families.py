@@ -193,6 +193,6 @@ def _rerouted(row: list[int], kept: tuple[int, ...], experts: int, used: int) ->
 def _layers(model: PreTrainedModel) -> torch.nn.ModuleList:
     """The decoder's layers, wherever the model has them."""
     named = dict(model.named_modules())
-    found = next(module for name, module in named.items() if name.endswith("model.layers"))
+    found = next(m for name, m in named.items() if name.endswith("model.layers") and "vision" not in name)
     assert isinstance(found, torch.nn.ModuleList)
     return found

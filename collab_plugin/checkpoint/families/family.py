@@ -58,6 +58,8 @@ class Conversion:
     ``renames``: beginnings of stored names, each with what the rules have in its place. ``passed_over``: tensors that
     are no part of the decoder. ``layer_sets``: further sets of blocks that rules may name. ``constants(config)``:
     tensors of the GGUF that are stored nowhere. ``notes(config)``: what llama.cpp computes a little otherwise.
+    ``aliases``: other names of keys of config.json, to those that are asked for here. ``settled(config)``: keys that
+    follow from others, or in the form in which they are asked for.
     ``special_tokens``: GGUF's kind of token ("eot" ends a turn) and its text, where the tokenizer's files tell no kind.
     """
 
@@ -78,6 +80,8 @@ class Conversion:
     layer_sets: Mapping[str, Callable[[Config, int], bool]] = field(default_factory=dict)
     constants: Callable[[Config], Mapping[str, F32]] = lambda config: {}
     notes: Callable[[Config], Sequence[str]] = lambda config: ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    settled: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda config: {}
     special_tokens: Mapping[str, str] = field(default_factory=dict)
 
 

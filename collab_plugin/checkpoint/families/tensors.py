@@ -45,6 +45,18 @@ def computed(function: Callable[[F32], F32]) -> Take:
     return lambda matrices, wide, sizes: Rearranged(matrices[0], True, function=function)
 
 
+def folded(rows: str, function: Callable[[F32], F32] | None = None) -> Take:
+    """A vector as a matrix of so many rows, values through ``function`` where there is one."""
+
+    def take(matrices: list[Matrix], wide: bool, sizes: Sizes) -> TensorSource:
+        shape = (sizes[rows], matrices[0].shape[0] // max(sizes[rows], 1))
+        if shape[0] * shape[1] != matrices[0].shape[0]:
+            raise CollabError(f"{matrices[0].name} has {matrices[0].shape[0]} values, which are no {shape[0]} rows")
+        return Rearranged(matrices[0], True, function=function, shape=shape)
+
+    return take
+
+
 plus_one = computed(lambda values: values + 1)
 """A norm that is stored less one."""
 
