@@ -35,6 +35,7 @@ from collab_plugin.stats.sensitivity import GroupProbe, PruningProbe, Sensitivit
 from collab_plugin.stats.sensitivity_file import write_sensitivity
 from collab_plugin.stats.stats import ImatrixEntry, LayerRouting, Stats
 from collab_plugin.stats.stats_file import write_stats
+from small_models.few_bits import few_bits
 from small_models.hf_folder import qwen, write_folder
 from small_models.imatrix_files import write_imatrix
 from small_models.mutants import mutant
@@ -126,6 +127,8 @@ def write_base(folder: Path) -> Path:
     config, stored = qwen()
     hf = write_folder(folder / "hf", config, stored, shards=2)
     write_plan(folder / "hf-plan.json", copy_plan(open_safetensors(hf)))
+    bits, _ = few_bits(folder / "bits", "nvfp4")
+    write_plan(folder / "bits-plan.json", copy_plan(open_safetensors(bits)))
     return folder
 
 
@@ -152,6 +155,7 @@ _HF = (
     ("compress", "{}", "--plan", "hf-plan.json", "-o", OUT),
     ("compress", "{}", "--plan", "hf-plan.json", "--format", "safetensors", "--precision", "original", "-o", FOLDER),
 )
+_BITS = (_HF[0], ("compress", "{}", "--plan", "bits-plan.json", "-o", OUT))
 _PLAN = (
     ("compress", "model.gguf", "--plan", "{}", "-o", OUT),
     ("diff", "plan.json", "{}"),
@@ -166,6 +170,8 @@ SUBJECTS = (
     Subject("GGUF shard", "split-00002-of-00002.gguf", "bytes", (("inspect", "{}"),), 500),
     Subject("safetensors header", "hf", "safetensors", _HF, inside="model-00001-of-00002.safetensors"),
     Subject("config.json", "hf", "json", _HF, inside="config.json"),
+    Subject("safetensors header, NVFP4", "bits", "safetensors", _BITS, inside="model.safetensors"),
+    Subject("config.json, NVFP4", "bits", "json", _BITS, inside="config.json"),
     Subject("index", "hf", "json", _HF[:2], inside="model.safetensors.index.json"),
     Subject("tokenizer.json", "hf", "json", _HF[:2], inside="tokenizer.json"),
     Subject("tokenizer_config.json", "hf", "json", _HF[:2], inside="tokenizer_config.json"),
