@@ -142,7 +142,11 @@ def _copy_companions(source: Path, part: Path) -> None:
 
 
 def _write_json(path: Path, value: object) -> None:
-    _write(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    try:
+        data = (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:  # half of a pair of surrogates, which JSON has escaped and UTF-8 has not
+        data = (json.dumps(value, indent=2) + "\n").encode()
+    _write(path, data)
 
 
 def _write(path: Path, data: bytes) -> None:

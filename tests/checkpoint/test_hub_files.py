@@ -11,14 +11,18 @@ from pathlib import Path
 
 import pytest
 from small_models.gguf_bytes import gguf
+from small_models.gguf_copies import write_copy
 from small_models.hand_made_plans import pruned
 from small_models.hf_folder import qwen, write_folder
 from small_models.hub_server import COMMIT, TOKEN, Hub, hub_server
 
-from collab_plugin.checkpoint.safetensors import open_safetensors
+from collab_plugin.checkpoint.checkpoint import Checkpoint
+from collab_plugin.checkpoint.gguf import GgufCheckpoint
+from collab_plugin.checkpoint.safetensors import SafetensorsCheckpoint, open_safetensors
 from collab_plugin.formats.tensor_names import Role
 from collab_plugin.plans.copy_plan import copy_plan
 from collab_plugin.plans.plan_file import read_plan, write_plan
+from collab_plugin.plugins.open_checkpoint import open_checkpoint
 
 MODELS = Path(__file__).parents[1] / "models"
 QWEN = MODELS / "tiny-qwen3moe"
@@ -30,6 +34,15 @@ from collab_plugin.cli.main import main
 found = [CliRunner().invoke(main, command) for command in json.loads(sys.argv[1])]
 print(json.dumps([[r.exit_code, r.stdout, r.stderr] for r in found]))
 """
+# The library's own download, on a disk that takes nothing.
+FULL_DISK = """
+import errno, os
+from huggingface_hub import file_download
+def full(*args, **more):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+file_download.http_get = full
+"""
+FETCH = "import sys; from collab_plugin import open_checkpoint as o; print(o(sys.argv[1]).local())"
 Results = list[tuple[int, str, str]]
 
 
@@ -39,10 +52,14 @@ def hub() -> Iterator[Hub]:
         yield hub
 
 
-def _run(hub: Hub, home: Path, *commands: list[str], **variables: str) -> Results:
+def _environment(hub: Hub, home: Path) -> dict[str, str]:
     env = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    env |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", **variables}
-    command = [sys.executable, "-c", COMMANDS, json.dumps(commands)]
+    return env | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+def _run(hub: Hub, home: Path, *commands: list[str], before: str = "", **variables: str) -> Results:
+    command = [sys.executable, "-c", before + COMMANDS, json.dumps(commands)]
+    env = _environment(hub, home) | variables
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     results: Results = json.loads(done.stdout.splitlines()[-1])
@@ -113,6 +130,69 @@ def test_a_plan_records_the_revision(hub: Hub, tmp_path: Path) -> None:
     assert plan.source.fingerprint == copy_plan(open_safetensors(QWEN)).source.fingerprint
 
 
+def test_only_needed_files_of_the_pinned_commit(hub: Hub, tmp_path: Path) -> None:
+    """Repositories hold the same weights several times (huggingface/huggingface_hub issue 2831)."""
+    hub.repos["org/m"] = write_folder(tmp_path / "m", *qwen(), shards=2)
+    needed = {path.name for path in hub.repos["org/m"].iterdir()}
+    for name in ("pytorch_model.bin", "consolidated.safetensors", "tf_model.h5", "README.md", "onnx/model.onnx"):
+        (tmp_path / "m" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "m" / name).write_bytes(bytes(1000))
+    fetch = [sys.executable, "-c", FETCH, "hf://org/m@main"]
+    done = subprocess.run(fetch, env=_environment(hub, tmp_path / "home"), check=True, capture_output=True, text=True)
+    assert set(hub.served) == needed
+    assert {path.name for path in Path(done.stdout.strip()).iterdir()} == needed
+    assert hub.revisions == {COMMIT}
+
+
+def test_pruned_experts_of_other_ways(hub: Hub, qwen3moe: Path, tmp_path: Path) -> None:
+    """Shards of a GGUF, of which a GGUF is made, and shards of a folder, of which a folder is made."""
+    write_copy(qwen3moe, tmp_path / "gguf.gguf", split=9)
+    (tmp_path / "shards").mkdir()
+    for path in sorted(tmp_path.glob("gguf-*.gguf")):
+        path.rename(tmp_path / "shards" / path.name)
+    hub.repos |= {"org/gguf": tmp_path / "shards", "org/m": write_folder(tmp_path / "m", *qwen(), shards=2)}
+    first = min(hub.repos["org/gguf"].iterdir()).name
+    addresses = {"gguf": f"hf://org/gguf/{first}", "m": "hf://org/m"}
+    commands, experts = [], dict[tuple[str, int, int], bool]()
+    for name, address in addresses.items():
+        local = open_checkpoint(hub.repos[f"org/{name}"])
+        plan = pruned(local, copy_plan(local), (3, 1))
+        write_plan(tmp_path / f"{name}.json", plan)
+        how = ["--format", "safetensors", "--precision", "original"] if name == "m" else []
+        for place, source in (("far", address), ("near", str(hub.repos[f"org/{name}"]))):
+            out = tmp_path / f"{name}-{place}"
+            commands.append(["compress", source, "--plan", str(tmp_path / f"{name}.json"), *how, "-o", str(out)])
+        experts |= {place: expert in (3, 1) for place, expert in _places(local)}
+    results = _run(hub, tmp_path / "home", *commands)
+    assert [code for code, _, _ in results] == [0] * 4, results
+    assert len(experts) == 2 * 3 * 4 + 3 * 4
+    assert {place: place in hub.ranges for place in experts} == experts, "kept experts were read, and no others"
+    for name in addresses:
+        far, near = (open_checkpoint(tmp_path / f"{name}-{place}") for place in ("far", "near"))
+        assert list(far.tensors) == list(near.tensors)
+        assert all((far.read_raw(tensor) == near.read_raw(tensor)).all() for tensor in far.tensors)
+
+
+def _places(checkpoint: Checkpoint) -> Iterator[tuple[tuple[str, int, int], int]]:
+    """File, first byte and end of every expert matrix, and its expert."""
+    for name, info in checkpoint.tensors.items():
+        for expert in range(info.shape[0]) if info.role == Role.EXPERT else ():
+            if isinstance(checkpoint, GgufCheckpoint):
+                place, size = checkpoint._places[name], info.nbytes // info.shape[0]
+                start = place.stored.offset + expert * size
+                yield (Path(place.file.where).name, start, start + size), expert
+            elif isinstance(checkpoint, SafetensorsCheckpoint):
+                part = checkpoint.stored(name)[expert].parts[0]
+                yield (Path(part.file.where).name, part.start, part.stop), expert
+
+
+def test_a_full_disk(hub: Hub, tmp_path: Path) -> None:
+    ((code, _, errors),) = _run(hub, tmp_path / "home", ["inspect", "hf://org/qwen"], before=FULL_DISK)
+    assert code == 2
+    says = f"error: no space to download hf://org/qwen@{COMMIT}: free some, or set HF_HOME to another disk"
+    assert errors.splitlines() == [says]
+
+
 def test_mistakes_are_one_line(hub: Hub, tmp_path: Path) -> None:
     small = write_folder(tmp_path / "small", *qwen(), shards=2)
     hub.repos |= {"org/gated": small, "org/private": small, "org/gguf": tmp_path / "gguf"}
@@ -142,11 +222,10 @@ def test_mistakes_are_one_line(hub: Hub, tmp_path: Path) -> None:
 
 def test_without_a_network(hub: Hub, tmp_path: Path) -> None:
     """What was fetched serves offline; what was not is told."""
-    fetch = "from collab_plugin import open_checkpoint as o; print(o('hf://org/qwen').local())"
     hub.cut["model.safetensors"] = 25_000_000
     home, size = tmp_path / "home", (QWEN / "model.safetensors").stat().st_size
-    env = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home)}
-    subprocess.run([sys.executable, "-c", fetch], env=env, check=True, capture_output=True, timeout=120)
+    fetch = [sys.executable, "-c", FETCH, "hf://org/qwen"]
+    subprocess.run(fetch, env=_environment(hub, home), check=True, capture_output=True, timeout=120)
     assert not hub.cut
     assert size < hub.served["model.safetensors"] < size + 12_000_000, "it went on near where the connection broke"
     assert "README.md" not in hub.served

@@ -92,6 +92,14 @@ def test_the_expert_count_under_the_name_of_transformers_5(names: tuple[str, ...
     )
 
 
+def test_text_that_utf_8_has_not(tmp_path: Path) -> None:
+    """Half of a pair of surrogates, as broken tools escape it: config.json has it still."""
+    source = write_folder(tmp_path / "m", *qwen(odd="a\ud800"))
+    checkpoint = open_safetensors(source)
+    folder = _write(checkpoint, copy_plan(checkpoint), tmp_path / "out")
+    assert json.loads((folder / "config.json").read_text("utf-8"))["odd"] == "a\ud800"
+
+
 def test_bytes_do_not_depend_on_threads_and_are_in_shards(tmp_path: Path) -> None:
     checkpoint = open_safetensors(MODELS / "tiny-qwen3moe")
     plan = pruned(checkpoint, typed_plan(checkpoint, lambda info: "Q4_K"), KEPT)

@@ -180,3 +180,18 @@ def test_large_files_are_read_in_pieces(kind: str, tmp_path: Path, monkeypatch: 
     read.clear()
     assert len(_windows(_cut(path, ctx=16, chunks=8))) == 8
     assert read == [0]
+
+
+def test_a_gigabyte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows that are drawn, or the first ones, read a piece of it for a few of them."""
+    path = tmp_path / "a.txt"
+    with path.open("wb") as file:
+        file.write("ä\n".encode() * 8)
+        file.truncate(2**30)
+    read: list[int] = []
+    text = text_pieces._Plain.text
+    monkeypatch.setattr(text_pieces._Plain, "text", lambda self, piece: (read.append(piece), text(self, piece))[1])
+    assert _windows(_cut(path, ctx=8, chunks=2)) == ["ä\nä\nä\nä\n"] * 2
+    assert read == [0]
+    drawn = windows_of(replace(_cut(path, ctx=8, chunks=8), seed=1), _by_character, "the model")
+    assert len(drawn) == 8 and len(set(read[1:])) == len(read) - 1 <= 4

@@ -23,6 +23,7 @@ from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.checkpoint.topology import topology_of
 from collab_plugin.cli.main import main
 from collab_plugin.compression.gguf_file import compress
+from collab_plugin.compression.hf_folder import compress_folder
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.ggml_types import bits_per_weight
 from collab_plugin.planning.allocators.knapsack import KNAPSACK
@@ -32,6 +33,7 @@ from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.request import PlanRequest
 from collab_plugin.planning.type_choices import type_choices
 from collab_plugin.planning.type_limits import Limits
+from collab_plugin.plans.copy_plan import copy_plan
 from collab_plugin.plans.plan_file import read_plan
 from collab_plugin.plugins.open_checkpoint import open_checkpoint
 from collab_plugin.progress import untold
@@ -136,6 +138,29 @@ def test_fewer_bits_of_a_folder(form: str, kernels: Kernels, tmp_path: Path) -> 
     for name, values in expected.items():
         error = np.linalg.norm(meant(open_gguf(out), name) - values) / np.linalg.norm(values)
         assert 0 < error < 0.13, name
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_pruned_folder_stays_as_it_is_stored(form: str, tmp_path: Path) -> None:
+    folder, expected = few_bits(tmp_path / "m", form)
+    checkpoint, out, kept = open_checkpoint(folder), tmp_path / "out", [3, 1]
+    plan = pruned(checkpoint, copy_plan(checkpoint), kept)
+    compress_folder(checkpoint, plan, out, precision="original", threads=1, report=untold)
+    made = open_checkpoint(out)
+    assert list(made.tensors) == list(checkpoint.tensors)
+    for name in expected:
+        np.testing.assert_array_equal(meant(made, name), meant(checkpoint, name)[kept], err_msg=name)
+
+
+def test_a_folder_at_the_bits_of_a_plan_from_nvfp4(tmp_path: Path) -> None:
+    """Whole numbers of four bits, made of the values and not of the blocks."""
+    folder, expected = few_bits(tmp_path / "m", "nvfp4")
+    checkpoint, out = open_checkpoint(folder), tmp_path / "out"
+    compress_folder(checkpoint, copy_plan(checkpoint), out, precision="plan", threads=1, report=untold)
+    made = open_checkpoint(out)
+    for name, values in expected.items():
+        assert made.tensors[name].type == T.Q4_0
+        assert np.linalg.norm(made.read(name) - values) < 0.2 * np.linalg.norm(values), name
 
 
 def test_scales_count_in_the_energy_of_errors(tmp_path: Path) -> None:

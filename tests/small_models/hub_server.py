@@ -25,7 +25,8 @@ _FILE = re.compile(r"^/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<pat
 
 @dataclass
 class Hub:
-    """``served``: bytes of bodies by file name. ``cut``: the connection ends after so many bytes of each file, once."""
+    """``served``: bytes of bodies by file name. ``cut``: the connection ends after so many bytes of each file, once.
+    ``revisions``: those that files were asked for at."""
 
     endpoint: str
     repos: dict[str, Path]
@@ -34,6 +35,7 @@ class Hub:
     cut: dict[str, int] = field(default_factory=dict)
     served: dict[str, int] = field(default_factory=dict)
     ranges: list[tuple[str, int, int]] = field(default_factory=list)
+    revisions: set[str] = field(default_factory=set)
 
     def weights(self) -> int:
         """Bytes of safetensors and GGUF files that were served."""
@@ -66,6 +68,7 @@ def hub_server(repos: dict[str, Path]) -> Iterator[Hub]:
             if (asked["revision"] or "main") not in ("main", COMMIT):
                 return self._refuse(HTTPStatus.NOT_FOUND, "RevisionNotFound")
             if "path" in asked.groupdict():
+                hub.revisions.add(asked["revision"])
                 return self._file(repo, asked["path"], body)
             return self._json(repo, asked["what"] == "tree")
 

@@ -46,6 +46,14 @@ def test_a_model_with_another_vocabulary(tmp_path: Path) -> None:
     assert found.notes == ()
 
 
+@pytest.mark.parametrize("name", ["imatrix_unsloth.gguf_file", "Model.imatrix.gguf", "Model.imatrix", "imatrix.dat"])
+def test_names_of_files(name: str, tmp_path: Path) -> None:
+    """A name tells nothing: unsloth hides theirs from viewers as `.gguf_file` (unsloth/Qwen3.5-27B-GGUF on the hub)."""
+    stats = read_stats(write_imatrix(tmp_path / name, {UP: by_expert()}))
+    np.testing.assert_array_equal(stats.imatrix[UP].vector(3, WIDTH), np.arange(1, WIDTH + 1))
+    assert stats.routing[0].count.tolist() == [1, 2, 3, 4]
+
+
 def test_an_expert_that_no_token_met(tmp_path: Path) -> None:
     """mradermacher's and unsloth's matrices of large models have such experts; ik_llama.cpp fills them with ones
     (ikawrakow/ik_llama.cpp pull request 202)."""
