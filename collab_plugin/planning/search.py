@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.user_folders import cache_path
 from collab_plugin.planning.allocators.allocator import Choice, Item
 from collab_plugin.planning.allocators.frontier import Frontier, frontier
 from collab_plugin.planning.baselines import baselines
@@ -20,6 +21,7 @@ from collab_plugin.planning.type_choices import size_in_file
 from collab_plugin.plans.plan import Plan, Point
 from collab_plugin.progress import Advance, untold
 from collab_plugin.quantize.error import ErrorTable
+from collab_plugin.quantize.known_errors import KnownErrors
 
 
 def make_plan(planning: PlanningInput, report: Advance = untold) -> Plan:
@@ -49,7 +51,10 @@ def error_table(planning: PlanningInput, report: Advance = untold) -> ErrorTable
     candidates = Candidates(planning)
     most = candidates.candidate(*counts_to_weigh(planning)[0]).plan.pruning.kept
     kernels = planning.needed_kernels()
-    return ErrorTable(planning.checkpoint, most, planning.imatrix, kernels, planning.request.threads, report)
+    known = KnownErrors(cache_path() / "errors.sqlite")
+    return ErrorTable(
+        planning.checkpoint, most, planning.imatrix, kernels, planning.request.threads, report, known=known
+    )
 
 
 def _keep_types(candidates: Candidates) -> Plan:

@@ -13,6 +13,7 @@ from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo
 from collab_plugin.formats.ggml_types import TYPES
 from collab_plugin.progress import Advance
 from collab_plugin.quantize.kernels import Kernels
+from collab_plugin.quantize.known_errors import KnownErrors, error_key
 from collab_plugin.stats.importance_matrix import ImportanceMatrix, importance_vector
 
 F32 = NDArray[np.float32]
@@ -82,19 +83,25 @@ def relative_error(
     lost = total = 0.0
     for sample in samples:
         n = sample.values.shape[1]
-        vector = importance_vector(info, sample.index, kind, imatrix)
-        weights = np.ones(n, np.float32) if vector is None else vector[sample.column : sample.column + n]
+        vector = _importance(sample, info, kind, imatrix)
+        weights = np.ones(n, np.float32) if vector is None else vector
         back = kernels.dequantize(kernels.quantize(sample.values, kind, None if vector is None else weights), kind, n)
         lost += float((np.square(sample.values - back, dtype=np.float64) @ weights).sum())
         total += float((np.square(sample.values, dtype=np.float64) @ weights).sum())
     return lost / total if total > 0 else 0.0
 
 
+def _importance(sample: Sample, info: TensorInfo, kind: str, imatrix: ImportanceMatrix | None) -> F32 | None:
+    """The importance vector of a sample's columns, f32[c]."""
+    vector = importance_vector(info, sample.index, kind, imatrix)
+    return None if vector is None else vector[sample.column : sample.column + sample.values.shape[1]]
+
+
 class ErrorTable:
     """Relative errors by tensor and type, measured when first needed.
 
-    ``kept``: the experts to sample, by layer (others are not looked at). Deterministic whatever the
-    number of threads.
+    ``kept``: the experts to sample, by layer (others are not looked at). ``known``: errors of earlier plans, which are
+    not measured again. Deterministic whatever the number of threads.
     """
 
     def __init__(
@@ -106,7 +113,9 @@ class ErrorTable:
         threads: int,
         report: Advance,
         sampling: Sampling = Sampling(),
+        known: KnownErrors | None = None,
     ) -> None:
+        self.known = known
         self.checkpoint, self.kept, self.imatrix, self.kernels = checkpoint, kept, imatrix, kernels
         self.threads, self.report, self.sampling = threads, report, sampling
         self.errors: dict[str, dict[str, float]] = {}
@@ -121,13 +130,26 @@ class ErrorTable:
         ]
         names = list(dict.fromkeys(name for _, name in todo))
         values = min(self.sampling.per_tensor, self.sampling.values // max(len(candidates), 1))
+        with ThreadPoolExecutor(self.threads) as pool:
+            samples = dict(zip(names, pool.map(lambda name: self._samples(name, values), names), strict=True))
+        keys = self._keys(todo, samples)
+        known = self.known.find(list(keys.values())) if self.known else {}
+        for (kind, name), key in keys.items():
+            if key in known:
+                self.errors.setdefault(name, {})[kind] = known[key]
+        todo = [pair for pair in todo if pair not in keys or keys[pair] not in known]
+        self._measure(todo, samples)
+        if self.known and todo:
+            self.known.keep({keys[kind, name]: self.errors[name][kind] for kind, name in todo})
+        return self.errors
+
+    def _measure(self, todo: list[tuple[str, str]], samples: Mapping[str, Sequence[Sample]]) -> None:
         # Types without tables first, so that one thread builds tables (one at a time: a lock of ggml's)
         # while the others measure.
         todo.sort(key=lambda pair: (_table_cost(pair[0]), pair[0]))
         kinds = list(dict.fromkeys(kind for kind, _ in todo))
         with ThreadPoolExecutor(1) as tables, ThreadPoolExecutor(self.threads) as pool:
             ready = {kind: tables.submit(self.kernels.prepare, kind) for kind in kinds}
-            samples = dict(zip(names, pool.map(lambda name: self._samples(name, values), names), strict=True))
 
             def one(pair: tuple[str, str]) -> float:
                 kind, name = pair
@@ -137,7 +159,21 @@ class ErrorTable:
             for done, ((kind, name), error) in enumerate(zip(todo, pool.map(one, todo), strict=True)):
                 self.errors.setdefault(name, {})[kind] = error
                 self.report(done + 1, len(todo))
-        return self.errors
+
+    def _keys(
+        self, todo: Sequence[tuple[str, str]], samples: Mapping[str, Sequence[Sample]]
+    ) -> dict[tuple[str, str], bytes]:
+        """By type and tensor, under what its error is known to other plans; empty where nothing is remembered."""
+        if self.known is None:
+            return {}
+        version = self.kernels.version()
+        infos = self.checkpoint.tensors
+        return {
+            (kind, name): error_key(
+                version, kind, ((s.values, _importance(s, infos[name], kind, self.imatrix)) for s in samples[name])
+            )
+            for kind, name in todo
+        }
 
     def _samples(self, name: str, values: int) -> list[Sample]:
         info = self.checkpoint.tensors[name]
