@@ -18,6 +18,7 @@ _HOMES = {
     "api.evaluate": ("evaluate", "evaluate_tasks", "reference"),
     "api.fit": ("fit",),
     "api.inspect": ("inspect",),
+    "api.place": ("hit_rates", "place"),
     "api.plan": ("plan",),
     "api.probe": ("probe",),
     "api.report": ("report",),
@@ -58,9 +59,15 @@ _HOMES = {
     "placement.machine_fit": ("Fit",),
     "placement.machines": ("Machine", "MachineMemory"),
     "placement.run_setup": ("RunSetup",),
-    "placement.placement": ("Placement", "Tier"),
+    "placement.machine_profile": ("DeviceSpeed",),
+    "placement.place": ("Placed",),
+    "placement.placement": (
+        *("ExpertPlacement", "LayerExperts", "PlacedArtifact", "Placement", "PlacementSource", "PolicyUse"),
+        *("SpeedForecast", "TensorPlacement", "Tier"),
+    ),
     "placement.placement_file": ("read_placement", "write_placement"),
     "placement.policy": ("LayerUse", "PlacementPolicy", "Residency"),
+    "placement.policy_table": ("HitCurve",),
     "placement.simulate": ("Replay", "best_possible", "replay", "uses_of"),
     "planning.allocators.allocator": ("Allocator", "Choice", "Item"),
     "planning.criteria.criterion": ("CriterionOptions", "ImportanceCriterion"),
@@ -94,6 +101,8 @@ if TYPE_CHECKING:
     from collab_plugin.api.evaluate import reference as reference
     from collab_plugin.api.fit import fit as fit
     from collab_plugin.api.inspect import inspect as inspect
+    from collab_plugin.api.place import hit_rates as hit_rates
+    from collab_plugin.api.place import place as place
     from collab_plugin.api.plan import plan as plan
     from collab_plugin.api.probe import probe as probe
     from collab_plugin.api.report import report as report
@@ -172,15 +181,25 @@ if TYPE_CHECKING:
     from collab_plugin.formats.safetensors_header import Stored as Stored
     from collab_plugin.formats.tensor_names import Role as Role
     from collab_plugin.placement.machine_fit import Fit as Fit
+    from collab_plugin.placement.machine_profile import DeviceSpeed as DeviceSpeed
     from collab_plugin.placement.machines import Machine as Machine
     from collab_plugin.placement.machines import MachineMemory as MachineMemory
+    from collab_plugin.placement.place import Placed as Placed
+    from collab_plugin.placement.placement import ExpertPlacement as ExpertPlacement
+    from collab_plugin.placement.placement import LayerExperts as LayerExperts
+    from collab_plugin.placement.placement import PlacedArtifact as PlacedArtifact
     from collab_plugin.placement.placement import Placement as Placement
+    from collab_plugin.placement.placement import PlacementSource as PlacementSource
+    from collab_plugin.placement.placement import PolicyUse as PolicyUse
+    from collab_plugin.placement.placement import SpeedForecast as SpeedForecast
+    from collab_plugin.placement.placement import TensorPlacement as TensorPlacement
     from collab_plugin.placement.placement import Tier as Tier
     from collab_plugin.placement.placement_file import read_placement as read_placement
     from collab_plugin.placement.placement_file import write_placement as write_placement
     from collab_plugin.placement.policy import LayerUse as LayerUse
     from collab_plugin.placement.policy import PlacementPolicy as PlacementPolicy
     from collab_plugin.placement.policy import Residency as Residency
+    from collab_plugin.placement.policy_table import HitCurve as HitCurve
     from collab_plugin.placement.run_setup import RunSetup as RunSetup
     from collab_plugin.placement.simulate import Replay as Replay
     from collab_plugin.placement.simulate import best_possible as best_possible

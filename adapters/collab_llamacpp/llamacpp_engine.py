@@ -18,11 +18,13 @@ from collab_llamacpp.calibrate.job_types import (
     DisturbJob,
     EvaluateJob,
     GenerateJob,
+    MeasureJob,
     ReferenceJob,
     SampleJob,
 )
 from collab_llamacpp.calibrate.llamacpp_child import run_job
 from collab_llamacpp.native.libraries import installed_folder
+from collab_llamacpp.tensor_places import TensorPlaces, honours, tensor_places
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.checkpoint.identity import model_id
 from collab_plugin.checkpoint.topology import topology_of
@@ -31,6 +33,8 @@ from collab_plugin.engines.disturbance import Disturbance, Effect, Effects, Erro
 from collab_plugin.engines.engine import REFERENCE, Ability, Decoding, Engine, Windows
 from collab_plugin.engines.results import Evaluation, Generation, Served
 from collab_plugin.engines.text_windows import text_cut
+from collab_plugin.placement.machine_profile import DeviceSpeed
+from collab_plugin.placement.placement import Placement
 from collab_plugin.progress import Advance
 from collab_plugin.stats.routing_trace import RoutingTrace
 from collab_plugin.stats.stats import ImatrixEntry, LayerRouting, Stats, Stream
@@ -45,7 +49,7 @@ class LlamaCppEngine(Engine):
 
     name = "llamacpp"
     abilities: ClassVar[frozenset[Ability]] = frozenset(
-        {"calibrate", "trace", "reference", "evaluate", "disturb", "sample", "generate", "serve"}
+        {"calibrate", "trace", "reference", "evaluate", "disturb", "sample", "generate", "serve", "measure", "place"}
     )
 
     def check_installed(self) -> None:
@@ -179,7 +183,9 @@ class LlamaCppEngine(Engine):
         self, model: Path, prompt: str, decoding: Decoding, *, threads: int, write: Callable[[str], None]
     ) -> Generation:
         path = str(open_gguf(model).path)
-        job = GenerateJob(path, threads, prompt, **dataclasses.asdict(decoding))
+        places = tensor_places(decoding.placement, path) if decoding.placement else TensorPlaces()
+        plain = {f.name: getattr(decoding, f.name) for f in dataclasses.fields(decoding) if f.name != "placement"}
+        job = GenerateJob(path, threads, prompt, **plain, on_processor=places.on_processor, on_gpu=places.on_gpu)
         pieces: list[str] = []
 
         def on_line(line: dict[str, Any]) -> None:
@@ -204,6 +210,21 @@ class LlamaCppEngine(Engine):
         own = checkpoint.metadata.get(f"{checkpoint.architecture}.context_length")
         ctx = ctx or min(MOST_CTX, int(own.value) if own else MOST_CTX)
         return serve(checkpoint.path, ctx=ctx, threads=threads, start_limit=start_limit)
+
+    def measure(self, types: Sequence[str], *, threads: int) -> tuple[tuple[DeviceSpeed, ...], float]:
+        arrays = run_job(MeasureJob(tuple(types), threads), "measure this machine", lambda _: None)
+        devices = []
+        for key, told in arrays.items():
+            if not key.startswith("device."):
+                continue
+            name, kind = told.tolist()
+            speeds = f"speed.{key.removeprefix('device.')}."
+            kernels = {k.removeprefix(speeds): float(v) for k, v in arrays.items() if k.startswith(speeds)}
+            devices.append(DeviceSpeed(name, "host" if kind == "host" else "gpu", kind != "gpu", kernels))
+        return tuple(devices), float(arrays["node_seconds"])
+
+    def honours(self, placement: Placement) -> tuple[str, ...]:
+        return honours(placement)
 
 
 def trace_of(arrays: Mapping[str, NDArray[Any]], experts: int, windows: Windows, model: str) -> RoutingTrace:

@@ -20,6 +20,7 @@ from collab_ollama.ollama_program import find_ollama
 from collab_plugin.engines.engine import Ability, Decoding, Engine
 from collab_plugin.engines.results import Generation
 from collab_plugin.errors import CollabError
+from collab_plugin.placement.placement import Placement
 
 MODEL = "collab-run:latest"
 NOWHERE = "127.0.0.1:9"
@@ -38,6 +39,14 @@ class OllamaEngine(Engine):
 
     def check_installed(self) -> None:
         find_ollama()
+
+    def honours(self, placement: Placement) -> tuple[str, ...]:
+        how = (
+            "nothing is set: its llama.cpp fits the model to the memory that is free (--fit)"
+            if placement.tensors.fit
+            else "whole tensors, by `ollama serve --placement`, for every model of that server; on one GPU"
+        )
+        return (how, "disk: as llama.cpp, where the model has `use_mmap`")
 
     def version(self) -> str:
         done = subprocess.run(

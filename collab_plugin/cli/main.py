@@ -26,6 +26,7 @@ COMMANDS = {
     "compress": "compress",
     "evaluate": "evaluate",
     "fit": "fit",
+    "place": "place",
     "run": "run",
     "demo": "demo",
     "plugins": "plugins",

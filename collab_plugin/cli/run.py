@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 import collab_plugin as cp
@@ -23,6 +25,7 @@ from collab_plugin.cli.threads import threads_option
     help="Seed when the temperature is above 0.",
 )
 @click.option("--ctx", type=click.IntRange(16, 2**20), default=2048, show_default=True, help="Context in tokens.")
+@click.option("--placement", type=click.Path(path_type=Path), help="In which memory experts lie: what `place` wrote.")
 @click.option("--engine", default="llamacpp", show_default=True, help="Engine that runs the model (see `plugins`).")
 @threads_option
 @json_option
@@ -33,6 +36,7 @@ def command(
     temperature: float,
     seed: int,
     ctx: int,
+    placement: Path | None,
     engine: str,
     threads: int,
     as_json: bool,
@@ -59,6 +63,7 @@ def command(
         temperature=temperature,
         seed=seed,
         ctx=ctx,
+        placement=placement,
         engine=engine,
         threads=threads,
         write=write,

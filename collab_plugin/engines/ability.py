@@ -16,6 +16,8 @@ WORDS: dict[Ability, str] = {
     "sample": "sample what experts compute",
     "generate": "generate text",
     "serve": "serve models to tasks",
+    "measure": "measure this machine",
+    "place": "place experts",
 }
 FORMATS = {"gguf": "GGUF files", "safetensors": "folders of safetensors"}
 

@@ -12,11 +12,15 @@ from typing import ClassVar, Literal
 from collab_plugin.engines.disturbance import Disturbance, Effects, ErrorShape
 from collab_plugin.engines.results import Evaluation, Generation, Served
 from collab_plugin.errors import CollabError
+from collab_plugin.placement.machine_profile import DeviceSpeed
+from collab_plugin.placement.placement import Placement
 from collab_plugin.progress import Advance
 from collab_plugin.stats.stats import Stats
 
-Ability = Literal["calibrate", "trace", "reference", "evaluate", "disturb", "sample", "generate", "serve"]
-"""Names of the methods of `Engine` that not every engine has."""
+Ability = Literal[
+    "calibrate", "trace", "reference", "evaluate", "disturb", "sample", "generate", "serve", "measure", "place"
+]
+"""Names of the methods of `Engine` that not every engine has; "place": `Engine.generate` takes `Decoding.placement`."""
 
 REFERENCE = ".npy"
 """Suffix of the files that `Engine.reference` writes."""
@@ -58,12 +62,14 @@ class Windows:
 @dataclass(frozen=True)
 class Decoding:
     """How text is generated: at most ``max_tokens``; ``temperature`` 0 is greedy, above 0 ``seed`` decides.
-    ``ctx``: context in tokens, prompt and new tokens together."""
+    ``ctx``: context in tokens, prompt and new tokens together. ``placement``: in which memory experts lie; None: where
+    the engine puts them."""
 
     max_tokens: int = 128
     temperature: float = 0.0
     seed: int = 0
     ctx: int = 2048
+    placement: Placement | None = None
 
 
 class Engine(ABC):
@@ -148,3 +154,12 @@ class Engine(ABC):
         CollabError when it is not up within ``start_limit`` seconds.
         """
         raise CollabError(f"engine {self.name!r} cannot serve a model")
+
+    def measure(self, types: Sequence[str], *, threads: int) -> tuple[tuple[DeviceSpeed, ...], float]:
+        """How fast each device here multiplies one token with experts of these ggml types, and the seconds that one
+        small operation of a graph takes on the processor."""
+        raise CollabError(f"engine {self.name!r} cannot measure this machine")
+
+    def honours(self, placement: Placement) -> tuple[str, ...]:
+        """What the engine does with ``placement`` and what it cannot do, a sentence each; empty: it reads none."""
+        return ()

@@ -40,12 +40,26 @@ class PlacedArtifact:
 
 
 @dataclass(frozen=True)
+class SpeedForecast:
+    """Tokens a second of one sequence: ``expected``, and the ``roof`` with every read at full bandwidth and nothing
+    else. ``error``: by how much earlier forecasts on this machine were off, as a share; None where there is none."""
+
+    expected: float
+    roof: float
+    error: float | None
+
+
+@dataclass(frozen=True)
 class TensorPlacement:
     """By whole tensors. ``tiers``: expert tensor -> tier; all other tensors go to the fastest. Empty: the engine places
-    by itself (llama.cpp's --fit). ``reads``: tier -> share of the expert bytes that a token reads from it."""
+    by itself. ``fit``: all expert tensors are worth the same a byte, so that llama.cpp's own --fit, where the engine
+    has it, does at least as well. ``reads``: tier -> share of the expert bytes that a token reads from it. ``speed``
+    None: not known."""
 
     tiers: Mapping[str, str]
+    fit: bool
     reads: Mapping[str, float]
+    speed: SpeedForecast | None
 
 
 @dataclass(frozen=True)
@@ -69,21 +83,13 @@ class LayerExperts:
 @dataclass(frozen=True)
 class ExpertPlacement:
     """By single experts. Where the policy is dynamic, ``layers`` is the start and the number of experts of the first
-    tier is the room of the cache. ``reads``: tier -> share of all choices that are expected to fall on it."""
+    tier is the room of the cache. ``reads``: tier -> share of all choices that are expected to fall on it. ``speed``
+    None: not known."""
 
     policy: PolicyUse
     layers: Mapping[int, LayerExperts]
     reads: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class SpeedForecast:
-    """Tokens a second of one sequence: ``expected``, and the ``roof`` with every read at full bandwidth and nothing
-    else. ``error``: by how much earlier forecasts on this machine were off, as a share; None where there is none."""
-
-    expected: float
-    roof: float
-    error: float | None
+    speed: SpeedForecast | None
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,6 @@ class Placement:
     tiers: tuple[Tier, ...]
     tensors: TensorPlacement
     experts: ExpertPlacement | None
-    speed: SpeedForecast | None
     stats: PlacementSource | None
     context: int
     notes: tuple[str, ...]

@@ -69,13 +69,18 @@ def replay(
     return _dynamic(policy.name, trace, rooms, each, start if known else np.zeros_like(start), ranking)
 
 
-def best_possible(trace: RoutingTrace, rooms: Sequence[int]) -> list[Replay]:
+def best_possible(trace: RoutingTrace, rooms: Sequence[int], *, filled: bool = False) -> list[Replay]:
     """Belady's optimum under the same rules: what leaves is the expert whose next use is the farthest away. No policy
-    misses less, with as much room in every layer and every missing expert brought in."""
+    misses less, with as much room in every layer and every missing expert brought in. It starts empty, or ``filled``
+    with what is used first, which no start beats."""
     each = np.array([[room // len(trace.layers)] * len(trace.layers) for room in rooms])
     _check_room(OPTIMUM, each, trace)
-    empty = np.zeros((*each.shape, trace.experts), np.bool_)
-    return _dynamic(OPTIMUM, trace, rooms, each, empty, _NextUse(trace, len(rooms)))
+    ranking = _NextUse(trace, len(rooms))
+    start = np.zeros((*each.shape, trace.experts), np.bool_)
+    if filled:
+        soonest = ranking.worth.reshape(start.shape).argsort(2, kind="stable")[..., ::-1]
+        np.put_along_axis(start, soonest, np.arange(trace.experts) < each[..., None], 2)
+    return _dynamic(OPTIMUM, trace, rooms, each, start, ranking)
 
 
 def _check_room(name: str, each: NDArray[np.int64], trace: RoutingTrace) -> None:
@@ -175,9 +180,8 @@ class _NextUse(Residency):
 
     def __init__(self, trace: RoutingTrace, copies: int) -> None:
         self._chosen, self._copies, self._token = trace.chosen, copies, 0
-        self._next = _next_uses(trace)
+        self._next, self._due = _next_uses(trace)
         self._layers = np.arange(len(trace.layers))[:, None]
-        self._due = np.full((len(trace.layers), trace.experts + 1), trace.tokens + 1.0)
 
     def saw(self, chosen: Mask) -> None:
         self._due[self._layers, self._chosen[self._token]] = self._next[self._token]
@@ -185,11 +189,12 @@ class _NextUse(Residency):
 
     @property
     def worth(self) -> F64:
-        return np.tile(-self._due[:, :-1], (self._copies, 1))
+        return np.tile(-self._due[:, :-1].astype(np.float64), (self._copies, 1))
 
 
-def _next_uses(trace: RoutingTrace) -> NDArray[np.int32]:
-    """i32[tokens, layers, k]: the token at which the same expert is chosen next; one past all where there is none."""
+def _next_uses(trace: RoutingTrace) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """i32[tokens, layers, k]: the token at which the same expert is chosen next; one past all where there is none. And
+    i32[layers, experts + 1]: where each is chosen first."""
     tokens, layers, _ = trace.chosen.shape
     following = np.empty(trace.chosen.shape, np.int32)
     due = np.full((layers, trace.experts + 1), tokens + 1, np.int32)
@@ -197,4 +202,4 @@ def _next_uses(trace: RoutingTrace) -> NDArray[np.int32]:
     for token in range(tokens - 1, -1, -1):
         following[token] = due[at, trace.chosen[token]]
         due[at, trace.chosen[token]] = token
-    return following
+    return following, due

@@ -27,8 +27,8 @@ NAMES = [f"blk.{layer}.ffn_{part}_exps.weight" for layer in range(12) for part i
 OTHERS = ["blk.1.ffn_up.weight", "blk.1.ffn_up_shexp.weight", "blk.1.ffn_gate_inp.weight", "output.weight"]
 
 
-def placed(experts: dict[str, str], tiers: tuple[Tier, ...] = (GPU, HOST)) -> Placement:
-    return Placement(PlacedArtifact("tiny", 1), tiers, TensorPlacement(experts, {}), None, None, None, 128, ())
+def placed(experts: dict[str, str], tiers: tuple[Tier, ...] = (GPU, HOST), fit: bool = False) -> Placement:
+    return Placement(PlacedArtifact("tiny", 1), tiers, TensorPlacement(experts, fit, {}, None), None, None, 128, ())
 
 
 @given(st.sets(st.sampled_from(NAMES), min_size=1))
@@ -42,6 +42,7 @@ def test_override_matches_these_tensors_alone(names: set[str]) -> None:
 
 def test_without_experts_llama_cpp_fits_the_model() -> None:
     assert environment_of(placed({})) == {}
+    assert environment_of(placed({NAMES[0]: "ram"}, fit=True)) == {}, "it does as well by itself"
 
 
 def test_everything_on_the_gpu_switches_fitting_off() -> None:

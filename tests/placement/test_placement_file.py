@@ -28,25 +28,25 @@ from collab_plugin.placement.placement_file import placement_schema, read_placem
 TIERS = (Tier("gpu0", "gpu", 24 * 2**30, 1e12, True), Tier("ram", "host", 128 * 2**30), Tier("ssd", "disk", None))
 NAMES = [f"blk.{layer}.ffn_{part}_exps.weight" for layer in range(4) for part in ("gate", "up", "down")]
 LAYER = LayerExperts({"gpu0": (2, 0), "ram": (1, 3)}, {"gpu0": 0.75, "ram": 0.25})
-EXPERTS = ExpertPlacement(PolicyUse("lfu-decay", {"decay": 0.95}, True), {3: LAYER}, {"gpu0": 0.75, "ram": 0.25})
+EXPERTS = ExpertPlacement(PolicyUse("lfu-decay", {"decay": 0.95}, True), {3: LAYER}, {"gpu0": 0.75, "ram": 0.25}, None)
 PLACEMENT = Placement(
     PlacedArtifact("tiny", 123, "sha256:0"),
     TIERS,
-    TensorPlacement({NAMES[0]: "ram"}, {"ram": 1.0}),
+    TensorPlacement({NAMES[0]: "ram"}, False, {"ram": 1.0}, SpeedForecast(10.0, 12.5, None)),
     EXPERTS,
-    SpeedForecast(10.0, 12.5, None),
     PlacementSource("stats.gguf", "0" * 64, 4096),
     4096,
     ("a note",),
 )
 
 
+TENSORS = {"tiers": {}, "fit": False, "reads": {}, "speed": None}
 TIER = {"name": "ram", "kind": "host", "bytes": 1, "bandwidth": None, "measured": False}
 
 
 def experts_with(tiers: dict[str, list[int]]) -> dict[str, object]:
     policy = {"name": "lru", "parameters": {}, "dynamic": True}
-    return {"policy": policy, "layers": {"3": {"tiers": tiers, "reads": {}}}, "reads": {}}
+    return {"policy": policy, "layers": {"3": {"tiers": tiers, "reads": {}}}, "reads": {}, "speed": None}
 
 
 @given(
@@ -58,7 +58,7 @@ def test_round_trip(
     experts: dict[str, str], context: int, notes: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("placement") / "placement.json"
-    placement = replace(PLACEMENT, tensors=TensorPlacement(experts, {}), context=context, notes=notes)
+    placement = replace(PLACEMENT, tensors=TensorPlacement(experts, True, {}, None), context=context, notes=notes)
     write_placement(path, placement)
     assert read_placement(path) == placement
     jsonschema.validate(json.loads(path.read_text()), placement_schema())
@@ -69,11 +69,11 @@ def test_round_trip(
     [
         ("format", "collab-plugin plan", "is not a placement"),
         ("version", 1, "placement version 1"),
-        ("tensors", {"tiers": {"blk.0.ffn_up.weight": "ram"}, "reads": {}}, "no expert tensor"),
-        ("tensors", {"tiers": {"output.weight": "ram"}, "reads": {}}, "no expert tensor"),
-        ("tensors", {"tiers": {NAMES[0]: "tape"}, "reads": {}}, "no tier; known: gpu0, ram, ssd"),
-        ("tensors", {"tiers": {}, "reads": {"ram": 1.5}}, "$.tensors.reads.ram is 1.5, no share"),
-        ("tensors", {"tiers": {}, "reads": {"tape": 0.5}}, "$.tensors.reads is 'tape', which is no tier"),
+        ("tensors", TENSORS | {"tiers": {"blk.0.ffn_up.weight": "ram"}}, "no expert tensor"),
+        ("tensors", TENSORS | {"tiers": {"output.weight": "ram"}}, "no expert tensor"),
+        ("tensors", TENSORS | {"tiers": {NAMES[0]: "tape"}}, "no tier; known: gpu0, ram, ssd"),
+        ("tensors", TENSORS | {"reads": {"ram": 1.5}}, "$.tensors.reads.ram is 1.5, no share"),
+        ("tensors", TENSORS | {"reads": {"tape": 0.5}}, "$.tensors.reads is 'tape', which is no tier"),
         ("experts", experts_with({"gpu0": [0, 1], "ram": [1, 2]}), "not name every expert from 0 on, each once"),
         ("experts", experts_with({"gpu0": [0], "ram": [2]}), "not name every expert from 0 on, each once"),
         ("experts", experts_with({"tape": [0]}), "$.experts.layers.3.tiers is 'tape', which is no tier"),

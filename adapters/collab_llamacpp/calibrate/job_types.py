@@ -75,7 +75,18 @@ class SampleJob:
 
 
 @dataclass(frozen=True)
+class MeasureJob:
+    """``types`` of ggml to multiply with."""
+
+    types: tuple[str, ...]
+    threads: int
+
+
+@dataclass(frozen=True)
 class GenerateJob:
+    """``on_processor``, ``on_gpu``: regular expressions of tensors whose memory is chosen; the first that matches
+    counts."""
+
     model: str
     threads: int
     prompt: str
@@ -83,6 +94,8 @@ class GenerateJob:
     temperature: float
     seed: int
     ctx: int
+    on_processor: tuple[str, ...] = ()
+    on_gpu: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,4 +108,4 @@ class ServeJob:
     token: str
 
 
-Job = CalibrateJob | ReferenceJob | EvaluateJob | DisturbJob | SampleJob | GenerateJob
+Job = CalibrateJob | ReferenceJob | EvaluateJob | DisturbJob | SampleJob | MeasureJob | GenerateJob

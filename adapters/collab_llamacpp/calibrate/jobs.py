@@ -18,6 +18,7 @@ from collab_llamacpp.calibrate.job_types import CalibrateJob, EvaluateJob, Gener
 from collab_llamacpp.calibrate.original_logits import Original, RunningOriginal
 from collab_llamacpp.native.model import LoadedModel
 from collab_llamacpp.native.sampling import piece, sampler
+from collab_llamacpp.native.tensor_overrides import TensorOverrides
 from collab_plugin.engines.compare_logits import Comparison, scored_rows
 from collab_plugin.engines.engine import REFERENCE
 from collab_plugin.engines.reference_file import Reference, writing_reference
@@ -107,7 +108,8 @@ def reference(job: ReferenceJob, progress: Advance) -> Arrays:
 
 def generate(job: GenerateJob, write: Callable[[str], None]) -> Arrays:
     """Hand each piece of text to ``write``; return counts and seconds."""
-    with LoadedModel(Path(job.model), ctx=job.ctx, threads=job.threads) as session:
+    overrides = TensorOverrides(job.on_processor, job.on_gpu) if job.on_processor or job.on_gpu else None
+    with LoadedModel(Path(job.model), ctx=job.ctx, threads=job.threads, placement=overrides) as session:
         tokens = session.tokenize(job.prompt, special=True)
         if not len(tokens):
             raise CollabError("the prompt is empty")

@@ -10,10 +10,12 @@ from collab_llamacpp.calibrate.job_types import (
     DisturbJob,
     EvaluateJob,
     GenerateJob,
+    MeasureJob,
     ReferenceJob,
     SampleJob,
 )
 from collab_llamacpp.calibrate.jobs import calibrate, evaluate, generate, reference
+from collab_llamacpp.calibrate.measure import measure
 from collab_llamacpp.calibrate.sample import sample
 from collab_plugin.engines.child_main import run_child
 
@@ -24,6 +26,7 @@ if __name__ == "__main__":
         EvaluateJob: lambda job, parent: evaluate(job, parent.progress),
         DisturbJob: lambda job, parent: disturb(job, parent.progress),
         SampleJob: lambda job, parent: sample(job, parent.progress),
+        MeasureJob: lambda job, parent: measure(job),
         GenerateJob: lambda job, parent: generate(job, lambda text: parent.say(text=text)),
     }
     sys.exit(run_child(works))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import llama_cpp as llama
 import numpy as np
@@ -52,6 +52,14 @@ class ContextError(CollabError):
     """The model was loaded, but has no context with these options."""
 
 
+class PlacementChoice(Protocol):
+    """Where a model's tensors go."""
+
+    def apply(self, params: Any) -> Any:
+        """Set it in llama_model_params; what is returned must live as long as the load."""
+        ...
+
+
 @dataclass(frozen=True)
 class DeviceChoice:
     """Where a model runs: ``devices`` (ggml_backend_dev_t) hold every layer, none meaning the CPU; without
@@ -84,7 +92,7 @@ class LoadedModel:
         threads: int,
         callback: Any = None,
         model_only: bool = False,
-        placement: DeviceChoice | None = None,
+        placement: PlacementChoice | None = None,
         kv_type: str = "f16",
         sequences: int = 1,
     ) -> None:

@@ -50,7 +50,7 @@ def load(
     _refuse_lost(runner, variables)
     sizes = buffers(server.log.read_text(errors="replace"), runner.option("--port") or "")
     context = int(running.get("context_length") or 0)
-    kept = _host_bytes(runner, placement) if placement else 0
+    kept = _host_bytes(runner, placement) if placement and not placement.tensors.fit else 0
     return Applied(
         model=model,
         pid=runner.pid,
@@ -81,7 +81,7 @@ def _host_bytes(runner: Runner, placement: Placement) -> int:
 
 def _notes(placement: Placement | None, context: int, kept: int, sizes: Mapping[str, Mapping[str, float]]) -> list[str]:
     notes = []
-    if placement is None or not placement.tensors.tiers:
+    if placement is None or placement.tensors.fit or not placement.tensors.tiers:
         notes.append("no expert is placed by hand: llama.cpp fits the model itself (--fit)")
     if placement is not None and context > placement.context:
         notes.append(

@@ -28,7 +28,7 @@ def environment_of(placement: Placement) -> dict[str, str]:
     Raises CollabError for placements that Ollama cannot carry out.
     """
     kinds = {tier.name: tier.kind for tier in placement.tiers}
-    if not placement.tensors.tiers:
+    if placement.tensors.fit or not placement.tensors.tiers:
         return {}
     gpus = [name for name, kind in kinds.items() if kind == "gpu"]
     used = [name for name in gpus if name in placement.tensors.tiers.values()]
