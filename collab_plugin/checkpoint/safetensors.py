@@ -137,10 +137,7 @@ def _decoder_keys(where: str, config: dict[str, Any], conversion: Conversion) ->
     if nested is not None:
         if not isinstance(nested, dict):
             raise CollabError(f"{where} has a {conversion.nested} that is no object")
-        outer = {key: value for key, value in config.items() if key != conversion.nested}
-        # Of a model that sees pictures transformers asks its own configuration, not the decoder's.
-        tied = {key: outer[key] for key in ("tie_word_embeddings",) if key in outer}
-        config = outer | nested | tied
+        config = {key: value for key, value in config.items() if key != conversion.nested} | nested
     config = {conversion.aliases[key]: config[key] for key in conversion.aliases if key in config} | {
         key: value for key, value in config.items() if key not in conversion.aliases
     }
@@ -176,8 +173,6 @@ def _check_counts(config: Config, family: Family) -> None:
     for key, most in (("num_hidden_layers", 4096), (family.expert_count, 65535), ("vocab_size", 2**24)):
         if config.integer(key) > most:
             raise CollabError(f"{config.where} has {key} = {config.integer(key)}, more than {most}: is it damaged?")
-        if config.integer(key) < 1:
-            raise CollabError(f"{config.where} has {key} = {config.integer(key)}, at least 1 is needed: is it damaged?")
 
 
 def _check_fixed(config: Config, family: Family, conversion: Conversion) -> None:

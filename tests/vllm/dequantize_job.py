@@ -6,23 +6,32 @@ of the exponent.
 ``dequantize``: largest difference by type. ``kernels``: by type, how far experts that ggml computes are from those of
 the dequantized weights in float64 (norm of the difference over norm): with activations rounded as ggml says it rounds
 them, and with exact ones.
+
+``tiers``: by how misses are served, what serves them and the policy, how far experts in tiers are from the exact ones,
+and what was counted, over some steps.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from collab_vllm.experts.ggml.dequantize import dequantize
-from collab_vllm.experts.grouped import grouped_experts
+from collab_vllm.experts.grouped import grouped_experts, sorted_places
 from collab_vllm.experts.host.expert_graph import Layout
 from collab_vllm.experts.host.ggml_cpu import ggml_cpu
 from collab_vllm.experts.host.host_kernel import HostKernel
+from collab_vllm.experts.tiering.resident_set import ResidentSet
+from collab_vllm.experts.tiering.tier_counts import TierCounts
+from collab_vllm.experts.tiering.tiered_layer import TieredLayer
+from collab_vllm.selection.loader_options import MISSES, Misses
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
 from collab_plugin.formats.ggml_types import TYPES
+from collab_plugin.placement.residencies import DecayedCount
 
 HALVES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q5_1": (0, 2)}
 EXPERTS, WIDE, NARROW, TOKENS, USED = 6, 512, 256, 7, 3
@@ -92,6 +101,44 @@ def apart(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one.double() - other).norm() / other.norm())
 
 
+STEPS, ROOM = 12, 3
+
+
+def tiers(misses: Misses, with_ggml: bool, dynamic: bool) -> dict[str, Any]:
+    """Steps of different sizes; expert 0 belongs to another rank."""
+    library = ggml_cpu() if with_ggml else None
+    types = ("Q8_0", "BF16", "F32")
+    shapes = ((NARROW, WIDE), (NARROW, WIDE), (WIDE, NARROW))
+    stored = [torch.from_numpy(moderate(kind, *shape)) for kind, shape in zip(types, shapes, strict=True)]
+    values = [
+        dequantize(m.flatten(0, 1), k).double().unflatten(0, (EXPERTS, -1)) for m, k in zip(stored, types, strict=True)
+    ]
+    judge = DecayedCount(np.zeros((1, EXPERTS)), {"decay": 0.9}) if dynamic else None
+    resident = ResidentSet(EXPERTS, ROOM, (1, 2), judge)
+    counts = TierCounts(0)
+    layer = TieredLayer(
+        Layout(EXPERTS, WIDE, NARROW, types), stored, resident, torch.device("cpu"), library, misses, 4, counts,
+        lambda rows: 0 if rows > 8 else rows,
+    )  # fmt: skip
+    torch.manual_seed(2)
+    worst = 0.0
+    for step in range(STEPS):
+        rows = (1, 3, 8, 20)[step % 4]
+        x, weights = torch.randn(rows, WIDE), torch.rand(rows, USED)
+        ids = torch.stack([torch.randperm(EXPERTS)[:USED] for _ in range(rows)])
+        local = torch.where(ids == 0, -1, ids)
+        found = layer.compute(x, weights, local)
+        worst = max(
+            worst, apart(found, grouped_experts(x.double(), weights, local, lambda e: tuple(m[e] for m in values)))
+        )
+    return {
+        "apart": worst,
+        "hot": resident.experts,
+        "expert bytes": sum(m[0].nbytes for m in stored),
+        **counts.so_far(),
+    }
+
+
 def kernels(kind: str) -> dict[str, float]:
     library = ggml_cpu()
     assert library is not None, "no ggml: COLLAB_GGML names its folder"
@@ -103,9 +150,10 @@ def kernels(kind: str) -> dict[str, float]:
     ids = torch.stack([torch.randperm(EXPERTS)[:USED] for _ in range(TOKENS)])
     kernel = HostKernel(library, Layout(EXPERTS, WIDE, NARROW, (kind,) * 3), stored)
     found = kernel.compute(x, weights, ids)
-    places = torch.argsort(ids.reshape(-1), stable=True)
-    by_pairs = kernel.add(torch.zeros(TOKENS, WIDE), x, weights, ids, places)
-    grouped = grouped_experts(x.double(), weights, ids, EXPERTS, lambda e: tuple(m[e] for m in values))
+    chosen = ids.reshape(-1).numpy()
+    places = sorted_places(chosen, chosen >= 0)
+    by_pairs = kernel.add(torch.zeros(TOKENS, WIDE), x, weights, chosen, places)
+    grouped = grouped_experts(x.double(), weights, ids, lambda e: tuple(m[e] for m in values))
     plain = exact(x, weights, ids, values, torch.Tensor.double)
     return {
         "rounded": apart(found, exact(x, weights, ids, values, lambda v: rounded(v, kind))),
@@ -123,4 +171,10 @@ for kind in TYPES:
     assert ours.shape == expected.shape and np.isfinite(expected).all(), kind
     assert np.abs(expected).max() > 0.01, kind
     found[kind] = float(np.abs(ours - expected).max() / np.abs(expected).max())
-print(json.dumps({"dequantize": found, "kernels": {kind: kernels(kind) for kind in TYPES}}))
+in_tiers = {
+    f"{misses} {'ggml' if ggml else 'torch'} {'dynamic' if dynamic else 'static'}": tiers(misses, ggml, dynamic)
+    for misses in MISSES
+    for ggml in (False, True)
+    for dynamic in (False, True)
+}
+print(json.dumps({"dequantize": found, "kernels": {kind: kernels(kind) for kind in TYPES}, "tiers": in_tiers}))

@@ -51,6 +51,8 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
         write_dequantized(pruned, Path(artifact), dequantized)
         expected = reference(load(dequantized))
     more = draft(case["draft"]) if "draft" in case else {}
+    if "placement" in case["options"]:
+        more = {"disable_log_stats": False, "enable_prefix_caching": False}
     if "ranks" in case:
         cores = sorted(os.sched_getaffinity(0))
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = f"{cores[0]}|{cores[-1]}"  # vLLM would give each a NUMA node
@@ -58,6 +60,13 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
     llm = engine(Path(case["model"]), case["options"], skip_tokenizer_init=True, enforce_eager=case["eager"], **more)
     os.environ.pop("VLLM_CPU_OMP_THREADS_BIND", None)
     ours = prompt_logprobs(llm, PROMPTS)
+    again = {}
+    if "placement" in case["options"]:
+        wanted = SamplingParams(max_tokens=GREEDY, temperature=0, detokenize=False, ignore_eos=True)
+        llm.generate([{"prompt_token_ids": PROMPTS[0]}], wanted, use_tqdm=False)
+        once_more = prompt_logprobs(llm, PROMPTS)
+        told = {m.name: m.value for m in llm.get_metrics() if m.name.startswith("vllm:collab_")}
+        again = {"again": apart(once_more, ours), "metrics": told}
     if "draft" in case:
         return {
             "difference": apart(ours, expected), "from_plain": 0.0,
@@ -74,6 +83,7 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
         "tokens": sum(map(len, PROMPTS)),
         "expert_bytes": parameters,
         "hot": hot,
+        **again,
     }
 
 

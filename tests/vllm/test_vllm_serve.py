@@ -34,17 +34,24 @@ TEXT = ROOT / "tests" / "texts" / "english.validation.txt"
 
 @dataclass(frozen=True)
 class Case:
-    """``environment``: what the model needs on processors; ``options``: of vllm serve."""
+    """``environment``: what the model needs on processors; ``options``: of vllm serve; ``loader``: of the load
+    format."""
 
     model: str
     environment: dict[str, str]
     options: tuple[str, ...]
+    loader: dict[str, Any]
 
 
 CASES = (
-    Case("tiny-qwen3moe", {}, ()),  # compiled, as vLLM starts by default
-    # In one process less, which saves the time that its imports take.
-    Case("tiny-deepseek-v3", {"VLLM_MLA_DISABLE": "1"}, ("--enforce-eager", "--distributed-executor-backend", "uni")),
+    Case("tiny-qwen3moe", {}, (), {}),  # compiled, as vLLM starts by default
+    # In one process less, which saves the time that its imports take. Experts move while it serves.
+    Case(
+        "tiny-deepseek-v3",
+        {"VLLM_MLA_DISABLE": "1"},
+        ("--enforce-eager", "--distributed-executor-backend", "uni"),
+        {"hot": 8, "policy": "lfu-decay", "misses": "copy", "interval": 4},
+    ),
 )
 
 
@@ -64,6 +71,7 @@ class Served:
     together: list[str]
     alone: list[str]
     prefix_hits: float
+    experts: dict[str, float]
     log: str
     stored: int
     stats: dict[str, Any]
@@ -91,7 +99,8 @@ def served(request: pytest.FixtureRequest, vllm: Vllm, tmp_path_factory: pytest.
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ({"VLLM_PLUGINS": "collab"} | case.environment).items():
             patch.setenv(name, value)
-        with vllm.serving(model, {"plan": str(folder / "plan.json"), "stats": True}, *case.options) as server:
+        options = {"plan": str(folder / "plan.json"), "stats": True} | case.loader
+        with vllm.serving(model, options, *case.options) as server:
             found = np.stack([dense(server.prompt_logprobs(window.tolist(), VOCABULARY)) for window in windows])
             stats = json.loads(get(server, "/collab/stats"))
             (folder / "stats.gguf").write_bytes(get(server, "/collab/stats.gguf"))
@@ -99,7 +108,10 @@ def served(request: pytest.FixtureRequest, vllm: Vllm, tmp_path_factory: pytest.
             alone = [continuation(server, prompt) for prompt in prompts]
             with ThreadPoolExecutor(len(prompts)) as pool:
                 together = list(pool.map(lambda prompt: continuation(server, prompt), prompts))
-            hits = prefix_hits(server)
+            hits = metrics(server, "prefix_cache_hits_total")
+            experts = {
+                name: metrics(server, f"collab_expert_{name}_total") for name in ("hits", "moves", "bytes_moved")
+            }
     assert reference.wait(300) == 0, (folder / "reference.log").read_text()[-3000:]
     pruned, whole = np.load(folder / "torch.npy")
     stored = sum(path.stat().st_size for path in model.glob("*.safetensors"))
@@ -112,6 +124,7 @@ def served(request: pytest.FixtureRequest, vllm: Vllm, tmp_path_factory: pytest.
         together,
         alone,
         hits,
+        experts if case.loader else {},
         server.log.read_text(),
         stored,
         stats,
@@ -137,9 +150,9 @@ def continuation(server: Server, prompt: list[int]) -> str:
     return str(server.complete(prompt, max_tokens=8)["choices"][0]["text"])
 
 
-def prefix_hits(server: Server) -> float:
+def metrics(server: Server, name: str) -> float:
     text = get(server, "/metrics").decode()
-    return sum(float(n) for n in re.findall(r"^vllm:prefix_cache_hits_total\{.*\} (\S+)$", text, re.M))
+    return sum(float(n) for n in re.findall(rf"^vllm:{name}\{{.*\}} (\S+)$", text, re.M))
 
 
 def at_prompt(served: Served, log_p: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -170,6 +183,14 @@ def test_requests_at_once_get_what_they_get_alone(served: Served) -> None:
 
 def test_prompts_that_begin_alike_share_the_cache(served: Served) -> None:
     assert served.prefix_hits >= 64
+
+
+def test_experts_that_moved_are_in_vllms_own_metrics(served: Served) -> None:
+    if not served.experts:
+        pytest.skip("all experts are on the device")
+    assert min(served.experts.values()) > 0
+    one = served.experts["bytes_moved"] / served.experts["moves"]
+    assert one == 3 * 256 * 256 * 4, "every move is one expert of float32"
 
 
 def test_log_tells_what_was_read(served: Served) -> None:

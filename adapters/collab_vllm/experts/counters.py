@@ -33,7 +33,7 @@ class Counters(nn.Module):
             buffer.zero_()
 
 
-def _real_tokens(most: int) -> int:
+def real_tokens(most: int) -> int:
     """How many rows of the batch are tokens of requests: none while vLLM warms up, all but padding else."""
     if not is_forward_context_available():
         return most
@@ -47,7 +47,7 @@ def _real_tokens(most: int) -> int:
 
 
 def _count(ids: Tensor, weights: Tensor, count: Tensor, weight: Tensor, tokens: Tensor) -> None:
-    rows = _real_tokens(ids.shape[0])
+    rows = real_tokens(ids.shape[0])
     if rows == 0:
         return
     chosen = ids[:rows].reshape(-1).to(torch.int64)

@@ -1,28 +1,116 @@
-"""Which experts of a layer are hot: a placement policy decides, knowing what calibration saw."""
+"""Which experts of a layer are on the device at first, and what decides while the model runs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from collab_plugin.placement.policy import LayerUse, PlacementPolicy, hot_experts
+import numpy as np
+
+from collab_plugin.errors import CollabError
+from collab_plugin.placement.placement import Placement
+from collab_plugin.placement.placement_file import read_placement
+from collab_plugin.placement.policy import F64, LayerUse, PlacementPolicy, hot_experts
 from collab_plugin.plans.plan import Plan
+from collab_plugin.plans.plan_file import plan_fingerprint
 from collab_plugin.plugins.manager import build_registry, pick, plugin_manager
 from collab_plugin.stats.stats import LayerRouting
 from collab_plugin.stats.stats_file import read_plans_stats
+from collab_vllm.experts.tiering.resident_set import ResidentSet
 from collab_vllm.selection.loader_options import LoaderOptions
 
+_HARDLY = 1e-6
+"""Choices a step that a placement's order of experts is worth where no statistics say more."""
 
-def hot_of_layer(options: LoaderOptions, plan: Plan | None, layer: int, experts: int) -> list[int] | None:
-    """Ids, in this model's numbers, of the hot ones among the ``experts`` of ``layer``; None: all are on the device.
 
-    CollabError for a policy or a stats file that cannot be used.
+@dataclass(frozen=True)
+class TierStart:
+    """``hot``: experts on the device at first, in this model's numbers; as many have room there. ``policy`` goes on
+    choosing where it is dynamic, with ``parameters``, from ``expected`` f64[experts], choices a step."""
+
+    hot: tuple[int, ...]
+    policy: PlacementPolicy
+    parameters: Mapping[str, float]
+    expected: F64
+
+    def resident_set(self, experts: Sequence[int]) -> ResidentSet:
+        """For a rank that holds the ``experts``, under its own numbers."""
+        place = {expert: number for number, expert in enumerate(experts)}
+        hot = [place[expert] for expert in self.hot if expert in place]
+        dynamic = self.policy.dynamic
+        judge = None if dynamic is None else dynamic(self.expected[None, list(experts)].copy(), self.parameters)
+        return ResidentSet(len(experts), len(hot), hot, judge)
+
+
+def tiers_of_layer(options: LoaderOptions, plan: Plan | None, layer: int, experts: int, used: int) -> TierStart | None:
+    """Of the ``experts`` of ``layer``, of which a token chooses ``used``; None: all are on the device.
+
+    CollabError for a policy, a placement or a stats file that cannot be used.
     """
-    if options.hot is None:
+    routing = _seen(options, plan, layer, experts) if options.tiered else None
+    use = LayerUse(layer, experts, routing)
+    known = routing is not None and routing.count.sum() > 0
+    if options.placement is not None:
+        hot, policy, parameters = _placed(options.placement, plan, layer, experts)
+        expected = _by_order(options.placement, layer, experts)
+    elif options.hot is not None:
+        policy = _policy(options.policy)
+        parameters = dict(policy.parameters)
+        hot = tuple(hot_experts(policy, use, options.hot))
+        expected = np.zeros(experts)
+    else:
         return None
-    policy = _policy(options.policy)
-    return hot_experts(policy, LayerUse(layer, experts, _seen(options, plan, layer, experts)), options.hot)
+    return TierStart(hot, policy, parameters, use.heat * used if known and policy.learns else expected)
+
+
+def layers_to_check(options: LoaderOptions, counts: Mapping[int, int]) -> Mapping[int, int]:
+    """Experts by layer: ``counts``, or those that a placement names where all layers have as many."""
+    if options.placement is None or len(counts) > 1:
+        return counts
+    experts = _placement(options.placement).experts
+    assert experts is not None
+    return dict.fromkeys(experts.layers, next(iter(counts.values())))
+
+
+def _placed(
+    path: Path, plan: Plan | None, layer: int, experts: int
+) -> tuple[tuple[int, ...], PlacementPolicy, Mapping[str, float]]:
+    placement = _placement(path)
+    assert placement.experts is not None
+    placed = placement.experts.layers.get(layer)
+    held = 0 if placed is None else sum(map(len, placed.tiers.values()))
+    if placed is None or held != experts:
+        raise CollabError(f"{path} places {held} experts in layer {layer}, the model has {experts}: it is for another")
+    made_of = placement.artifact.plan
+    if plan is not None and made_of is not None and made_of != plan_fingerprint(plan):
+        raise CollabError(f"{path} is for the artifact of another plan; make it with `collab-plugin place`")
+    use = placement.experts.policy
+    policy = _policy(use.name)
+    if not use.dynamic:
+        policy = PlacementPolicy(policy.name, policy.description, policy.hot)
+    hot = placed.tiers.get(placement.tiers[0].name, ())
+    return hot, policy, {**policy.parameters, **use.parameters}
+
+
+def _by_order(path: Path, layer: int, experts: int) -> F64:
+    """Next to nothing, but in the placement's order: those expected to be chosen most first, tier by tier."""
+    placement = _placement(path)
+    assert placement.experts is not None
+    tiers = placement.experts.layers[layer].tiers
+    order = [expert for tier in placement.tiers for expert in tiers.get(tier.name, ())]
+    expected = np.zeros(experts)
+    expected[order] = _HARDLY * np.arange(experts, 0, -1) / experts
+    return expected
+
+
+@lru_cache
+def _placement(path: Path) -> Placement:
+    placement = read_placement(path)
+    if placement.experts is None:
+        raise CollabError(f"{path} places whole tensors alone, and vLLM's load format single experts")
+    return placement
 
 
 @lru_cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,26 +14,37 @@ from vllm.utils.torch_utils import direct_register_custom_op
 
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.ggml_types import TYPES, row_bytes
-from collab_vllm.experts.ggml.dequantize import dequantize
+from collab_vllm.experts.counters import real_tokens
 from collab_vllm.experts.gguf_blocks import PARTS, ArtifactBlocks, Matrices
-from collab_vllm.experts.grouped import grouped_experts
 from collab_vllm.experts.host.expert_graph import Layout
 from collab_vllm.experts.host.ggml_cpu import ggml_cpu
 from collab_vllm.experts.host.host_kernel import HostKernel
-from collab_vllm.experts.tiers import Tiered
+from collab_vllm.experts.hot import TierStart
+from collab_vllm.experts.on_device import DeviceExperts
+from collab_vllm.experts.tiering.tier_counts import TierCounts
+from collab_vllm.experts.tiering.tiered_layer import TieredLayer
+from collab_vllm.selection.loader_options import LoaderOptions
 
 _LAYERS: dict[str, RoutedExperts] = {}
 """By name, for the operation below: a compiled graph carries names, not modules."""
+_PLAIN = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
-class _Grouped(FusedMoEMethodBase):
-    """Computes with ``host`` where there is one, else with `grouped_experts`; subclasses hold the weights and answer
-    `matrices`."""
+class Holder(Protocol):
+    """Holds the experts of a layer and computes with them."""
 
-    host: HostKernel | None = None
+    def compute(self, x: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
+        """Sum of the chosen experts' outputs, [tokens, wide]; ids below 0 are other ranks'."""
+        ...
 
-    def matrices(self, expert: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        raise NotImplementedError
+
+class _Held(FusedMoEMethodBase):
+    """Computes with its ``holder``, which subclasses make of the loaded weights. ``tiers``: which experts are on the
+    device at first; None: all."""
+
+    holder: Holder
+    tiers: TierStart | None
+    options: LoaderOptions
 
     def get_fused_moe_quant_config(self, layer: RoutedExperts) -> FusedMoEQuantConfig | None:
         return None
@@ -41,6 +52,11 @@ class _Grouped(FusedMoEMethodBase):
     @property
     def is_monolithic(self) -> bool:
         return False
+
+    @property
+    def hot(self) -> list[int] | None:
+        """Those of this rank's experts that are on the device now; None: all."""
+        return self.holder.resident.experts if isinstance(self.holder, TieredLayer) else None
 
     def apply(
         self,
@@ -51,15 +67,50 @@ class _Grouped(FusedMoEMethodBase):
         shared_experts: Any,
         shared_experts_input: Tensor | None,
     ) -> Tensor:
-        return torch.ops.vllm.collab_grouped_experts(x, topk_weights, topk_ids, layer.layer_name)
+        return torch.ops.vllm.collab_routed_experts(x, topk_weights, topk_ids, layer.layer_name)
+
+    def hold(self, layer: RoutedExperts, types: Sequence[str], matrices: Sequence[Tensor]) -> None:
+        """Make the holder; ``matrices``: gate, up, down, uint8[experts, rows, bytes a row]. With tiers the layer's
+        parameters become the places on the device alone."""
+        gate, up, down = types
+        experts, narrow, _ = matrices[1].shape
+        layout = Layout(experts, layer.hidden_size, narrow, (gate, up, down))
+        ggml = ggml_cpu()
+        if self.tiers is not None:
+            here = [
+                e for e in range(layer.global_num_experts) if layer._map_global_expert_id_to_local_expert_id(e) >= 0
+            ]
+            tiered = TieredLayer(
+                layout,
+                matrices,
+                self.tiers.resident_set(here),
+                torch.device(layer.moe_config.device),
+                ggml,
+                self.options.misses,
+                self.options.interval,
+                TierCounts(layer.moe_config.moe_parallel_config.tp_rank),
+                real_tokens,
+            )
+            self.holder = tiered
+            _set_parameters(layer, tiered.slots)
+        elif ggml is not None and matrices[0].device.type == "cpu":
+            self.holder = HostKernel(ggml, layout, matrices)
+        else:
+            self.holder = DeviceExperts(types, matrices)
 
 
-class GgufExperts(_Grouped):
-    """Experts at the types of an artifact's ``layer``, dequantized when a token chose them."""
+class GgufExperts(_Held):
+    """Experts at the types of an artifact's layer."""
 
-    def __init__(self, moe: FusedMoEConfig, types: Mapping[str, Matrices], hot: Sequence[int] | None) -> None:
+    def __init__(
+        self,
+        moe: FusedMoEConfig,
+        types: Mapping[str, Matrices],
+        tiers: TierStart | None,
+        options: LoaderOptions,
+    ) -> None:
         super().__init__(moe)
-        self.types, self.hot = types, hot
+        self.types, self.tiers, self.options = types, tiers, options
 
     def create_weights(
         self,
@@ -79,8 +130,8 @@ class GgufExperts(_Grouped):
                     f"{layer.layer_name}: {columns} columns a rank are no multiple of {kind}'s {TYPES[kind].block}; "
                     "choose a smaller --tensor-parallel-size"
                 )
-            # In host memory until it is known which stay there.
-            device = "cpu" if self.hot is not None else None
+            # With tiers all of them stay in host memory, and some are on the device too.
+            device = "cpu" if self.tiers is not None else None
             shape = (num_experts, rows, row_bytes(kind, columns))
             blocks = nn.Parameter(torch.empty(shape, dtype=torch.uint8, device=device), requires_grad=False)
             layer.register_parameter(f"{part}_blocks", blocks)
@@ -99,29 +150,16 @@ class GgufExperts(_Grouped):
                     blocks[local].copy_(torch.from_numpy(read(block, part, expert, start, count)))
 
     def process_weights_after_loading(self, layer: RoutedExperts) -> None:
-        whole = {part: getattr(layer, f"{part}_blocks").data for part in PARTS}
-        self.stores = _stores(layer, whole, self.hot, "{}_blocks")
-        ggml = ggml_cpu() if self.hot is None and layer.gate_blocks.device.type == "cpu" else None
-        if ggml is not None:
-            gate, up, down = (self.types[part].type for part in PARTS)
-            layout = Layout(len(whole["up"]), layer.hidden_size, whole["up"].shape[1], (gate, up, down))
-            self.host = HostKernel(ggml, layout, list(whole.values()))
-        else:
-            self.matrices(0, torch.float32)  # compiles, so that no request waits for it
-
-    def matrices(self, expert: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        gate, up, down = (
-            dequantize(store.of(expert), self.types[part].type).to(dtype) for part, store in self.stores.items()
-        )
-        return gate, up, down
+        matrices = [getattr(layer, f"{part}_blocks").data for part in PARTS]
+        self.hold(layer, [self.types[part].type for part in PARTS], matrices)
 
 
-class TieredExperts(_Grouped, UnquantizedFusedMoEMethod):
-    """Unquantized experts: ``hot`` on the device, the others in host memory."""
+class TieredExperts(_Held, UnquantizedFusedMoEMethod):
+    """Unquantized experts in tiers."""
 
-    def __init__(self, moe: FusedMoEConfig, hot: Sequence[int]) -> None:
+    def __init__(self, moe: FusedMoEConfig, tiers: TierStart, options: LoaderOptions) -> None:
         UnquantizedFusedMoEMethod.__init__(self, moe)
-        self.hot = hot
+        self.tiers, self.options = tiers, options
 
     def create_weights(self, layer: RoutedExperts, *args: Any, **kwargs: Any) -> None:
         check_supported(layer)
@@ -130,57 +168,37 @@ class TieredExperts(_Grouped, UnquantizedFusedMoEMethod):
         _LAYERS[layer.layer_name] = layer
 
     def process_weights_after_loading(self, layer: RoutedExperts) -> None:
-        whole = {"w13": layer.w13_weight.data, "w2": layer.w2_weight.data}
-        self.stores = _stores(layer, whole, self.hot, "{}_weight")
-
-    def matrices(self, expert: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        gate, up = self.stores["w13"].of(expert).to(dtype).chunk(2)
-        return gate, up, self.stores["w2"].of(expert).to(dtype)
-
-
-class _Resident:
-    """All experts on the device."""
-
-    def __init__(self, whole: Tensor) -> None:
-        self.of = whole.__getitem__
+        kind = _PLAIN[layer.w13_weight.dtype]
+        gate, up = layer.w13_weight.data.chunk(2, dim=1)
+        matrices = [part.contiguous().view(torch.uint8) for part in (gate, up, layer.w2_weight.data)]
+        del layer.w13_weight, layer.w2_weight
+        self.hold(layer, (kind, kind, kind), matrices)
 
 
-def _stores(
-    layer: RoutedExperts, whole: Mapping[str, Tensor], hot: Sequence[int] | None, parameter: str
-) -> dict[str, Tiered | _Resident]:
-    """A store a matrix; with tiers the layer's parameters become the hot experts alone."""
-    if hot is None:
-        return {name: _Resident(tensor) for name, tensor in whole.items()}
-    local = [place for e in hot if (place := layer._map_global_expert_id_to_local_expert_id(e)) >= 0]
-    device = torch.device(layer.moe_config.device)
-    stores = {name: Tiered(tensor, local, device) for name, tensor in whole.items()}
-    for name, store in stores.items():
-        setattr(layer, parameter.format(name), nn.Parameter(store.hot, requires_grad=False))
-    return dict(stores)
+def _set_parameters(layer: RoutedExperts, slots: Sequence[Tensor]) -> None:
+    for part, tensor in zip(PARTS, slots, strict=True):
+        setattr(layer, f"{part}_blocks", nn.Parameter(tensor, requires_grad=False))
 
 
 def check_supported(layer: RoutedExperts) -> None:
-    """CollabError for experts that `grouped_experts` does not compute."""
+    """CollabError for experts that are not computed here."""
     moe = layer.moe_config
     plain = layer.activation == MoEActivation.SILU and not moe.has_bias and layer.swiglu_limit is None
     if not plain or layer.apply_router_weight_on_input:
         raise CollabError(
-            f'options "artifact" and "hot" need SwiGLU experts without biases or limits; {layer.layer_name} '
-            "has others: leave them out"
+            'options "artifact", "hot" and "placement" need SwiGLU experts without biases or limits; '
+            f"{layer.layer_name} has others: leave them out"
         )
 
 
-def _grouped(x: Tensor, topk_weights: Tensor, topk_ids: Tensor, layer_name: str) -> Tensor:
+def _routed(x: Tensor, topk_weights: Tensor, topk_ids: Tensor, layer_name: str) -> Tensor:
     layer = _LAYERS[layer_name]
-    method = layer.quant_method
-    if method.host is not None:  # on a processor, where vLLM knows no expert parallelism
-        return method.host.compute(x, topk_weights, topk_ids).to(x.dtype)
     ids = topk_ids if layer._expert_map is None else layer._expert_map[topk_ids.to(torch.int64)]
-    return grouped_experts(x, topk_weights, ids, layer.local_num_experts, lambda e: method.matrices(e, x.dtype))
+    return layer.quant_method.holder.compute(x, topk_weights, ids).to(x.dtype)
 
 
-def _grouped_fake(x: Tensor, topk_weights: Tensor, topk_ids: Tensor, layer_name: str) -> Tensor:
+def _routed_fake(x: Tensor, topk_weights: Tensor, topk_ids: Tensor, layer_name: str) -> Tensor:
     return torch.empty_like(x)
 
 
-direct_register_custom_op(op_name="collab_grouped_experts", op_func=_grouped, fake_impl=_grouped_fake)
+direct_register_custom_op(op_name="collab_routed_experts", op_func=_routed, fake_impl=_routed_fake)

@@ -15,7 +15,7 @@ from vllm.model_executor.models.utils import extract_layer_index
 from collab_plugin.errors import CollabError
 from collab_vllm.experts.counters import Counters
 from collab_vllm.experts.gguf_blocks import ArtifactBlocks
-from collab_vllm.experts.hot import hot_of_layer
+from collab_vllm.experts.hot import tiers_of_layer
 from collab_vllm.experts.quant_methods import GgufExperts, TieredExperts
 
 if TYPE_CHECKING:
@@ -44,13 +44,14 @@ class CollabRoutedExperts(RoutedExperts):
 
     def _get_quant_method(self, prefix: str, quant_config: Any, moe_config: FusedMoEConfig) -> FusedMoEMethodBase:
         prepared, artifact = _Building.prepared, _Building.artifact
-        if prepared is None or (artifact is None and prepared.options.hot is None):
+        if prepared is None or (artifact is None and not prepared.options.tiered):
             return super()._get_quant_method(prefix, quant_config, moe_config)
-        hot = hot_of_layer(prepared.options, prepared.plan, self._layer_block, moe_config.num_experts)
+        options, plan, layer = prepared.options, prepared.plan, self._layer_block
+        tiers = tiers_of_layer(options, plan, layer, moe_config.num_experts, moe_config.experts_per_token)
         if artifact is not None:
-            return GgufExperts(moe_config, artifact.layers[self._layer_block], hot)
-        assert hot is not None
-        return TieredExperts(moe_config, hot)
+            return GgufExperts(moe_config, artifact.layers[layer], tiers, options)
+        assert tiers is not None
+        return TieredExperts(moe_config, tiers, options)
 
     def forward_modular(
         self,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from collab_plugin.errors import CollabError
 from collab_vllm.experts.gguf_blocks import PARTS, ArtifactBlocks
-from collab_vllm.experts.host.ggml_cpu import ggml_cpu
-from collab_vllm.experts.hot import hot_of_layer
+from collab_vllm.experts.host.ggml_cpu import ggml_cpu, how_computed
+from collab_vllm.experts.hot import layers_to_check, tiers_of_layer
 from collab_vllm.selection.loader_options import LoaderOptions
 
 if TYPE_CHECKING:
@@ -34,19 +34,23 @@ def check_artifact(options: LoaderOptions, plan: Plan | None) -> None:
     ggml_cpu()  # says which libraries cannot be used
 
 
-def check_hot(options: LoaderOptions, plan: Plan | None, vllm_config: VllmConfig, counts: Mapping[int, int]) -> None:
+def check_tiers(options: LoaderOptions, plan: Plan | None, vllm_config: VllmConfig, counts: Mapping[int, int]) -> None:
     """CollabError when hot experts cannot be chosen, the layers have fewer, or a kernel needs all at once.
 
     ``counts``: experts by layer; any layer will do where they are alike and no plan says more.
     """
-    if options.hot is None:
+    if not options.tiered:
         return
-    if options.hot > min(counts.values()):
+    if options.hot is not None and options.hot > min(counts.values()):
         raise CollabError(f'option "hot" is {options.hot}, the layers have {min(counts.values())} experts')
-    for layer, experts in counts.items():
-        hot_of_layer(options, plan, layer, experts)
+    used = vllm_config.model_config.hf_text_config.num_experts_per_tok
+    for layer, experts in layers_to_check(options, counts).items():
+        tiers_of_layer(options, plan, layer, experts, used)
     method = vllm_config.model_config.quantization
     if method is not None and options.artifact is None:
         raise CollabError(
-            f'option "hot" is for unquantized checkpoints and artifacts, this one is quantized ({method})'
+            'options "hot" and "placement" are for unquantized checkpoints and artifacts, this one is quantized '
+            f"({method})"
         )
+    if ggml_cpu() is None and options.misses == "host":
+        raise CollabError(f'option "misses" is "host", but there are {how_computed()}')

@@ -71,6 +71,7 @@ class CollabModelLoader(DefaultModelLoader):
         if self._artifact is not None:
             self._filled = fill(model, self._artifact)
             logger.info("collab: read %.2f MB of experts from %s", self._artifact.read_bytes / 1e6, self._artifact.path)
+        if self._artifact is not None or self._prepared.options.tiered:
             logger.info("collab: %s", how_computed())
 
     def _part(self, name: str, layers: int) -> Part | None:

@@ -11,8 +11,9 @@ from collab_plugin.checkpoint.families.family import Family
 from collab_plugin.errors import CollabError
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.plan_file import plan_fingerprint, read_plan
+from collab_vllm.live_stats.tier_metrics import publish_tier_counts
 from collab_vllm.load.check_model import check_model
-from collab_vllm.load.check_options import check_artifact, check_hot
+from collab_vllm.load.check_options import check_artifact, check_tiers
 from collab_vllm.load.counts_by_layer import check_by_layer
 from collab_vllm.load.draft_model import check_draft
 from collab_vllm.load.one_line_errors import one_line
@@ -82,6 +83,7 @@ def prepare(vllm_config: VllmConfig) -> Prepared:
     mark = dataclasses.asdict(options) | {
         "plan": plan_fingerprint(plan) if plan else None,
         "artifact": options.artifact is not None,
+        "placement": options.placement is not None,
     }
     done = vllm_config.additional_config.get(MARK)
     if done is not None:
@@ -98,12 +100,14 @@ def prepare(vllm_config: VllmConfig) -> Prepared:
         set_experts(model_config, family, selection)
     check_artifact(options, plan)
     counts = selection.counts if selection else {}
-    check_hot(options, plan, vllm_config, counts or {0: experts})
+    check_tiers(options, plan, vllm_config, counts or {0: experts})
     right_rotation(vllm_config, family)
     if options.replaces_experts:
         check_engine(vllm_config)
     if options.stats:
         extend_workers(vllm_config)
+    if options.tiered:
+        publish_tier_counts()
     vllm_config.additional_config[MARK] = mark
     return prepared
 

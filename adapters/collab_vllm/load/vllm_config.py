@@ -127,12 +127,14 @@ def check_engine(vllm_config: VllmConfig) -> None:
     from vllm.config import CUDAGraphMode
 
     if vllm_config.parallel_config.enable_eplb:
-        raise CollabError('options "artifact", "stats" and "hot" do not work with --enable-eplb; leave one of them out')
+        raise CollabError(
+            'options "artifact", "stats", "hot" and "placement" do not work with --enable-eplb; leave one of them out'
+        )
 
     if vllm_config.compilation_config.cudagraph_mode not in (None, CUDAGraphMode.NONE):
         raise CollabError(
-            'options "artifact", "stats" and "hot" decide for each batch anew, which CUDA graphs cannot: give '
-            """--enforce-eager, or --compilation-config '{"cudagraph_mode": "NONE"}'"""
+            'options "artifact", "stats", "hot" and "placement" decide for each batch anew, which CUDA graphs cannot: '
+            """give --enforce-eager, or --compilation-config '{"cudagraph_mode": "NONE"}'"""
         )
 
 

@@ -130,7 +130,10 @@ class GgmlCpu:
 def ggml_folder() -> tuple[Path, str] | None:
     """Folder of ggml's libraries and who says so: ``COLLAB_GGML``, the settings, ``LLAMA_CPP_LIB_PATH``, or
     llama-cpp-python in this environment. None when there is none."""
-    named = configured(LIBRARIES)
+    try:
+        named = configured(LIBRARIES)
+    except ModuleNotFoundError:  # collab-plugin without its dependencies, as children of another Python have it
+        named = None
     if named is not None:
         return Path(named.value), named.source
     if other := os.environ.get(LLAMA_CPP_FOLDER):

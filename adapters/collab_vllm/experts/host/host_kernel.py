@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from collab_vllm.experts.grouped import I64, sorted_places
 from collab_vllm.experts.host.expert_graph import ExpertGraphs, Layout
 from collab_vllm.experts.host.ggml_cpu import GgmlCpu
 
@@ -43,30 +45,26 @@ class HostKernel:
         """
         tokens, used = ids.shape
         if tokens * used > self._pairs:
-            order = torch.argsort(ids.reshape(-1), stable=True)
-            return self.add(torch.zeros(x.shape, dtype=torch.float32), x, weights, ids, order)
+            chosen = ids.reshape(-1).numpy().astype(np.int64)
+            out = torch.zeros(x.shape, dtype=torch.float32)
+            return self.add(out, x, weights, chosen, sorted_places(chosen, chosen >= 0))
         graph = self._graphs.of(self._layout, used, tokens)
         graph.x.copy_(x)
         graph.ids.copy_(ids)
         out = graph.compute(self._matrices)
         return torch.bmm(weights.to(torch.float32).unsqueeze(1), out).squeeze(1)
 
-    def add(self, out: Tensor, x: Tensor, weights: Tensor, ids: Tensor, places: Tensor) -> Tensor:
-        """Add to ``out`` f32[tokens, wide] what the pairs at ``places`` (of ``ids``, flattened) contribute.
-
-        They are best sorted by expert.
-        """
-        used = ids.shape[1]
-        chosen, share = ids.reshape(-1), weights.reshape(-1)
-        for part in _cut(places, self._pairs):
+    def add(self, out: Tensor, x: Tensor, weights: Tensor, chosen: I64, places: I64) -> Tensor:
+        """As `grouped.add_experts`: add to ``out`` f32[tokens, wide] what the pairs at ``places`` contribute."""
+        used = weights.shape[1]
+        share = weights.reshape(-1).to(torch.float32)
+        for start in range(0, len(places), self._pairs):
+            cut = places[start : start + self._pairs]
+            part = torch.from_numpy(cut)
             tokens = part // used
             graph = self._graphs.of(self._layout, 1, len(part))
             graph.x.copy_(x[tokens])
-            graph.ids.copy_(chosen[part].unsqueeze(1))
+            graph.ids.copy_(torch.from_numpy(chosen[cut]).unsqueeze(1))
             result = graph.compute(self._matrices).squeeze(1)
-            out.index_add_(0, tokens, result * share[part].to(torch.float32).unsqueeze(1))
+            out.index_add_(0, tokens, result * share[part].unsqueeze(1))
         return out
-
-
-def _cut(places: Tensor, size: int) -> Iterator[Tensor]:
-    return (places[start : start + size] for start in range(0, len(places), size))
