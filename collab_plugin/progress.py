@@ -16,7 +16,8 @@ SECONDS_BETWEEN = 0.1
 class Progress:
     """One event of a step: ``done`` of ``total`` ``unit`` (total None: not known yet) after ``seconds``.
 
-    ``finished`` marks the last event, which comes also when the step failed.
+    ``finished`` marks the last event, which comes also when the step failed. ``read``: bytes read from disks meanwhile,
+    where the step counts them.
     """
 
     step: str
@@ -25,6 +26,7 @@ class Progress:
     unit: str
     seconds: float
     finished: bool
+    read: int | None = None
 
     @property
     def rate(self) -> float:
@@ -55,6 +57,8 @@ class Progress:
             tail = f", {self.seconds:.1f} s"
         elif self.seconds_left is not None:
             tail = f", {self.seconds_left:.0f} s left"
+        if self.read:
+            tail = f", {self.read / 1e9:,.1f} GB read{tail}"
         return f"{self.step}: {self.done:,.0f}{of} {self.unit}{rate}{tail}"
 
 
@@ -77,13 +81,22 @@ def untold(done: float, total: float | None = None) -> None:
 
 
 @contextmanager
-def track(listener: OnProgress, step: str, total: float | None = None, unit: str = "") -> Iterator[Advance]:
-    """Tell ``listener`` of a step while the with statement lasts. Yields what to call with the amount done so far."""
+def track(
+    listener: OnProgress,
+    step: str,
+    total: float | None = None,
+    unit: str = "",
+    read: Callable[[], int | None] = lambda: None,
+) -> Iterator[Advance]:
+    """Tell ``listener`` of a step while the with statement lasts. Yields what to call with the amount done so far.
+
+    ``read``: gives the bytes that were read from disks since the step began, None where that is not counted.
+    """
     start = told = time.monotonic()
     at, known = 0.0, total
 
     def event(finished: bool) -> Progress:
-        return Progress(step, at, known, unit, time.monotonic() - start, finished)
+        return Progress(step, at, known, unit, time.monotonic() - start, finished, read())
 
     def advance(done: float, total: float | None = None) -> None:
         nonlocal at, known, told

@@ -15,7 +15,6 @@ import argparse
 import csv
 import dataclasses
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from rich.table import Table
 
 import collab_plugin as cp
 from benchmarks.scale.imagined import MODELS, Imagined, statistics
+from collab_plugin.compression.peak_memory import peak_memory
 from collab_plugin.placement.artifact_shape import shape_of_plan
 from collab_plugin.placement.machine_fit import fit
 from collab_plugin.placement.machines import machine_named
@@ -102,7 +102,7 @@ def _planned(model: str, budget: str, stats: Path, threads: int) -> Row:
     start = time.monotonic()
     plan = cp.plan(checkpoint, stats=stats, budget=budget, experts_used="auto", threads=threads)
     seconds = time.monotonic() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_memory()
     shape, machine = shape_of_plan(plan, checkpoint.metadata), machine_named(MACHINE)
     fits = [fit(shape, machine, cp.RunSetup(context=context)) for context in CONTEXTS]
     roles = {bits.part: bits.bits_per_weight for bits in bits_map(plan).by_role}

@@ -40,7 +40,7 @@ def check(
 
     The plan alone tells names, types, kept experts and bytes. With ``model``, what the plan was made for, keys, header
     and shapes are compared too, and ``pieces`` of tensors (128 of at most 131,072 weights each, drawn with ``seed``; or
-    "all": every byte) are quantized anew and their checksums compared. ``stats`` and ``samples``: as `compress` takes
+    "all": every byte) are quantized anew and compared. ``stats`` and ``samples``: as `compress` takes
     them. ``kernels`` quantize.
 
     Example: ``cp.check("out.gguf", "plan.json", "DeepSeek-V3/").problems``

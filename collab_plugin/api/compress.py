@@ -91,7 +91,7 @@ def compress(
     ``precision`` of a folder: "plan" (8 and 4 bits as compressed-tensors where the plan has few) or "original".
     ``split``: no GGUF file larger than that ("45GB", or bytes); where one is not enough there are several, named as
     llama-gguf-split does. ``kernels`` quantize; by default the first that a plugin brings. The output appears under its
-    name only when complete; an interrupted GGUF goes on when called again.
+    name only when complete; an interrupted run goes on when called again.
 
     Example: ``cp.compress("DeepSeek-V3/", "plan.json", "out.gguf", progress=print).bytes``
     """

@@ -69,8 +69,8 @@ def reference(
 ) -> None:
     """Run an original once and keep its logits in the file ``out`` (.npy), for `evaluate` of many models against it.
 
-    Float32: 4 bytes x half of the tokens x the vocabulary. ``texts``, ``ctx``, ``chunks`` and ``warn`` are as for
-    `evaluate`, which must be given the same windows.
+    In 16 bits: 2 bytes x half of the tokens x the vocabulary; docs/evaluate.md says how exact that is. ``texts``,
+    ``ctx``, ``chunks`` and ``warn`` are as for `evaluate`, which must be given the same windows.
 
     Example: ``cp.reference("DeepSeek-V3/", "original.npy", texts=["held-out.txt"], chunks=16)``
     """

@@ -14,7 +14,8 @@ _WHOLE = {"I8": "<i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
 
 def bf16_to_f32(words: NDArray[np.uint16]) -> F32:
     """uint16[...] holding bfloat16 bits to float32[...], exactly."""
-    return (words.astype(np.uint32) << 16).view(np.float32)
+    bits: NDArray[np.uint32] = np.left_shift(words, np.uint32(16), dtype=np.uint32)  # widened on the way, in the cache
+    return bits.view(np.float32)
 
 
 def decode(raw: Bytes, kind: GGMLQuantizationType) -> F32:

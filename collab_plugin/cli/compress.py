@@ -53,7 +53,7 @@ def command(
     """Write the GGUF that a plan describes, or a pruned Hugging Face folder.
 
     The output appears under its name only when complete. An interrupted run goes on where it stopped
-    when the same command is given again; a folder is begun anew.
+    when the same command is given again.
 
     Example: collab-plugin compress DeepSeek-V3/ --plan plan.json -o out.gguf
     """
@@ -78,9 +78,10 @@ def _line(written: Compressed | CompressedFolder) -> str:
     w = written
     figures = f"{w.bits_per_weight:.3f} bpw, {w.seconds:.1f} s"
     memory = f"peak memory {w.peak_memory / 2**20:,.0f} MiB"
-    if isinstance(w, cp.CompressedFolder):
-        return f"{w.path}: {w.bytes:,} bytes in {w.files} file{'s' if w.files > 1 else ''}, {figures}, {memory}"
     resumed = f" ({w.resumed_tiles} of {w.tiles} tiles from an earlier run)" if w.resumed_tiles else ""
+    if isinstance(w, cp.CompressedFolder):
+        files = f"{w.files} file{'s' if w.files > 1 else ''}"
+        return f"{w.path}: {w.bytes:,} bytes in {files}, {figures}, {memory}{resumed}"
     files = f" in {w.files} files" if w.files > 1 else ""
     return (
         f"{w.path}: {w.bytes:,} bytes{files}, {figures}, {w.bytes / 1e6 / max(w.seconds, 1e-9):.1f} MB/s written, "

@@ -37,6 +37,8 @@ class _Bars:
         if event.step not in self._tasks:
             self._tasks[event.step] = self._bars.add_task(event.step, total=event.total, rate="")
         rate = event.unit if event.unit == "s" else f"{event.unit} {event.rate:,.1f} {event.unit}/s"
+        if event.read:
+            rate += f" {event.read / 1e9:,.1f} GB read"
         self._bars.update(self._tasks[event.step], completed=int(event.done), total=event.total, rate=rate)
         if event.finished:
             del self._tasks[event.step]

@@ -13,7 +13,6 @@ from collab_plugin.checkpoint.checkpoint import Bytes, Checkpoint
 from collab_plugin.checkpoint.gguf import GgufCheckpoint
 from collab_plugin.checkpoint.kept_experts import kept_experts
 from collab_plugin.compression.gguf_file import prepare
-from collab_plugin.compression.journal import checksum
 from collab_plugin.compression.shards import Shards
 from collab_plugin.compression.tiles import Tile, tile_bytes, tiles_of
 from collab_plugin.errors import CollabError
@@ -98,7 +97,7 @@ def check_against_source(
     report: Advance,
 ) -> CheckedArtifact:
     """`check_against_plan`, and keys, shapes, header and padding as ``plan`` makes them of ``source``; then ``pieces``
-    of tensors, drawn with ``seed``, are quantized anew and their checksums compared (None: every tile, whole).
+    of tensors, drawn with ``seed``, are quantized anew and compared byte by byte (None: every tile, whole).
 
     Raises CollabError for a plan of another source.
     """
@@ -121,7 +120,7 @@ def check_against_source(
 
     def differs(tile: Tile) -> bool:
         made = tile_bytes(source, plan, tile, imatrix, kernels)
-        return checksum(np.ascontiguousarray(made).data) != checksum(_held(artifact, plan, tile).data)
+        return not np.array_equal(made.reshape(-1), _held(artifact, plan, tile).reshape(-1))
 
     report(0, len(chosen))
     with ThreadPoolExecutor(threads) as pool:

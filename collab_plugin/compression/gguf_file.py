@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.checkpoint.gguf import shard_paths
 from collab_plugin.compression.journal import Journal, checksum
+from collab_plugin.compression.journaled_work import JournaledWork
 from collab_plugin.compression.peak_memory import peak_memory
 from collab_plugin.compression.shards import ShardFiles, Shards, shards_of
 from collab_plugin.compression.tiles import Tile, tile_bytes, tiles_of
@@ -30,8 +30,6 @@ from collab_plugin.repair.samples import BlockSamples
 from collab_plugin.stats.importance_matrix import ImportanceMatrix
 from collab_plugin.stats.match_model import match_model
 from collab_plugin.stats.stats import Stats
-
-SYNC_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -95,9 +93,13 @@ def compress(
     with _output(out, files, shards, job) as (output, journal):
         _keep_what_is_whole(output, shards, tiles, journal)
         resumed = len(journal.done)
-        report(sum(tiles[i].values for i in journal.done), sum(t.values for t in tiles))
-        run = _Run(checkpoint, plan, imatrix, kernels, tiles, output, journal, report)
-        run.all(threads)
+
+        def one(index: int) -> str:
+            data = tile_bytes(checkpoint, plan, tiles[index], imatrix, kernels).reshape(-1)
+            output.write(tiles[index].offset, memoryview(data.data))
+            return checksum(data.data)
+
+        JournaledWork(one, [tile.values for tile in tiles], output.sync, journal, report).all(threads)
         if source_state(checkpoint) != source:
             raise CollabError(
                 f"{checkpoint.path} was changed while it was read, so nothing that was written is trusted: run "
@@ -178,62 +180,3 @@ def _check_space(parts: tuple[Path, ...], journal: Path, total: int) -> None:
         for path in (*parts, journal):
             path.unlink(missing_ok=True)
         raise
-
-
-class _Run:
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        plan: Plan,
-        imatrix: ImportanceMatrix | None,
-        kernels: Kernels | None,
-        tiles: list[Tile],
-        file: ShardFiles,
-        journal: Journal,
-        report: Advance,
-    ) -> None:
-        self.checkpoint, self.plan, self.imatrix, self.kernels = checkpoint, plan, imatrix, kernels
-        self.tiles, self.file, self.journal, self.report = tiles, file, journal, report
-        self.written: dict[int, str] = {}
-        self.values = sum(tiles[i].values for i in journal.done)
-        self.synced = time.monotonic()
-
-    def one(self, index: int) -> tuple[int, str]:
-        tile = self.tiles[index]
-        data = tile_bytes(self.checkpoint, self.plan, tile, self.imatrix, self.kernels).reshape(-1)
-        self.file.write(tile.offset, memoryview(data.data))
-        return index, checksum(data.data)
-
-    def all(self, threads: int) -> None:
-        """Run every unfinished tile; on any error stop at once, keep what is synced, and raise it."""
-        todo = iter([i for i in range(len(self.tiles)) if i not in self.journal.done])
-        with ThreadPoolExecutor(threads) as pool:
-            running: set[Future[tuple[int, str]]] = set()
-            try:
-                while True:
-                    while len(running) < 2 * threads and (index := next(todo, None)) is not None:
-                        running.add(pool.submit(self.one, index))
-                    if not running:
-                        break
-                    finished, running = wait(running, return_when=FIRST_COMPLETED)
-                    for future in finished:
-                        self.finish(*future.result())
-            finally:
-                for future in running:
-                    future.cancel()
-                wait(running)
-                self.sync()
-
-    def finish(self, index: int, sum_: str) -> None:
-        self.written[index] = sum_
-        self.values += self.tiles[index].values
-        self.report(self.values)
-        if time.monotonic() - self.synced > SYNC_SECONDS:
-            self.sync()
-
-    def sync(self) -> None:
-        if self.written:
-            self.file.sync()
-            self.journal.add(self.written)
-            self.written = {}
-        self.synced = time.monotonic()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,12 @@ from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.checkpoint.folder_tensors import INDEX
 from collab_plugin.checkpoint.safetensors import SafetensorsCheckpoint
 from collab_plugin.checkpoint.tokenizer import load_json
+from collab_plugin.compression.gguf_file import source_state
 from collab_plugin.compression.hf_config import pruned_config
 from collab_plugin.compression.hf_precision import precisions, quantization_config
 from collab_plugin.compression.hf_tensors import Work, outputs, works
+from collab_plugin.compression.journal import Journal, checksum
+from collab_plugin.compression.journaled_work import JournaledWork
 from collab_plugin.compression.peak_memory import peak_memory
 from collab_plugin.compression.whole_output import SizedFile, allocate, check_space, sized_file, whole_output
 from collab_plugin.errors import CollabError
@@ -30,7 +33,7 @@ from collab_plugin.formats.safetensors_layout import SafetensorsTensor, Shard, s
 from collab_plugin.formats.tensor_names import is_hash_table
 from collab_plugin.plans.artifact import check_names, check_one_count
 from collab_plugin.plans.plan import Plan
-from collab_plugin.plans.plan_file import write_plan
+from collab_plugin.plans.plan_file import plan_fingerprint, write_plan
 from collab_plugin.plans.planned_source import as_planned
 from collab_plugin.progress import Advance
 
@@ -47,7 +50,8 @@ FolderPrecision = Literal["plan", "original"]
 class CompressedFolder:
     """What was written: bytes of all safetensors files, seconds, and the largest resident memory in bytes.
 
-    ``bits_per_weight`` is 8 x ``bytes`` over the original's parameters, pruned ones included.
+    ``bits_per_weight`` is 8 x ``bytes`` over the original's parameters, pruned ones included. ``resumed_tiles`` of
+    ``tiles`` pieces of work were done by an earlier run.
     """
 
     path: str
@@ -56,6 +60,8 @@ class CompressedFolder:
     files: int
     seconds: float
     peak_memory: int
+    tiles: int = 0
+    resumed_tiles: int = 0
 
 
 def compress_folder(
@@ -72,6 +78,7 @@ def compress_folder(
 
     ``precision`` "original" keeps the stored values bit for bit; "plan" quantizes as hf_precision.py says.
     Peak memory: threads x a few times 32 MiB (a tile as float32 and what it becomes) plus a constant.
+    An interrupted run leaves ``out``.partial and ``out``.journal, and the same call goes on there.
     Raises CollabError for a source that is no Hugging Face folder, a plan of another source or with its own number
     of experts in each layer, an ``out`` that exists, a full disk, values that are not finite.
     """
@@ -99,16 +106,27 @@ def compress_folder(
     config = pruned_config(checkpoint, plan, load_json(checkpoint.path / "config.json"), quantization)
     if blocks is not None and quantization is None:
         config.pop("quantization_config", None)  # FP8 was widened and nothing else is quantized
-    with _finished(out) as part:
+    state = source_state(checkpoint)
+    header = hashlib.sha256(b"".join(shard.header for shard in shards)).hexdigest()
+    job = f"{plan_fingerprint(plan)} {precision} {header} {state}"
+    with _unfinished(out, shards, job) as (part, journal):
         _copy_companions(checkpoint.path, part)
         _write_json(part / "config.json", config)
         write_plan(part / PLAN_FILE, plan)
         if len(shards) > 1:
             _write_json(part / INDEX, _index(tensors, shards))
-        with _open(part, out, shards, total) as files:
-            _run(list(works(todo)), shards, files, threads, report)
+        pieces = list(works(todo))
+        with _open(part, out, shards, fresh=not journal.done) as files:
+            resumed = _run(pieces, shards, files, journal, threads, report)
+            if source_state(checkpoint) != state:
+                raise CollabError(
+                    f"{checkpoint.path} was changed while it was read, so nothing that was written is trusted: run "
+                    "the same command again"
+                )
     weights = plan.source.parameters
-    return CompressedFolder(str(out), total, total * 8 / weights, len(shards), time.monotonic() - start, peak_memory())
+    return CompressedFolder(
+        str(out), total, total * 8 / weights, len(shards), time.monotonic() - start, peak_memory(), len(pieces), resumed
+    )
 
 
 def _refuse(checkpoint: SafetensorsCheckpoint, out: Path) -> None:
@@ -118,19 +136,29 @@ def _refuse(checkpoint: SafetensorsCheckpoint, out: Path) -> None:
 
 
 @contextmanager
-def _finished(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` that gets its name when the body succeeds, and is removed when it fails."""
-    with whole_output(out) as part:
+def _unfinished(out: Path, shards: list[Shard], job: str) -> Iterator[tuple[Path, Journal]]:
+    """A folder beside ``out`` that gets its name when the body succeeds, with the shards of an earlier run of the same
+    ``job`` or empty, and the journal of what is in them."""
+    path = out.with_name(out.name + ".journal")
+    with whole_output(out, done_with=path) as part:
         if out.exists():
             raise CollabError(f"another run has just written {out}")
-        shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
-        try:
+        sizes = {part / shard.file: shard.total for shard in shards}
+        with Journal.open(path, job, sizes) as journal:
             with writing(out):
-                part.mkdir()
-            yield part
-        except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
+                for found in part.iterdir() if journal.done else ():
+                    if found not in sizes:
+                        found.unlink()
+                if not journal.done:
+                    shutil.rmtree(part, ignore_errors=True)
+                    part.mkdir()
+            try:
+                check_space(out.parent, 0 if journal.done else sum(sizes.values()))
+            except CollabError:
+                shutil.rmtree(part, ignore_errors=True)
+                path.unlink(missing_ok=True)
+                raise
+            yield part, journal
 
 
 def _copy_companions(source: Path, part: Path) -> None:
@@ -160,44 +188,47 @@ def _index(tensors: list[SafetensorsTensor], shards: list[Shard]) -> dict[str, o
 
 
 @contextmanager
-def _open(part: Path, out: Path, shards: list[Shard], total: int) -> Iterator[list[SizedFile]]:
+def _open(part: Path, out: Path, shards: list[Shard], *, fresh: bool) -> Iterator[list[SizedFile]]:
     """The shards' files at their full size with their headers; synced when the body succeeds."""
-    check_space(out.parent, total)
     with ExitStack() as stack:
         files = [stack.enter_context(sized_file(part / shard.file, out)) for shard in shards]
         for file, shard in zip(files, shards, strict=True):
-            allocate(file, out, shard.total, shard.header)
+            if fresh:
+                allocate(file, out, shard.total, shard.header)
+            else:
+                file.write(0, memoryview(shard.header))
         yield files
 
 
-def _run(todo: list[Work], shards: list[Shard], files: list[SizedFile], threads: int, report: Advance) -> None:
-    """Carry out ``todo`` in ``threads``; the first error ends it."""
+def _run(
+    todo: list[Work], shards: list[Shard], files: list[SizedFile], journal: Journal, threads: int, report: Advance
+) -> int:
+    """Carry out of ``todo`` what is not done, in ``threads``; the first error ends it. How many were done already."""
     places = {
         name: (file, offset)
         for shard, file in zip(shards, files, strict=True)
         for name, offset in shard.offsets.items()
     }
 
-    def one(work: Work) -> int:
-        for name, offset, values in work.pieces():
+    def written(index: int) -> str:
+        """Checksum of what the files have where the piece belongs."""
+        spans = ((*places[name], at, size) for name, at, size in todo[index].spans())
+        return checksum(*(file.read(start + at, size) for file, start, at, size in spans))
+
+    def one(index: int) -> str:
+        for name, offset, values in todo[index].pieces():
             file, start = places[name]
             file.write(start + offset, memoryview(np.ascontiguousarray(values).data).cast("B"))
-        return work.values
+        return written(index)
 
-    done, total, waiting = 0, sum(work.values for work in todo), iter(todo)
-    report(0, total)
-    with ThreadPoolExecutor(threads) as pool:
-        running: set[Future[int]] = set()
-        try:
-            while True:
-                while len(running) < 2 * threads and (work := next(waiting, None)) is not None:
-                    running.add(pool.submit(one, work))
-                if not running:
-                    return
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    done += future.result()
-                    report(done)
-        finally:
-            for future in running:
-                future.cancel()
+    for index, expected in list(journal.done.items()):
+        if index >= len(todo) or written(index) != expected:
+            del journal.done[index]
+    resumed = len(journal.done)
+
+    def sync() -> None:
+        for file in files:
+            file.sync()
+
+    JournaledWork(one, [work.values for work in todo], sync, journal, report).all(threads)
+    return resumed

@@ -25,6 +25,8 @@ from collab_plugin.plans.plan import Plan
 
 Piece = tuple[str, int, NDArray[np.generic]]
 """(tensor to write, byte offset in it, values as stored)"""
+Span = tuple[str, int, int]
+"""(tensor to write, byte offset in it, bytes)"""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,26 @@ class Work:
     @property
     def values(self) -> int:
         return prod(self.output.shape[1:]) * (self.stop - self.start)
+
+    def spans(self) -> Iterator[Span]:
+        """What `pieces` will write, as far as pieces lie behind each other in one; nothing is read."""
+        out, count = self.output, self.stop - self.start
+        if out.rows is not None or out.copied:
+            for part in out.matrix.parts:
+                if out.one_row or out.by_row(part):
+                    row = _row_bytes(part) // (part.shape[1] if out.one_row else 1)
+                    kept = len(out.rows or ()) if out.one_row else count
+                    yield out.renamed(part.name), 0 if out.one_row else self._offset(row), kept * row
+                elif self.start == 0:
+                    yield out.renamed(part.name), 0, part.stop - part.start
+            return
+        for tensor in out.tensors():
+            rows = tensor.shape[0] if len(tensor.shape) > 1 else 0
+            row = tensor.nbytes // rows if rows else 0
+            if rows:
+                yield tensor.name, self._offset(row), count * row
+            elif self.start == 0:
+                yield tensor.name, 0, tensor.nbytes
 
     def pieces(self) -> Iterator[Piece]:
         """Read, check, and convert; CollabError for values that are not finite."""

@@ -88,9 +88,12 @@ class SizedFile:
 
     def read(self, at: int, size: int) -> bytes:
         """The ``size`` bytes at offset ``at``, fewer at the file's end; CollabError when the system refuses."""
-        with writing(self._out), self._turn:
-            os.lseek(self.handle, at, os.SEEK_SET)
-            return os.read(self.handle, size)
+        with writing(self._out):
+            if hasattr(os, "pread"):
+                return os.pread(self.handle, size, at)
+            with self._turn:  # Windows
+                os.lseek(self.handle, at, os.SEEK_SET)
+                return os.read(self.handle, size)
 
     def sync(self) -> None:
         """Wait until what was written is on the disk."""

@@ -102,7 +102,7 @@ class Engine(ABC):
     def reference(self, original: Path, windows: Windows, *, out: Path, threads: int, progress: Advance) -> None:
         """Write what ``evaluate`` needs of ``original`` to the file ``out``, to compare many models with it.
 
-        ``out`` has the suffix `REFERENCE`. Logits as float32: 4 bytes × half of the tokens × vocabulary.
+        ``out`` has the suffix `REFERENCE`. Logits in 16 bits: 2 bytes × half of the tokens × vocabulary.
         """
         raise CollabError(f"engine {self.name!r} cannot write a reference")
 

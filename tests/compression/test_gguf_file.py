@@ -86,12 +86,12 @@ import os, signal, sys
 from pathlib import Path
 from collab_llamacpp.native.ggml_kernels import GgmlKernels
 from collab_plugin.checkpoint.gguf import open_gguf
-from collab_plugin.compression import gguf_file as executor
+from collab_plugin.compression import gguf_file as executor, journaled_work
 from collab_plugin.plans.plan_file import read_plan
 
 # Python ignores SIGINT when its parent did, as shells do for what they start in the background.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-executor.SYNC_SECONDS = 0.0
+journaled_work.SYNC_SECONDS = 0.0
 calls = 0
 
 class Deadly(GgmlKernels):

@@ -8,6 +8,7 @@ import json
 import shutil
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.checkpoint.safetensors import open_safetensors
 from collab_plugin.cli.main import main
 from collab_plugin.compression.gguf_file import compress
-from collab_plugin.compression.hf_folder import compress_folder
+from collab_plugin.compression.hf_folder import FolderPrecision, compress_folder
+from collab_plugin.compression.hf_precision import precisions
+from collab_plugin.compression.hf_tensors import outputs, works
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.tensor_names import Role
 from collab_plugin.plans.copy_plan import copy_plan
@@ -156,7 +159,7 @@ def test_mistakes_are_one_line_and_leave_nothing(qwen3moe: Path, tmp_path: Path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["source", "there"]
 
 
-def test_damaged_value_stops_and_leaves_nothing(tmp_path: Path) -> None:
+def test_damaged_value_stops_and_names_nothing(tmp_path: Path) -> None:
     config, tensors = deepseek()
     name = "model.layers.1.mlp.experts.3.up_proj.weight"
     damaged = tensors[name].data[:-2] + b"\x80\x7f"  # bfloat16 infinity
@@ -164,18 +167,72 @@ def test_damaged_value_stops_and_leaves_nothing(tmp_path: Path) -> None:
     checkpoint = open_safetensors(write_folder(tmp_path / "source", config, tensors))
     with pytest.raises(CollabError, match=r"experts\.3\.up_proj"):
         _write(checkpoint, copy_plan(checkpoint), tmp_path / "out")
-    assert [p.name for p in tmp_path.iterdir()] == ["source"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.journal", "out.partial", "source"]
     # An expert that is pruned is not read.
     _write(checkpoint, pruned(checkpoint, copy_plan(checkpoint), (0, 2)), tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "source"]
 
 
-def test_a_killed_run_is_begun_anew(tmp_path: Path) -> None:
+def test_what_another_run_left_is_begun_anew(tmp_path: Path) -> None:
     checkpoint = open_safetensors(MODELS / "tiny-qwen3moe")
     plan = pruned(checkpoint, copy_plan(checkpoint), KEPT)
     whole = _sums(_write(checkpoint, plan, tmp_path / "whole"))
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "model-00009-of-00009.safetensors").write_bytes(b"\0" * 100)
     assert _sums(_write(checkpoint, plan, tmp_path / "out")) == whole
+
+
+@pytest.mark.parametrize("precision", ["plan", "original"])
+@pytest.mark.parametrize("model", ["tiny-qwen3moe", "tiny-deepseek-v3"])
+def test_an_interrupted_run_goes_on(model: str, precision: FolderPrecision, tmp_path: Path) -> None:
+    """After a stop, a flipped bit in what was done, and a strange file."""
+    checkpoint, calls = open_safetensors(MODELS / model), 0
+    plan = pruned(checkpoint, typed_plan(checkpoint, lambda info: "Q4_K"), BALANCED)
+    whole = _sums(_write(checkpoint, plan, tmp_path / "whole", precision))
+
+    def stop(done: float, total: float | None = None) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 40:
+            raise KeyboardInterrupt
+
+    out, part = tmp_path / "out", tmp_path / "out.partial" / "model.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        compress_folder(checkpoint, plan, out, precision=precision, threads=1, report=stop)
+    assert not out.exists()
+    (tmp_path / "out.partial" / "strange.json").write_text("{}")
+    data = bytearray(part.read_bytes())
+    data[int.from_bytes(data[:8], "little") + 8 + 5] ^= 1  # of the first tensor
+    data[20] ^= 1  # of the header
+    part.write_bytes(data)
+    done = compress_folder(checkpoint, plan, out, precision=precision, threads=2, report=_quiet)
+    assert 30 < done.resumed_tiles < 42 < done.tiles
+    assert _sums(out) == whole
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "whole"]
+
+
+@pytest.mark.parametrize("precision", ["plan", "original"])
+@pytest.mark.parametrize("made", [deepseek, qwen, "tiny-deepseek-v3"])
+def test_what_is_written_is_known_before(made: Any, precision: str, tmp_path: Path) -> None:
+    """By tensor: the bytes of `spans` are those of `pieces`, whole and once."""
+    folder = MODELS / made if isinstance(made, str) else write_folder(tmp_path / "source", *made())
+    checkpoint = open_safetensors(folder)
+    plan = pruned(
+        checkpoint, typed_plan(checkpoint, lambda info: "Q4_K"), BALANCED if isinstance(made, str) else (0, 2)
+    )
+    todo = list(outputs(checkpoint, plan, precisions(checkpoint, plan) if precision == "plan" else None))
+    sizes = {tensor.name: tensor.nbytes for output in todo for tensor in output.tensors()}
+    seen = dict.fromkeys(sizes, 0)
+    for work in works(todo):
+        spans = {(name, at): size for name, at, size in work.spans()}
+        found: dict[tuple[str, int], int] = {}
+        for name, at, values in work.pieces():
+            start = next((key for key, size in found.items() if key[0] == name and key[1] + size == at), (name, at))
+            found[start] = found.get(start, 0) + values.nbytes
+        assert found == spans
+        for (name, _), size in spans.items():
+            seen[name] += size
+    assert seen == sizes
 
 
 def test_allocations_do_not_grow_with_the_model(tmp_path: Path) -> None:

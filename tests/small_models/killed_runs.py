@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
-from collab_plugin.compression import gguf_file
+from collab_plugin.compression import journaled_work
 from collab_plugin.compression.gguf_file import compress
 from collab_plugin.plans.plan import Plan
 from collab_plugin.progress import untold
@@ -29,7 +29,7 @@ def killed_until_done(
         child = os.fork()
         if not child:
             try:
-                gguf_file.SYNC_SECONDS = float(random.choice([0.0, 0.02]))
+                journaled_work.SYNC_SECONDS = float(random.choice([0.0, 0.02]))
                 compress(checkpoint, plan, None, out, kernels=None, threads=2, report=untold)
                 os._exit(0)
             finally:

@@ -101,7 +101,7 @@ def reference(job: ReferenceJob, progress: Advance) -> Arrays:
         windows = session.windows(job.cut)
         with writing_reference(Path(job.out), windows, session.n_vocab) as store:
             for index, window in enumerate(windows):
-                store[index] = session.scored(window)
+                store.add(index, session.scored(window))
                 progress((index + 1) * ctx, len(windows) * ctx)
     return {}
 

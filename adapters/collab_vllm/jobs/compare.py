@@ -66,7 +66,7 @@ def reference(job: VllmReferenceJob, progress: Advance) -> None:
     scorer = WindowScorer(job.model, ctx)
     with writing_reference(Path(job.out), windows, scorer.n_vocab) as store:
         for index, window in enumerate(windows):
-            store[index] = scorer.logits(window, scored_rows(ctx))
+            store.add(index, scorer.logits(window, scored_rows(ctx)))
             progress((index + 1) * ctx, len(windows) * ctx)
 
 

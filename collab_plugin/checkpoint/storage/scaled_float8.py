@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 
-from collab_plugin.checkpoint.checkpoint import F32
-from collab_plugin.checkpoint.storage.small_floats import E4M3
+from collab_plugin.checkpoint.checkpoint import F32, Bytes
+from collab_plugin.checkpoint.storage.small_floats import STRIP, e4m3_to_f32, round_in_place_to_bf16
 from collab_plugin.checkpoint.storage.stored_matrix import (
     SCALES,
     Matrix,
@@ -57,18 +57,39 @@ class ScaledFloat8(Matrix):
         )
 
     def values(self, rows: Rows | None = None) -> F32:
-        scaled = E4M3[stored_rows(self.parts[0], rows)]
-        scaled *= self._scales(rows, scaled.shape)
-        return as_stored_type(scaled, self.type)
+        codes = stored_rows(self.parts[0], rows)
+        grid = floats(self.parts[1]).reshape(self._grid)[scale_index(self.shape[0], self._blocks[0], rows)]
+        if len(self.shape) == 2:
+            return _scaled(codes, grid, self._blocks[1])
+        if grid.shape[1] > 1:
+            grid = grid.repeat(self._blocks[1], axis=1)[:, : self.shape[1]]
+        found = [_scaled(*each, self._blocks[2]) for each in zip(codes, grid, strict=True)]
+        return np.stack(found) if found else np.empty((0, *self.shape[1:]), np.float32)
 
-    def _scales(self, rows: Rows | None, shape: tuple[int, ...]) -> F32:
-        """Broadcasts to the values of ``rows``."""
-        grid = floats(self.parts[1]).reshape(self._grid)
-        wide = grid[scale_index(self.shape[0], self._blocks[0], rows)]
-        for axis in range(1, len(self.shape)):
-            if grid.shape[axis] > 1:
-                wide = wide.repeat(self._blocks[axis], axis=axis)
-        return np.asarray(wide[tuple(slice(0, n) for n in shape)], np.float32)
+
+def _scaled(codes: Bytes, scales: F32, block: int) -> F32:
+    """Float32 [rows, columns] of ``codes``, each ``block`` columns by one of ``scales`` [rows or 1, blocks], rounded to
+    BF16. In strips that stay in the processor's cache, each step in place: a fifth of the time of whole arrays."""
+    height, width = codes.shape
+    scales = np.broadcast_to(scales, (height, scales.shape[1]))
+    if width % block or scales.shape[1] * block != width:
+        scales, block = scales.repeat(block, axis=1)[:, :width], 1
+    values = np.empty((height, width), np.float32)
+    step = max(1, STRIP // max(width, 1))
+    scratch = np.empty((min(step, height), width), np.uint32)
+    for start in range(0, height, step):
+        strip = values[start : start + step]
+        e4m3_to_f32(codes[start : start + step], strip)
+        by_block = strip.reshape(len(strip), -1, block)
+        by_block *= scales[start : start + step, :, None]
+        flat = strip.reshape(-1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = np.isfinite(np.dot(flat, flat))  # of the sum of squares: when all are, short of overflow
+        if finite:
+            round_in_place_to_bf16(strip, scratch[: len(strip)])
+        else:
+            strip[...] = as_stored_type(strip, Type.BF16)
+    return values
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
