@@ -14,6 +14,7 @@ from collab_plugin.checkpoint.trained_context import window_note
 from collab_plugin.compression.as_gguf import runnable
 from collab_plugin.compression.proxy import as_proxy, proxy_type
 from collab_plugin.engines.ability import check_able, check_reads
+from collab_plugin.engines.bytes_read import bytes_read
 from collab_plugin.engines.engine import Engine
 from collab_plugin.plugins.manager import first_kernels
 from collab_plugin.progress import OnProgress, silent, track
@@ -68,7 +69,7 @@ def calibrate(
         check_reads(chosen, "gguf", "`proxy`, which makes a GGUF,")
         chosen.check_installed()
         runs = as_proxy(checkpoint, kind, first_kernels(), threads_of(threads), progress)
-    with track(progress, "calibrating", unit="tokens") as advance:
+    with track(progress, "calibrating", unit="tokens", read=bytes_read()) as advance:
         if trace is None:
             stats = chosen.calibrate(runs, windows, threads=threads_of(threads), progress=advance)
         else:
