@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from gguf import GGUFValueType
 
 from collab_plugin.checkpoint.apply_rules import RuleMatcher
 from collab_plugin.checkpoint.checkpoint import F32, Bytes, Checkpoint, CheckpointFormat, TensorInfo
@@ -26,6 +29,7 @@ from collab_plugin.formats.gguf_values import MetaValue
 from collab_plugin.formats.safetensors_header import Stored
 from collab_plugin.formats.tensor_names import layer_of, role_of
 
+_HALF = re.compile("[\ud800-\udfff]")
 _ELSE = "Hugging Face folders of {known} are read here, others as the GGUF that llama.cpp's convert_hf_to_gguf.py makes"
 
 
@@ -114,6 +118,7 @@ def open_safetensors(model: Path | ModelFiles, families: Sequence[Family] = FAMI
     metadata |= {f"{family.architecture}.{key}": value for key, value in keys.items()}
     tokens, tokenizer_notes = tokenizer_keys(folder, config.integer("vocab_size"))
     metadata |= tokens | _special_tokens(tokens, conversion)
+    _check_text(files.address, metadata)
     stored, notes = stored_tensors(files)
     stored, beside, told = passed_over(stored, conversion)
     notes += [*origin_note(files), *tokenizer_notes, *told, *conversion.notes(config)]
@@ -149,6 +154,15 @@ def _special_tokens(tokens: Mapping[str, MetaValue], conversion: Conversion) -> 
     ids = {token: index for index, token in enumerate(tokens["tokenizer.ggml.tokens"].value)}
     told = conversion.special_tokens.items()
     return {f"tokenizer.ggml.{kind}_token_id": u32(ids[token]) for kind, token in told if token in ids}
+
+
+def _check_text(where: str, metadata: Mapping[str, MetaValue]) -> None:
+    """CollabError for a text that a GGUF cannot hold: JSON may have half of a pair of surrogates, UTF-8 has none."""
+    for key, told in metadata.items():
+        if told.type == GGUFValueType.STRING and (bad := _HALF.search(str(told.value))):
+            raise CollabError(
+                f"{where}: {key} holds {bad[0]!r}, which is no character; correct the file that it is from"
+            )
 
 
 def _settle_expert_count(where: str, config: dict[str, Any], family: Family) -> None:

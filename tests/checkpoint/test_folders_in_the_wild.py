@@ -229,6 +229,13 @@ def test_a_vocabulary_without_steps(folder: Path) -> None:
     assert "has vocab.json but no tokenizer.json, which is what is read here: save the tokenizer anew" in line
 
 
+def test_a_template_that_is_no_text(folder: Path) -> None:
+    edited(folder / "tokenizer_config.json", lambda data: data.update(chat_template="a\ud83d"))
+    assert "tokenizer.chat_template holds '\\ud83d', which is no character; correct the file that it is from" in said(
+        folder
+    )
+
+
 def _token(number: int, content: str) -> dict[str, Any]:
     flags = dict.fromkeys(("special", "single_word", "lstrip", "rstrip", "normalized"), False)
     return {"id": number, "content": content} | flags
