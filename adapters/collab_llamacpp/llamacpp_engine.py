@@ -25,6 +25,7 @@ from collab_llamacpp.calibrate.job_types import (
 from collab_llamacpp.calibrate.llamacpp_child import run_job
 from collab_llamacpp.native.libraries import installed_folder
 from collab_llamacpp.tensor_places import TensorPlaces, honours, tensor_places
+from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.checkpoint.identity import model_id
 from collab_plugin.checkpoint.topology import topology_of
@@ -33,8 +34,10 @@ from collab_plugin.engines.disturbance import Disturbance, Effect, Effects, Erro
 from collab_plugin.engines.engine import REFERENCE, Ability, Decoding, Engine, Windows
 from collab_plugin.engines.results import Evaluation, Generation, Served
 from collab_plugin.engines.text_windows import text_cut
+from collab_plugin.formats.tensor_names import Role
 from collab_plugin.placement.machine_profile import DeviceSpeed
 from collab_plugin.placement.placement import Placement
+from collab_plugin.placement.usable_memory import usable_memory
 from collab_plugin.progress import Advance
 from collab_plugin.stats.routing_trace import RoutingTrace
 from collab_plugin.stats.stats import ImatrixEntry, LayerRouting, Stats, Stream
@@ -182,10 +185,19 @@ class LlamaCppEngine(Engine):
     def generate(
         self, model: Path, prompt: str, decoding: Decoding, *, threads: int, write: Callable[[str], None]
     ) -> Generation:
-        path = str(open_gguf(model).path)
+        checkpoint = open_gguf(model)
+        path = str(checkpoint.path)
         places = tensor_places(decoding.placement, path) if decoding.placement else TensorPlaces()
         plain = {f.name: getattr(decoding, f.name) for f in dataclasses.fields(decoding) if f.name != "placement"}
-        job = GenerateJob(path, threads, prompt, **plain, on_processor=places.on_processor, on_gpu=places.on_gpu)
+        job = GenerateJob(
+            path,
+            threads,
+            prompt,
+            **plain,
+            on_processor=places.on_processor,
+            on_gpu=places.on_gpu,
+            hints=hints_help(checkpoint),
+        )
         pieces: list[str] = []
 
         def on_line(line: dict[str, Any]) -> None:
@@ -225,6 +237,12 @@ class LlamaCppEngine(Engine):
 
     def honours(self, placement: Placement) -> tuple[str, ...]:
         return honours(placement)
+
+
+def hints_help(checkpoint: Checkpoint) -> bool:
+    """Whether the file is larger than the memory that there is for it, and has experts of which few are read."""
+    experts = any(info.role == Role.EXPERT for info in checkpoint.tensors.values())
+    return experts and sum(info.nbytes for info in checkpoint.tensors.values()) > usable_memory()
 
 
 def trace_of(arrays: Mapping[str, NDArray[Any]], experts: int, windows: Windows, model: str) -> RoutingTrace:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, overload
 
+import numpy as np
+
 from collab_plugin.api.arguments import AnyPath, Model, object_or_path, opened, plan_of, threads_of
+from collab_plugin.api.trace_argument import trace_for
+from collab_plugin.checkpoint.checkpoint import Checkpoint
+from collab_plugin.compression.expert_order import check_order, company_of, heat_of, ordered_by
 from collab_plugin.compression.gguf_file import Compressed
 from collab_plugin.compression.gguf_file import compress as compress_gguf
 from collab_plugin.compression.hf_folder import CompressedFolder, FolderPrecision, compress_folder
@@ -15,10 +20,14 @@ from collab_plugin.formats.output_path import check_output, check_output_folder
 from collab_plugin.planning.budget import parse_size
 from collab_plugin.plans.artifact import check_one_count
 from collab_plugin.plans.plan import Plan
+from collab_plugin.plans.plan_file import write_plan
 from collab_plugin.plugins.manager import first_kernels
 from collab_plugin.progress import OnProgress, silent, track
 from collab_plugin.quantize.kernels import Kernels
+from collab_plugin.stats.match_model import match_model
+from collab_plugin.stats.routing_trace import RoutingTrace
 from collab_plugin.stats.stats import Stats
+from collab_plugin.stats.stats_file import read_stats
 
 
 @overload
@@ -32,6 +41,8 @@ def compress(
     format: Literal["gguf"] = "gguf",
     precision: None = None,
     split: str | int | None = None,
+    order: str | None = None,
+    trace: RoutingTrace | AnyPath | None = None,
     kernels: Kernels | None = None,
     threads: int | None = None,
     progress: OnProgress = silent,
@@ -64,6 +75,8 @@ def compress(
     format: str,
     precision: FolderPrecision | None = None,
     split: str | int | None = None,
+    order: str | None = None,
+    trace: RoutingTrace | AnyPath | None = None,
     kernels: Kernels | None = None,
     threads: int | None = None,
     progress: OnProgress = silent,
@@ -80,6 +93,8 @@ def compress(
     format: str = "gguf",
     precision: FolderPrecision | None = None,
     split: str | int | None = None,
+    order: str | None = None,
+    trace: RoutingTrace | AnyPath | None = None,
     kernels: Kernels | None = None,
     threads: int | None = None,
     progress: OnProgress = silent,
@@ -90,8 +105,11 @@ def compress(
     ``samples``: likewise, of a plan that repairs.
     ``precision`` of a folder: "plan" (8 and 4 bits as compressed-tensors where the plan has few) or "original".
     ``split``: no GGUF file larger than that ("45GB", or bytes); where one is not enough there are several, named as
-    llama-gguf-split does. ``kernels`` quantize; by default the first that a plugin brings. The output appears under its
-    name only when complete; an interrupted run goes on when called again.
+    llama-gguf-split does. ``order`` of the experts in a GGUF, when not the plan's: "heat" (the most chosen first, by
+    ``trace`` or else by the stats) or "co-activation" (those that tokens of ``trace`` choose together side by side).
+    The plan that this makes of the given one is written beside ``out``, as OUT.plan.json. ``kernels`` quantize; by
+    default the first that a plugin brings. The output appears under its name only when complete; an interrupted run
+    goes on when called again.
 
     Example: ``cp.compress("DeepSeek-V3/", "plan.json", "out.gguf", progress=print).bytes``
     """
@@ -99,6 +117,8 @@ def compress(
     if format == "safetensors":
         if stats is not None:
             raise CollabError("`stats` is for GGUF files: 8 and 4 bits of compressed-tensors need none; leave it out")
+        if order is not None:
+            raise CollabError("`order` is for GGUF files: a folder has a tensor for each expert; leave it out")
         if split is not None:
             raise CollabError("`split` is for GGUF files: a folder has files of at most 5 GB; leave it out")
         check_output_folder(Path(out))
@@ -125,6 +145,11 @@ def compress(
     checkpoint = opened(model)
     used = stats_of(decided, checkpoint, folder, object_or_path(stats))
     sampled = samples_of(decided, folder, None if samples is None else Path(samples))
+    if order is not None:
+        decided = _ordered(decided, checkpoint, order, used, object_or_path(stats), trace)
+        write_plan(Path(f"{out}.plan.json"), decided)
+    elif trace is not None:
+        raise CollabError("`trace` says in which `order` experts stand: give that too")
     if kernels is None and quantizes(decided, checkpoint):
         kernels = first_kernels()
     with track(progress, "compressing", unit="weights") as advance:
@@ -139,3 +164,25 @@ def compress(
             samples=sampled,
             split=most,
         )
+
+
+def _ordered(
+    plan: Plan,
+    checkpoint: Checkpoint,
+    order: str,
+    used: Stats | None,
+    given: Stats | Path | None,
+    trace: RoutingTrace | AnyPath | None,
+) -> Plan:
+    kind = check_order(order)
+    if trace is not None:
+        found = trace_for(trace, checkpoint)
+        return ordered_by(plan, checkpoint, kind, heat_of(found) if kind == "heat" else company_of(found))
+    if kind == "co-activation":
+        raise CollabError("`order` co-activation needs a `trace` (`calibrate` records one)")
+    stats = used or (read_stats(given) if isinstance(given, Path) else given)
+    if stats is None:
+        raise CollabError("`order` heat needs a `trace` or `stats`")
+    matched = match_model(stats, checkpoint, "`stats`").stats
+    counts = {layer: routing.count.astype(np.float64) for layer, routing in matched.routing.items()}
+    return ordered_by(plan, checkpoint, kind, counts)

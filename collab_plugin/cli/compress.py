@@ -35,6 +35,12 @@ if TYPE_CHECKING:
     help="Of a folder: 8 and 4 bits as compressed-tensors where the plan has few (default), or as stored.",
 )
 @click.option("--split", metavar="SIZE", help="No GGUF file larger than that, such as 45GB; else there is one file.")
+@click.option(
+    "--order",
+    type=click.Choice(["heat", "co-activation"]),
+    help="Order of the experts in a GGUF that is larger than memory; as the plan has it unless told.",
+)
+@click.option("--trace", type=click.Path(path_type=Path), help="For --order: which experts tokens chose.")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="GGUF or folder to write.")
 @threads_option
 @json_option
@@ -46,6 +52,8 @@ def command(
     format: Literal["gguf", "safetensors"],
     precision: Literal["plan", "original"] | None,
     split: str | None,
+    order: str | None,
+    trace: Path | None,
     out: Path,
     threads: int,
     as_json: bool,
@@ -68,9 +76,13 @@ def command(
         format=format,
         precision=precision,
         split=split,
+        order=order,
+        trace=trace,
         threads=threads,
         progress=shown(),
     )
+    if order is not None:
+        click.echo(f"the plan in this order: {out}.plan.json", err=True)
     emit(written, as_json, lambda console: console.print(_line(written)))
 
 

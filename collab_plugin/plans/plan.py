@@ -14,6 +14,8 @@ PLAN_VERSION = 1
 GroupPolicy = Literal["none", "balanced", "disband"]
 Order = Literal["original", "importance"]
 """Of the kept experts in the file: their ids ascending, or the most important first."""
+AnyOrder = Literal["original", "importance", "heat", "co-activation"]
+"""The same, or as `compress` was told: the most chosen first, or those that are chosen together side by side."""
 Layers = Literal["same", "varied"]
 """How many experts a layer keeps: as many as every other, or its own number."""
 Requirement = Literal["expert-count-by-layer"]
@@ -91,7 +93,7 @@ class Pruning:
     expert_count: int
     kept: Mapping[int, tuple[int, ...]]
     mass_lost: float | None
-    order: Order = "original"
+    order: AnyOrder = "original"
     layers: Layers = "same"
 
     @property

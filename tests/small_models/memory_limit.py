@@ -43,6 +43,9 @@ def _made(size: int) -> Path | None:
             group.mkdir()
         except OSError:
             continue
+        if not (group / "cgroup.procs").exists():  # the folder that holds version 1's is no control group itself
+            group.rmdir()
+            continue
         try:
             (group / file).write_text(str(size))
         except OSError:

@@ -85,7 +85,7 @@ class MeasureJob:
 @dataclass(frozen=True)
 class GenerateJob:
     """``on_processor``, ``on_gpu``: regular expressions of tensors whose memory is chosen; the first that matches
-    counts."""
+    counts. ``hints``: tell the page cache which experts are read next."""
 
     model: str
     threads: int
@@ -96,6 +96,7 @@ class GenerateJob:
     ctx: int
     on_processor: tuple[str, ...] = ()
     on_gpu: tuple[str, ...] = ()
+    hints: bool = False
 
 
 @dataclass(frozen=True)

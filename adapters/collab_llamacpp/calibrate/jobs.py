@@ -17,6 +17,7 @@ from collab_llamacpp.calibrate.collector import Collector
 from collab_llamacpp.calibrate.job_types import CalibrateJob, EvaluateJob, GenerateJob, ReferenceJob
 from collab_llamacpp.calibrate.original_logits import Original, RunningOriginal
 from collab_llamacpp.native.model import LoadedModel
+from collab_llamacpp.native.page_hints import PageHints
 from collab_llamacpp.native.sampling import piece, sampler
 from collab_llamacpp.native.tensor_overrides import TensorOverrides
 from collab_plugin.engines.compare_logits import Comparison, scored_rows
@@ -109,7 +110,11 @@ def reference(job: ReferenceJob, progress: Advance) -> Arrays:
 def generate(job: GenerateJob, write: Callable[[str], None]) -> Arrays:
     """Hand each piece of text to ``write``; return counts and seconds."""
     overrides = TensorOverrides(job.on_processor, job.on_gpu) if job.on_processor or job.on_gpu else None
-    with LoadedModel(Path(job.model), ctx=job.ctx, threads=job.threads, placement=overrides) as session:
+    hints = PageHints() if job.hints else None
+    callback = None if hints is None else hints.callback
+    with LoadedModel(
+        Path(job.model), ctx=job.ctx, threads=job.threads, callback=callback, placement=overrides
+    ) as session:
         tokens = session.tokenize(job.prompt, special=True)
         if not len(tokens):
             raise CollabError("the prompt is empty")
@@ -135,5 +140,7 @@ def generate(job: GenerateJob, write: Callable[[str], None]) -> Arrays:
         llama.llama_synchronize(session.ctx)
         seconds = time.perf_counter() - start
         llama.llama_sampler_free(chain)
+        if hints is not None:
+            hints.finish()
     figures = [len(tokens), made, prompt_seconds, seconds]
     return {"figures": np.array(figures, np.float64)}
