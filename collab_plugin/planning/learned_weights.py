@@ -8,7 +8,7 @@ docs/quality.md §2 how well it holds on models that did not teach it).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -54,10 +54,12 @@ LEAST_INNER = 0.08
 
 @dataclass(frozen=True)
 class Learned:
-    """``weights``: nats per unit of relative error, by tensor. ``by_stream``: by the law, not by the table."""
+    """``weights``: nats per unit of relative error, by tensor. ``by_stream``: by the law, not by the table. ``prices``:
+    nats a unit of squared error in the stream after each layer; none by the table."""
 
     weights: Mapping[str, float]
     by_stream: bool
+    prices: Mapping[int, float] = field(default_factory=dict)
 
 
 def learned_weights(
@@ -71,6 +73,7 @@ def learned_weights(
     scale = output / TABLE["output"]
     found = {name: weight * scale for name, weight in weights.items()}
     last = stats.streams[max(stats.streams)].after_layer
+    prices = {n: output * spread(n, stream, last) / stream.after_layer for n, stream in stats.streams.items()}
     downs: dict[tuple[Role, int], float] = {}
     for name, info in checkpoint.tensors.items():
         if not quantizable(info):
@@ -84,14 +87,13 @@ def learned_weights(
         elif info.layer is not None and info.layer in stats.streams and part_of(info).endswith(" down"):
             energy = error_energy(checkpoint, info, matrix, stats.routing.get(info.layer), topology)
             if energy is not None:
-                stream = stats.streams[info.layer]
-                found[name] = output * spread(info.layer, stream, last) * energy / stream.after_layer
+                found[name] = prices[info.layer] * energy
                 downs[info.role, info.layer] = found[name]
     for name, info in checkpoint.tensors.items():
         down = downs.get((info.role, -1 if info.layer is None else info.layer))
         if down is not None and name in found and not part_of(info).endswith(" down"):
             found[name] = down * _inner(info, stats.streams[info.layer or 0], last)
-    return Learned(found, True)
+    return Learned(found, True, prices)
 
 
 def spread(layer: int, stream: Stream, last: float) -> float:

@@ -16,11 +16,12 @@ from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.checkpoint.topology import Topology
 from collab_plugin.formats.tensor_names import Role
 from collab_plugin.planning.candidates import Candidates
-from collab_plugin.planning.learned_weights import learned_weights
+from collab_plugin.planning.learned_weights import Learned, learned_weights, table_weights
+from collab_plugin.planning.pruning_law import PruneCost, stream_prune_cost
 from collab_plugin.stats.sensitivity import PruningProbe, Sensitivity
 
 PRUNING = 8.0
-"""KL divergence of pruning over Σ_l ω_down(l) × lost share of router weight, on the same models: 6 to 14."""
+"""KL divergence of pruning over Σ_l ω_down(l) × lost share of router weight, with the table's ω: 6 to 14."""
 
 ENOUGH_GROUPS = 3
 """Probed groups before their level is taken for that of the others: in a demo cut short after the
@@ -32,9 +33,6 @@ move a router's choice, and the share of tokens that choose otherwise grows with
 
 UNPROBED = "not probed: from the residual stream of this model, by a law learnt on others (probe measures it)"
 UNMEASURED = "not probed: from a table learnt on small models, order of magnitude only (probe measures it)"
-
-PruneCost = Callable[[int, int], float]
-"""(experts kept, experts used) -> nats."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def default_prune_cost(
     weights: Mapping[str, float],
     lost: Callable[[int, int], Mapping[int, float]],
 ) -> PruneCost:
-    """``lost(kept, used)``: share of router weight of the dropped experts, by layer.
+    """Where nobody measured what experts write. ``lost(kept, used)``: share of router weight of the dropped, by layer.
 
     P = 8 Σ_l ω_down(l) (lost_l + ((k − k') / k)³): with fewer experts a token, the weakest go.
     """
@@ -135,22 +133,31 @@ def predictor_of(candidates: Candidates) -> Predictor:
     planning = candidates.planning
     checkpoint, topology = planning.checkpoint, planning.topology
     learned = learned_weights(checkpoint, topology, planning.stats, planning.imatrix)
-    default = learned.weights
-
-    def lost(count: int, used: int) -> Mapping[int, float]:
-        return candidates.kept(count, used).weight_lost
-
+    guess = _unprobed_prune_cost(candidates, learned)
     found = planning.sensitivity
     if found is None or not (found.groups or found.prunings):
-        guess = default_prune_cost(checkpoint, topology, default, lost)
-        return Predictor(default, guess, UNPROBED if learned.by_stream else UNMEASURED)
-    weights = probed_weights(default, found)
+        return Predictor(learned.weights, guess, UNPROBED if learned.by_stream else UNMEASURED)
+    weights = probed_weights(learned.weights, found)
     same = planning.stats_source is not None and planning.stats_source.sha256 == found.stats_sha256
     prunings = tuple(p for p in found.prunings if same and p.rule == planning.rule)
-    guess = default_prune_cost(checkpoint, topology, weights, lost)
     return Predictor(
         weights,
         probed_prune_cost(guess, prunings, topology.expert_count),
-        f"probed: {len(found.groups)} groups ({len(found.probed & set(default))} of {len(default)} tensors) and "
+        f"probed: {len(found.groups)} groups ({len(found.probed & set(weights))} of {len(weights)} tensors) and "
         f"{len(prunings)} prunings on {found.tokens:,} tokens",
+    )
+
+
+def _unprobed_prune_cost(candidates: Candidates, learned: Learned) -> PruneCost:
+    planning = candidates.planning
+    checkpoint, topology, stats = planning.checkpoint, planning.topology, planning.stats
+    if stats is not None and learned.by_stream:
+        by_stream = stream_prune_cost(
+            checkpoint, topology, stats, learned.prices, lambda count, used: candidates.kept(count, used).kept
+        )
+        if by_stream is not None:
+            return by_stream
+    weights = table_weights(checkpoint, topology)
+    return default_prune_cost(
+        checkpoint, topology, weights, lambda count, used: candidates.kept(count, used).weight_lost
     )
