@@ -42,7 +42,12 @@ SENTENCES = [
     ("method.md", "to a relative gap of 10⁻⁶, for at most {:.0f} s", ("planning.allocators.knapsack:SECONDS.default",)),
     ("method.md", "the best candidate at {} budgets", (f"{CONSIDERED}:FRONT_POINTS",)),
     ("method.md", "from the smallest file to {} B", (f"{CONSIDERED}:FRONT_SPAN",)),
-    ("method.md", "P(E', k') = {:.0f} Σ_l", (f"{PREDICTOR}:PRUNING",)),
+    ("method.md", "P is {:.0f} Σ_l", (f"{PREDICTOR}:PRUNING",)),
+    (
+        "method.md",
+        "C = {:.0f} where a shared expert works on, else {:.0f}",
+        ("planning.pruning_law:PRUNED_BESIDE_SHARED", "planning.pruning_law:PRUNED_ALONE"),
+    ),
     ("method.md", "{0} / max(L, {0})", ("planning.learned_weights:TABLE_LAYERS",)),
     ("method.md", "f(x) = x₀ (x / x₀)^{} with x₀ = {}", (f"{PREDICTOR}:POWER", f"{PREDICTOR}:PIVOT")),
     ("method.md", "ω_i = D_G / ({} |G|)", ("planning.measure.probe:PROBE_ERROR",)),
