@@ -140,6 +140,14 @@ class Bench:
             cp.write_sensitivity(path, found)
         return path
 
+    @cached_property
+    def samples(self) -> Path:
+        """What experts compute on the calibration texts, sampled once."""
+        path = self.work / "samples.gguf"
+        if not path.exists():
+            cp.sample(self.original, path, **self._texts(self.calibration, CALIBRATION))
+        return path
+
     def _texts(self, texts: tuple[Path, ...], chunks: int) -> dict[str, Any]:
         """``chunks``: windows of 512 tokens of each text, or as many tokens in the model's own windows."""
         return {"texts": texts, "ctx": self.ctx, "chunks": -(-chunks * 512 // self.ctx), "threads": self.threads}
@@ -166,6 +174,7 @@ class Bench:
         bpw: float,
         *,
         probed: bool = True,
+        repaired: bool = False,
         confirm: int = 0,
         allocator: str = "knapsack",
         criterion: str = "freq-score",
@@ -173,11 +182,12 @@ class Bench:
     ) -> list[Row]:
         """Plan, build and measure; no row when no plan holds the budget."""
         options = {"allocator": allocator, "criterion": criterion, **options}
-        key = f"plan {planner()} {variant} {bpw} {confirm} {sorted(options.items())} {probed}"
+        key = f"plan {planner()} {variant} {bpw} {confirm} {sorted(options.items())} {probed} {repaired}"
         if (row := self.known(key)) is not None:
             return [row]
         try:
-            plan = self._decide(self.sensitivity if probed else None, bpw, options, confirm)
+            samples = self.samples if repaired else None
+            plan = self._decide(self.sensitivity if probed else None, bpw, options | {"samples": samples}, confirm)
         except cp.CollabError as error:
             print(f"{self.model.name} {bpw} {variant}: {error}")
             return []
@@ -218,7 +228,9 @@ class Bench:
         same = f"file {'' if rival else planner()} {plan_fingerprint(plan)}"
         known = self.known(same)
         if known is None:
-            cp.compress(self.checkpoint, plan, out, stats=self.stats, kernels=self.kernels, threads=self.threads)
+            samples = None if plan.repair is None else self.samples
+            cp.compress(self.checkpoint, plan, out, stats=self.stats, samples=samples, kernels=self.kernels,
+                        threads=self.threads)  # fmt: skip
             known = self.measured(same, variant, bpw, detail, out)
         return self._keep(key, dataclasses.replace(known, variant=variant, budget_bpw=bpw, detail=detail))
 

@@ -9,6 +9,7 @@ from benchmarks.quality.bench import Row
 
 # Okabe-Ito, told apart by colour-blind readers; a probed plan's is the thick black line.
 STYLE = {
+    "probed, repaired": ("#E69F00", "*", 2.0),
     "probed": ("#000000", "o", 2.4),
     "default": ("#0072B2", "s", 1.8),
     "llama-quantize": ("#D55E00", "^", 1.2),

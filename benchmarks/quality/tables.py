@@ -48,16 +48,18 @@ def quality(rows: Rows) -> str:
 
 
 def chosen(rows: Rows) -> str:
-    """What probed plans keep, at what they predict and what was measured."""
+    """What plans keep, at what they predict and what was measured."""
     lines = [
-        "| model | bpw | probed plan keeps | measured | default plan keeps | measured |",
-        "|---|---|---|---|---|---|",
+        "| model | bpw |" + "".join(f" {v} plan keeps | measured |" for v in OURS),
+        "|---|---|" + "---|---|" * len(OURS),
     ]
     for model in unique(rows, "model"):
         for budget in sorted(unique(rows, "budget_bpw"), key=float):
             here = {r["variant"]: r for r in rows if r["model"] == model and r["budget_bpw"] == budget}
             if PROBED in here and DEFAULT in here:
-                cells = [f"{here[v]['detail']} | {float(here[v]['mean_kld']):.4f}" for v in (PROBED, DEFAULT)]
+                cells = [
+                    f"{here[v]['detail']} | {float(here[v]['mean_kld']):.4f}" if v in here else " | " for v in OURS
+                ]
                 lines.append(f"| {model} | {budget} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -13,6 +13,7 @@ Make = Callable[[Bench, str, float], list[Row]]
 
 DEFAULT = "default"
 PROBED = "probed"
+REPAIRED = "probed, repaired"
 PRESET = "llama-quantize"
 
 
@@ -31,6 +32,8 @@ OURS: Mapping[str, Make] = {
     # `plan --stats S --budget B`, and the same after `probe`.
     DEFAULT: planned(probed=False),
     PROBED: planned(experts_used="auto"),
+    # With `--samples` too: the kept experts are fitted, where some were dropped.
+    REPAIRED: planned(experts_used="auto", repaired=True),
 }
 RIVALS: Mapping[str, Make] = {
     PRESET: presets,

@@ -17,11 +17,16 @@ from collab_plugin.checkpoint.topology import Topology
 from collab_plugin.formats.tensor_names import Role
 from collab_plugin.planning.candidates import Candidates
 from collab_plugin.planning.learned_weights import Learned, learned_weights, table_weights
+from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.pruning_law import PruneCost, stream_prune_cost
 from collab_plugin.stats.sensitivity import PruningProbe, Sensitivity
 
 PRUNING = 8.0
 """KL divergence of pruning over Σ_l ω_down(l) × lost share of router weight, with the table's ω: 6 to 14."""
+
+REPAIRED = 0.5
+"""What is left of the KL divergence of pruning after the kept experts were fitted: 0.36, 0.46, 0.55 and 0.61 on four
+models at a quarter dropped (docs/quality.md §9)."""
 
 ENOUGH_GROUPS = 3
 """Probed groups before their level is taken for that of the others: in a demo cut short after the
@@ -136,16 +141,24 @@ def predictor_of(candidates: Candidates) -> Predictor:
     guess = _unprobed_prune_cost(candidates, learned)
     found = planning.sensitivity
     if found is None or not (found.groups or found.prunings):
-        return Predictor(learned.weights, guess, UNPROBED if learned.by_stream else UNMEASURED)
+        source = UNPROBED if learned.by_stream else UNMEASURED
+        return Predictor(learned.weights, _after_repair(planning, guess), source)
     weights = probed_weights(learned.weights, found)
     same = planning.stats_source is not None and planning.stats_source.sha256 == found.stats_sha256
     prunings = tuple(p for p in found.prunings if same and p.rule == planning.rule)
     return Predictor(
         weights,
-        probed_prune_cost(guess, prunings, topology.expert_count),
+        _after_repair(planning, probed_prune_cost(guess, prunings, topology.expert_count)),
         f"probed: {len(found.groups)} groups ({len(found.probed & set(weights))} of {len(weights)} tensors) and "
         f"{len(prunings)} prunings on {found.tokens:,} tokens",
     )
+
+
+def _after_repair(planning: PlanningInput, cost: PruneCost) -> PruneCost:
+    """Prunings are probed without repair; with samples the plan's kept experts are fitted."""
+    if planning.samples_source is None:
+        return cost
+    return lambda kept, used: REPAIRED * cost(kept, used)
 
 
 def _unprobed_prune_cost(candidates: Candidates, learned: Learned) -> PruneCost:

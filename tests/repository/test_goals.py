@@ -42,6 +42,13 @@ def test_a_goal_that_does_not_hold_is_told(bpw: float, default: float, probed: f
     assert table(rows).count("FAILS") == failures
 
 
+@pytest.mark.parametrize(("repaired", "failures"), [(0.2, 0), (0.21, 1)])
+def test_the_goal_is_that_of_the_repaired_plan_where_there_is_one(repaired: float, failures: int) -> None:
+    rows = [row(1.5, "llama-quantize", 0.4), row(1.5, "probed", 0.3), row(1.5, "probed, repaired", repaired)]
+    assert table(rows).count("FAILS") == failures
+    assert "| 0.75 |" in table(rows)
+
+
 def test_what_was_measured_again_takes_the_place_of_what_was(tmp_path: Path) -> None:
     old = [row(2.0, "default", 0.3), row(2.0, "probed", 0.2), row(2.5, "default", 0.1)]
     write_rows(tmp_path / "q.csv", old)
