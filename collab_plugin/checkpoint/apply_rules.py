@@ -97,7 +97,8 @@ class RuleMatcher:
 
     def _one(self, alternatives: Sequence[TensorRule], layer: int) -> Iterator[tuple[str, TensorSource]]:
         name = alternatives[0].gguf.replace("{layer}", str(layer))
-        rule = next((rule for rule in alternatives if self._starts(rule, layer)), None)
+        there = [rule for rule in alternatives if self._starts(rule, layer)]
+        rule = next((rule for rule in there if self._fits(rule, layer)), there[0] if there else None)
         if rule is None:
             if not alternatives[0].optional:
                 wanted = next(alternatives[0].names(layer, 1))
@@ -129,6 +130,11 @@ class RuleMatcher:
 
     def _starts(self, rule: TensorRule, layer: int) -> bool:
         return is_stored(next(rule.names(layer, 1)), self.stored)
+
+    def _fits(self, rule: TensorRule, layer: int) -> bool:
+        """Whether the stored shape is the rule's: some models are stored transposed or not."""
+        held = self.stored.get(next(rule.names(layer, 1)))
+        return held is not None and held.shape == rule.wanted(self._sizes)
 
     def _matrix(self, name: str, rule: TensorRule) -> Matrix:
         if not is_stored(name, self.stored):

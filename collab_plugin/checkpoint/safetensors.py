@@ -142,7 +142,10 @@ def _decoder_keys(where: str, config: dict[str, Any], conversion: Conversion) ->
     if nested is not None:
         if not isinstance(nested, dict):
             raise CollabError(f"{where} has a {conversion.nested} that is no object")
-        config = {key: value for key, value in config.items() if key != conversion.nested} | nested
+        outer = {key: value for key, value in config.items() if key != conversion.nested}
+        # Of a model that sees pictures transformers asks its own configuration, not the decoder's.
+        tied = {key: outer[key] for key in ("tie_word_embeddings",) if key in outer}
+        config = outer | nested | tied
     config = {conversion.aliases[key]: config[key] for key in conversion.aliases if key in config} | {
         key: value for key, value in config.items() if key not in conversion.aliases
     }

@@ -30,7 +30,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], Role], ...] = tuple(
         (r"_norm(_\d+)?\.(weight|bias)$", Role.NORM),
         (r"^blk\.\d+\.ffn_(gate|up|down|gate_up)_(ch)?exps\.", Role.EXPERT),
         (r"^blk\.\d+\.ffn_gate_inp\.(weight|bias)$", Role.ROUTER),
-        (r"^blk\.\d+\.exp_probs_b(_vl)?\.bias$", Role.ROUTER_BIAS),
+        (r"^blk\.\d+\.exp_probs_b(_vl)?(\.bias)?$", Role.ROUTER_BIAS),
         (r"^blk\.\d+\.ffn_(gate|up|down|gate_up)_shexp\.", Role.SHARED_EXPERT),
         (r"^blk\.\d+\.ffn_(gate|up|down)\.", Role.FFN),
         (r"^blk\.\d+\.attn_", Role.ATTENTION),

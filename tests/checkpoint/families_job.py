@@ -40,6 +40,8 @@ def one(folder: Path, case: dict[str, Any], job: dict[str, Any]) -> None:
     save_tiny(model, tiny, folder / "model", fused=case.get("fused", False))
     if packed:
         store_packed(folder / "model", packed)
+    if case.get("transposed"):
+        transpose_experts(folder / "model" / "model.safetensors")
     leave_out(folder / "model" / "config.json", case.get("left_out", []))
     for path in job["tokenizer"]:
         shutil.copy(path, folder / "model")
@@ -65,6 +67,13 @@ def mxfp4_experts(model: PreTrainedModel) -> dict[str, torch.Tensor]:
             with torch.no_grad():
                 values.copy_(convert_moe_packed_tensors(codes, scales, dtype=torch.float32))
     return packed
+
+
+def transpose_experts(path: Path) -> None:
+    experts = ("experts.gate_up_proj", "experts.down_proj")
+    tensors = load_file(path)
+    turned = {name: tensor.transpose(1, 2).contiguous() for name, tensor in tensors.items() if name.endswith(experts)}
+    save_file(tensors | turned, path, {"format": "pt"})
 
 
 def store_packed(folder: Path, packed: dict[str, torch.Tensor]) -> None:

@@ -35,12 +35,15 @@ NOT_TRANSFORMERS: dict[str, dict[str, Any]] = {
     "glm4-moe-lite": {**_V3, "first_k_dense_replace": 1, "num_nextn_predict_layers": 1},
     "deepseek-v4": {"num_hash_layers": 3},
     "hunyuan-moe": {"num_shared_expert": 1},
+    "hy-v3": {"route_norm": True, "first_k_dense_replace": 1},
+    "afmoe": {"route_norm": True},
+    "cohere2-moe": {"first_k_dense_replace": 0},
     "step-3.5": {"norm_expert_weight": True, "moe_every_n_layer": 1, "rope_theta": 10000.0},
     "minimax-m2": {"scoring_func": "sigmoid", "use_qk_norm": True, "use_routing_bias": True},
 }
 # What transformers' class fills in from other keys.
 _HEADS = {"num_key_value_heads": None}
-FILLED_IN: dict[str, dict[str, Any]] = {"granite-moe": _HEADS, "hunyuan-moe": _HEADS}
+FILLED_IN: dict[str, dict[str, Any]] = dict.fromkeys(("granite-moe", "hunyuan-moe", "afmoe", "cohere2-moe"), _HEADS)
 
 
 @pytest.fixture(scope="module")

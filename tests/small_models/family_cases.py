@@ -1,11 +1,11 @@
 """Tiny checkpoints, one or more of each family: what transformers is asked to make.
 
 A case has "config": transformers' class, and "keys" of it; "extra": keys of config.json that transformers does not
-write, and "left_out": those taken out of it; "dense": first layers without experts, or "sparse": those
-with experts; "fused": experts are stored in one
-tensor; "mxfp4": experts are stored in four bits, which llama.cpp multiplies with activations of eight, hence "far", the
-error that is allowed; "whole": not pruned; "kept": experts of a pruned folder; "notes": what opening the folder says;
-"unlike": keys that llama.cpp's converter writes otherwise; "why_not": what stops that converter.
+write, and "left_out": those taken out of it; "dense": first layers without experts, or "sparse": those with experts;
+"fused": experts are stored in one tensor, "transposed": and turned; "mxfp4": experts are stored in four bits, which
+llama.cpp multiplies with activations of eight, hence "far", the error that is allowed; "whole": not pruned; "kept":
+experts of a pruned folder; "notes": what opening the folder says; "unlike": keys that llama.cpp's converter writes
+otherwise; "why_not": what stops that converter.
 """
 
 from __future__ import annotations
@@ -197,6 +197,58 @@ CASES |= {
             "routed_scaling_factor": 2.5, "use_mamba_kernels": False,
         },
         "unlike": ("nemotron_h_moe.context_length",),  # the converter's is a million, whatever config.json says
+    },
+}  # fmt: skip
+
+CASES |= {
+    "qwen3-vl-moe": {
+        "config": "Qwen3VLMoeConfig",
+        "keys": {
+            "text_config": {**_GROUPED, "head_dim": 32, "tie_word_embeddings": True,  # the outer key counts
+                            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0,
+                                                "mrope_section": [6, 5, 5], "mrope_interleaved": True}},
+            "vision_config": {**_VISION, "deepstack_visual_indexes": [0]},
+        },
+        "transposed": True, "notes": ("the vision tower dropped: 27 tensors model.visual.*",),
+    },
+    "hy-v3": {
+        "config": "HYV3Config", "dense": 1,
+        "keys": {**_GROUPED, "head_dim": 32, "mlp_layer_types": ["dense", "sparse", "sparse"]},
+    },
+    "exaone-moe": {
+        "config": "ExaoneMoeConfig", "dense": 1,
+        "keys": {**_GROUPED, "head_dim": 32, "layer_types": _LAYERS3, "sliding_window": 32},
+        "extra": {"scoring_func": "sigmoid"},
+    },
+    "afmoe": {
+        "config": "AfmoeConfig", "dense": 1, "sparse": [1, 2, 3],
+        "keys": {**_GROUPED, "head_dim": 32, "num_hidden_layers": 4, "sliding_window": 32, "route_scale": 1.5,
+                 "mup_enabled": True},
+        "extra": {"route_norm": True},
+    },
+    "cohere2-moe": {
+        "config": "Cohere2MoeConfig", "dense": 1,
+        "keys": {"num_experts": EXPERTS, "head_dim": 32, "layer_types": _LAYERS3, "sliding_window": 32,
+                 "mlp_layer_types": ["dense", "sparse", "sparse"], "num_shared_experts": 2,
+                 "expert_selection_fn": "sigmoid", "prefix_dense_intermediate_size": 64, "tie_word_embeddings": True},
+    },
+    "cohere2-moe-softmax": {
+        "config": "Cohere2MoeConfig",
+        "keys": {"num_experts": EXPERTS, "head_dim": 32, "layer_types": _LAYERS3, "sliding_window": 32,
+                 "tie_word_embeddings": True, "rms_norm_eps": 1e-5, "prefix_dense_intermediate_size": 64},
+    },
+    "lfm2-moe": {
+        "config": "Lfm2MoeConfig", "dense": 1,
+        "keys": {**_GROUPED, "layer_types": ["conv", "full_attention", "conv"], "num_dense_layers": 1,
+                 "tie_word_embeddings": True},
+    },
+    "mellum": {
+        "config": "MellumConfig",
+        "keys": {**_GROUPED, "head_dim": 32, "sliding_window": 32, "layer_types": _LAYERS3,
+                 "rope_parameters": {
+                     "full_attention": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0,
+                                        "original_max_position_embeddings": 64},
+                     "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
     },
 }  # fmt: skip
 

@@ -84,7 +84,7 @@ FAMILIES = {
 _ROW = re.compile(r"layers\.(\d+)\.mlp\.(?:gate\.)?moe_statics\.e_score_correction_bias$")  # a matrix of one row
 _HASH_TABLE = re.compile(r"layers\.(\d+)\.mlp\.gate\.tid2eid$")
 _BY_EXPERT = re.compile(
-    r"layers\.(\d+)\.(?:\w+\.)?(?:experts|gate|router|input_linear|output_linear|e_score_correction_bias)\b"
+    r"layers\.(\d+)\.(?:\w+\.)?(?:experts|gate|router|input_linear|output_linear|e_score_correction_bias|expert_bias)\b"
 )
 
 

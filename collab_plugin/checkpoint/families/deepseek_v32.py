@@ -8,7 +8,7 @@ from collab_plugin.checkpoint.families.config import Config
 from collab_plugin.checkpoint.families.deepseek_v3 import DEEPSEEK_V3, latent_keys, latent_sizes, latent_tensors
 from collab_plugin.checkpoint.families.family import Family
 from collab_plugin.checkpoint.families.gguf_keys import Key, u32
-from collab_plugin.checkpoint.families.glm4_moe_lite import leading_dense
+from collab_plugin.checkpoint.families.layer_kinds import behind_dense, leading_dense
 from collab_plugin.checkpoint.families.tensors import Sizes, TensorRule, block_tensor
 from collab_plugin.formats.gguf_values import MetaValue
 
@@ -76,7 +76,7 @@ DEEPSEEK_V32 = Family(
         more_keys=_keys,
         sizes=_sizes,
         tensors=_tensors,
-        dense=lambda c, layer: layer < leading_dense(c),
+        dense=behind_dense(),
         ignored=_V3.ignored | {"first_k_dense_replace", "topk_group", "head_dim", "mlp_bias", "layer_types"},
     ),
 )

@@ -22,6 +22,7 @@ from collab_plugin.checkpoint.families.gguf_keys import (
     rope_parameters,
     u32,
 )
+from collab_plugin.checkpoint.families.layer_kinds import windows
 from collab_plugin.checkpoint.families.tensors import (
     OUTSIDE_BLOCKS,
     Sizes,
@@ -39,10 +40,7 @@ _NEVER = 1e30  # a divisor of the angles of channels that are not rotated, as ll
 
 
 def _windows(c: Config) -> list[bool]:
-    kinds = c.kinds("layer_types", ("sliding_attention", "full_attention"))
-    if kinds is None:
-        return [(layer + 1) % (_WINDOWS + 1) != 0 for layer in range(c.integer("num_hidden_layers"))]
-    return [kind == "sliding_attention" for kind in kinds]
+    return windows(c, _WINDOWS + 1)
 
 
 def _of_full_layers(c: Config, key: str, older: str, otherwise: int) -> int:

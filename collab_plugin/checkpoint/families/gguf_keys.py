@@ -134,6 +134,15 @@ def rope_parameters(c: Config, layers: str | None = None) -> Config:
     return Config(rope, f"{c.where} rope_scaling", {"rope_theta": c.get("rope_theta")})
 
 
+def rope_sections(c: Config, usual: list[int]) -> dict[str, MetaValue]:
+    """Parts of a rotary embedding that turn by place and time in models that see pictures, ``usual`` ones where
+    config.json has none."""
+    sections = rope_parameters(c).get("mrope_section") or usual
+    if not isinstance(sections, list) or len(sections) > 4 or not all(type(n) is int for n in sections):
+        raise CollabError(f"{c.where} has mrope_section {str(sections)[:40]}, no list of up to four numbers")
+    return {"rope.dimension_sections": integers([*sections, 0, 0, 0, 0][:4])}
+
+
 def scaling_keys(c: Config, r: Config) -> dict[str, MetaValue]:
     """How the rotary embedding is scaled by its own keys ``r``; CollabError for ways that are not read."""
     kind = r.get("rope_type") or r.get("type") or "default"

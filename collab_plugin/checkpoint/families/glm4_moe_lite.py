@@ -9,22 +9,11 @@ from collab_plugin.checkpoint.families.deepseek_v3 import DEEPSEEK_V3, latent_ke
 from collab_plugin.checkpoint.families.family import Family
 from collab_plugin.checkpoint.families.gguf_keys import u32
 from collab_plugin.checkpoint.families.glm4_moe import GLM_TOKENS
-from collab_plugin.errors import CollabError
+from collab_plugin.checkpoint.families.layer_kinds import behind_dense, leading_dense
 from collab_plugin.formats.gguf_values import MetaValue
 
 _V3 = DEEPSEEK_V3.conversion
 assert _V3 is not None
-
-
-def leading_dense(c: Config) -> int:
-    """How many of the first layers have no experts; CollabError when others have none either."""
-    kinds = c.get("mlp_layer_types")
-    if kinds is None:
-        return c.integer("first_k_dense_replace")
-    count = next((i for i, kind in enumerate(kinds) if kind != "dense"), len(kinds))
-    if any(kind != "sparse" for kind in kinds[count:]):
-        raise CollabError(f"{c.where} has mlp_layer_types with a layer without experts behind one with them")
-    return count
 
 
 def _keys(c: Config) -> dict[str, MetaValue]:
@@ -63,7 +52,7 @@ GLM4_MOE_LITE = Family(
         },
         keys=tuple(key for key in _V3.keys if key.gguf != "leading_dense_block_count"),
         more_keys=_keys,
-        dense=lambda c, layer: layer < leading_dense(c),
+        dense=behind_dense(),
         special_tokens=GLM_TOKENS,
         ignored=_V3.ignored | {"first_k_dense_replace", "topk_group", "head_dim"},
     ),

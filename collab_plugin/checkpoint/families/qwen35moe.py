@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from gguf import GGUFValueType
 
 from collab_plugin.checkpoint.families.config import Config
 from collab_plugin.checkpoint.families.family import Conversion, Decoder, Family, PassedOver
-from collab_plugin.checkpoint.families.gguf_keys import rope_parameters
+from collab_plugin.checkpoint.families.gguf_keys import rope_sections
 from collab_plugin.checkpoint.families.linear_attention import (
     FULL_ATTENTION,
     LAYER_SETS,
@@ -23,19 +22,13 @@ from collab_plugin.checkpoint.families.linear_attention import (
 from collab_plugin.checkpoint.families.qwen2moe import GATED_SHARED_EXPERT
 from collab_plugin.checkpoint.families.qwen3next import LINEAR
 from collab_plugin.checkpoint.families.tensors import OUTSIDE_BLOCKS, TensorRule, block_tensor, ordered
-from collab_plugin.errors import CollabError
 from collab_plugin.formats.gguf_values import MetaValue
 
 _SECTIONS = [11, 11, 10]  # transformers' own, of a rotary embedding that is the same for all of them in text
 
 
 def _keys(c: Config) -> dict[str, MetaValue]:
-    sections = rope_parameters(c).get("mrope_section") or _SECTIONS
-    if not isinstance(sections, list) or len(sections) > 4 or not all(type(n) is int for n in sections):
-        raise CollabError(f"{c.where} has mrope_section {str(sections)[:40]}, no list of up to four numbers")
-    padded = [*sections, 0, 0, 0, 0][:4]
-    own = {"rope.dimension_sections": MetaValue(padded, GGUFValueType.ARRAY, GGUFValueType.INT32)}
-    return linear_keys(c) | own
+    return linear_keys(c) | rope_sections(c, _SECTIONS)
 
 
 _TURNED = ordered(heads_in_turn)

@@ -24,6 +24,7 @@ from collab_plugin.checkpoint.families.gguf_keys import (
     rope_parameters,
     u32,
 )
+from collab_plugin.checkpoint.families.layer_kinds import FULL, WINDOW, windows
 from collab_plugin.checkpoint.families.tensors import (
     OUTSIDE_BLOCKS,
     Sizes,
@@ -37,7 +38,6 @@ from collab_plugin.checkpoint.families.tensors import (
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.gguf_values import MetaValue
 
-_FULL, _WINDOW = "full_attention", "sliding_attention"
 _DENSE = 3  # first layers without experts, where config.json does not say it
 _BY_LAYER = ("layer_types", "partial_rotary_factors", "rope_theta", "swiglu_limits", "swiglu_limits_shared")
 
@@ -57,8 +57,7 @@ def _settled(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _windows(c: Config) -> list[bool]:
-    kinds = c.kinds("layer_types", (_FULL, _WINDOW)) or [_FULL] * c.integer("num_hidden_layers")
-    return [kind == _WINDOW for kind in kinds]
+    return windows(c, every=1)  # none has one where config.json tells no kinds
 
 
 def _dense(c: Config, layer: int) -> bool:
@@ -73,7 +72,7 @@ def _own(c: Config, key: str, otherwise: str) -> int:
 def _rope(c: Config, kind: str) -> Config:
     """The rotary embedding of layers of one kind: told by kind, or by layer in the published models."""
     told = rope_parameters(c, kind)
-    layers = [windowed == (kind == _WINDOW) for windowed in _windows(c)]
+    layers = [windowed == (kind == WINDOW) for windowed in _windows(c)]
     by_layer = {"rope_theta": c.get("rope_theta"), "partial_rotary_factor": c.get("partial_rotary_factors")}
     found = {
         key: values[layers.index(True)]
@@ -87,7 +86,7 @@ def _keys(c: Config) -> dict[str, MetaValue]:
     windows = _windows(c)
     if not any(windows) or all(windows):
         raise CollabError(f"{c.where} has layers of one kind of attention only; llama.cpp's step35 has both")
-    full, window = _rope(c, _FULL), _rope(c, _WINDOW)
+    full, window = _rope(c, FULL), _rope(c, WINDOW)
     parts = (full.get("partial_rotary_factor"), window.get("partial_rotary_factor"))
     if parts[0] != 0.5 or parts[1] not in (None, 1):
         raise CollabError(f"{c.where} rotates {parts} of each head; llama.cpp's step35 half of it, and all in windows")
@@ -116,7 +115,7 @@ def _limits(c: Config, key: str) -> MetaValue:
 
 def _rotary_factors(c: Config) -> Mapping[str, F32]:
     """Divisors of angles by Llama 3's rule in layers without a window (conversion/step3.py)."""
-    rope = _rope(c, _FULL)
+    rope = _rope(c, FULL)
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind == "default":
         return {}
