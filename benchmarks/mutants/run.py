@@ -34,13 +34,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10_000, help="mutants read by our own readers")
     parser.add_argument("--native", type=int, default=200, help="mutants run by llama.cpp in its child process")
     parser.add_argument("--start", type=int, default=0, help="seed of the first")
+    parser.add_argument("--only", default="", help="files whose name has this in it")
     parser.add_argument("--out", type=Path, default=RESULTS / "mutants.csv")
     args = parser.parse_args()
     begun = time.monotonic()
     tally: dict[tuple[str, str], list[Trial]] = {}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        for number, trial in enumerate(_trials(args.start, args.count, args.native), 1):
+        for number, trial in enumerate(_trials(args.start, args.count, args.native, args.only), 1):
             tally.setdefault((trial.subject, trial.command), []).append(trial)
             if not trial.well:
                 print(f"{trial.subject}, seed {trial.seed}: {trial.verdict}: {trial.command}\n{trial.said}", flush=True)
@@ -56,7 +57,7 @@ def main() -> None:
     print(table(rows))
 
 
-def _trials(start: int, count: int, native: int) -> Iterator[Trial]:
+def _trials(start: int, count: int, native: int, only: str) -> Iterator[Trial]:
     from small_models.mutant_trials import SUBJECTS, clear, native_subject, run_all_unchanged, try_mutant, write_base
 
     with tempfile.TemporaryDirectory(prefix="collab-mutants-") as folder:
@@ -65,12 +66,13 @@ def _trials(start: int, count: int, native: int) -> Iterator[Trial]:
         work.mkdir()
         write_base(base)
         run_all_unchanged(base, work)
-        todo: list[tuple[Subject, int]] = [(SUBJECTS[i % len(SUBJECTS)], start + i) for i in range(count)]
+        subjects = [subject for subject in SUBJECTS if only in subject.name]
+        todo: list[tuple[Subject, int]] = [(subjects[i % len(subjects)], start + i) for i in range(count)]
         if native:
             subject = native_subject(base)
             todo += [(subject, start + i) for i in range(native)]
         for subject, seed in todo:
-            yield try_mutant(base, subject, seed // (len(SUBJECTS) if subject in SUBJECTS else 1), work)
+            yield try_mutant(base, subject, seed // (len(subjects) if subject in subjects else 1), work)
             clear(work)
 
 

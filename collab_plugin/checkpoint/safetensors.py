@@ -190,6 +190,8 @@ def _check_counts(config: Config, family: Family) -> None:
     for key, most in (("num_hidden_layers", 4096), (family.expert_count, 65535), ("vocab_size", 2**24)):
         if config.integer(key) > most:
             raise CollabError(f"{config.where} has {key} = {config.integer(key)}, more than {most}: is it damaged?")
+        if config.integer(key) < 1:
+            raise CollabError(f"{config.where} has {key} = {config.integer(key)}, at least 1 is needed: is it damaged?")
 
 
 def _check_fixed(config: Config, family: Family, conversion: Conversion) -> None:

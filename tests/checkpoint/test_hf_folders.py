@@ -380,6 +380,8 @@ def test_unknown_tensor(tmp_path: Path) -> None:
         {"architectures": "DeepseekV3ForCausalLM"},
         {"num_hidden_layers": "2"},
         {"num_hidden_layers": -1},
+        {"num_hidden_layers": 0},
+        {"n_routed_experts": 0},
         {"n_routed_experts": 8},
         {"n_routed_experts": None},
         {"kv_lora_rank": 1.5},

@@ -66,10 +66,14 @@ def _run(hub: Hub, home: Path, *commands: list[str], before: str = "", **variabl
     return results
 
 
-def test_inspect_reads_headers_alone(hub: Hub, tmp_path: Path) -> None:
-    ((code, out, _),) = _run(hub, tmp_path, ["inspect", "hf://org/qwen", "--json"])
-    assert code == 0
+def test_inspect_reads_headers_alone(hub: Hub, qwen3moe: Path, tmp_path: Path) -> None:
+    hub.repos["org/gguf"] = qwen3moe.parent
+    addresses = ("hf://org/qwen", f"hf://org/gguf/{qwen3moe.name}")
+    (code, out, _), (other, gguf_out, _) = _run(hub, tmp_path, *(["inspect", a, "--json"] for a in addresses))
+    assert (code, other) == (0, 0)
     told = json.loads(out)
+    assert json.loads(gguf_out)["expert_count"] == 4
+    assert hub.served.pop(qwen3moe.name) == 2**16
     assert told["expert_count"] == 32 and told["name"] == "qwen"
     assert told["notes"] == [f"read from hf://org/qwen@{COMMIT}"]
     assert hub.weights() == 2**16  # the header has 40 kB; it is read in one piece of that size

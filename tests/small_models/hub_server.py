@@ -1,6 +1,7 @@
 """A server that answers as the Hugging Face hub does what huggingface_hub's client asks of it, and counts its bytes.
 
-Models are folders. A repository's files are at one commit; "main" names it. What is not public wants the token.
+Models are folders. A repository's files are at one commit; "main" names it. What is not public wants the token. Weights
+are elsewhere: whoever asks for them is sent there.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_of_the_test"
 _API = re.compile(r"^/api/models/(?P<repo>[^/]+/[^/]+)(?:/(?P<what>revision|tree)/(?P<revision>[^/]+))?/?$")
-_FILE = re.compile(r"^/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)$")
+_FILE = re.compile(r"^(?P<elsewhere>/cdn)?/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)$")
 
 
 @dataclass
@@ -69,6 +70,8 @@ def hub_server(repos: dict[str, Path]) -> Iterator[Hub]:
                 return self._refuse(HTTPStatus.NOT_FOUND, "RevisionNotFound")
             if "path" in asked.groupdict():
                 hub.revisions.add(asked["revision"])
+                if asked["path"].endswith((".safetensors", ".gguf")) and not asked["elsewhere"]:
+                    return self._send_elsewhere(repo, asked["path"], path)
                 return self._file(repo, asked["path"], body)
             return self._json(repo, asked["what"] == "tree")
 
@@ -95,6 +98,19 @@ def hub_server(repos: dict[str, Path]) -> Iterator[Hub]:
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
+
+        def _send_elsewhere(self, repo: str, name: str, path: str) -> None:
+            file = hub.repos[repo] / name
+            if repo in hub.gated or not file.is_file():
+                return self._file(repo, name, False)
+            self.send_response(HTTPStatus.FOUND)
+            self.send_header("Location", f"{hub.endpoint}/cdn{path}")
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("X-Linked-Etag", f'"{_etag(file)}"')
+            self.send_header("X-Linked-Size", str(file.stat().st_size))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return None
 
         def _file(self, repo: str, name: str, body: bool) -> None:
             path = hub.repos[repo] / name
