@@ -3,7 +3,9 @@ and the GGUF that llama.cpp's own converter makes. And defaults of config.json's
 
 from __future__ import annotations
 
+import csv
 import json
+import runpy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,20 @@ def test_a_pruned_folder_holds_what_the_pruned_gguf_holds(
         if info.by_expert and info.layer is not None and info.layer in plan.pruning.kept:
             expected = expected[list(plan.pruning.kept[info.layer])]
         np.testing.assert_array_equal(ours.read(name), expected, err_msg=name)
+
+
+def test_every_architecture_with_experts_is_read_or_has_a_reason(llama_converter: Path | None) -> None:
+    """Of the pinned llama.cpp, by the tensors that its converter knows."""
+    with (Path(__file__).parents[2] / "docs" / "unread_architectures.csv").open(newline="") as file:
+        unread = [row["architecture"] for row in csv.DictReader(file)]
+    read = {family.architecture for family in FAMILIES if family.conversion}
+    assert unread == sorted(set(unread) - read)
+    if llama_converter is None:
+        pytest.skip("llama.cpp's converter is not here: make native")
+    pinned = runpy.run_path(str(llama_converter / "gguf-py" / "gguf" / "constants.py"))
+    experts = {pinned["MODEL_TENSOR"].FFN_UP_EXP, pinned["MODEL_TENSOR"].FFN_GATE_UP_EXP}
+    names = {pinned["MODEL_ARCH_NAMES"][arch] for arch, has in pinned["MODEL_TENSORS"].items() if experts & set(has)}
+    assert names == read | set(unread)
 
 
 def test_tokens_that_end_a_turn_of_glm(compared: dict[str, ComparedFamily], folder: Path, tmp_path: Path) -> None:
