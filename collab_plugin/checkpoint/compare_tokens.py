@@ -8,9 +8,10 @@ from pathlib import Path
 from gguf import TokenType
 from tokenizers import AddedToken, Regex, Tokenizer
 from tokenizers.models import BPE
+from tokenizers.normalizers import Replace
 from tokenizers.pre_tokenizers import ByteLevel, PreTokenizer, Sequence, Split
 
-from collab_plugin.checkpoint import tiktoken_vocabulary
+from collab_plugin.checkpoint import marked_vocabulary, tiktoken_vocabulary
 from collab_plugin.checkpoint.tokenizer_steps import BYTE_LEVEL, PRE_TOKENIZERS
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.gguf_values import MetaValue
@@ -30,7 +31,8 @@ def check_tokens(folder: Path, metadata: Mapping[str, MetaValue]) -> None:
     ``folder``/tokenizer.json. llama.cpp's tokenizer is stood for by the tokenizers library, set up by the keys."""
     if metadata["tokenizer.ggml.model"].value == "llama":
         return  # pieces and scores are SentencePiece's own
-    if metadata["tokenizer.ggml.pre"].value == tiktoken_vocabulary.PRE_TOKENIZER:
+    marked = metadata["tokenizer.ggml.model"].value == marked_vocabulary.MODEL
+    if not marked and metadata["tokenizer.ggml.pre"].value == tiktoken_vocabulary.PRE_TOKENIZER:
         _check_ranks(folder / tiktoken_vocabulary.FILE, metadata)
         return
     path = folder / "tokenizer.json"
@@ -41,7 +43,8 @@ def check_tokens(folder: Path, metadata: Mapping[str, MetaValue]) -> None:
     ours = tokenizer_of(metadata)
     kinds, tokens = metadata["tokenizer.ggml.token_type"].value, metadata["tokenizer.ggml.tokens"].value
     added = [t for t, kind in zip(tokens, kinds, strict=True) if kind in (TokenType.CONTROL, TokenType.USER_DEFINED)]
-    for text in (*PROBE, *(f"so{token}that" for token in added)):
+    breaks = [token for token in tokens if marked and not token.strip("\n")]  # llama.cpp takes them unmerged
+    for text in (*PROBE, *(f"so{token}that" for token in (*added, *breaks))):
         expected = original.encode(text, add_special_tokens=False).ids
         found = ours.encode(text, add_special_tokens=False).ids
         if expected != found:
@@ -66,17 +69,23 @@ def _check_ranks(path: Path, metadata: Mapping[str, MetaValue]) -> None:
 def tokenizer_of(metadata: Mapping[str, MetaValue]) -> Tokenizer:
     """What llama.cpp does by these keys: split, bytes, merges; nothing else happens to a text."""
     values = {name: value.value for name, value in metadata.items() if name.startswith("tokenizer.ggml.")}
-    pre = next(p for p in PRE_TOKENIZERS if p.name == values["tokenizer.ggml.pre"])
+    marked = values["tokenizer.ggml.model"] == marked_vocabulary.MODEL
+    pre = None if marked else next(p for p in PRE_TOKENIZERS if p.name == values["tokenizer.ggml.pre"])
     tokens, kinds = values["tokenizer.ggml.tokens"], values["tokenizer.ggml.token_type"]
     merges = [(left, right) for left, _, right in (merge.partition(" ") for merge in values["tokenizer.ggml.merges"])]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     try:
-        made = Tokenizer(BPE(vocab=vocabulary, merges=merges, ignore_merges=pre.ignore_merges))
+        whole = pre is not None and pre.ignore_merges
+        made = Tokenizer(BPE(vocab=vocabulary, merges=merges, ignore_merges=whole, byte_fallback=marked))
     except Exception as error:  # the library raises Exception itself
         raise CollabError(f"the vocabulary and merges of the model do not fit each other: {str(error)[:120]}") from None
-    splits: list[PreTokenizer] = [Split(Regex(p), "isolated") for p in pre.patterns if p != BYTE_LEVEL]
-    own = ByteLevel(add_prefix_space=False, use_regex=BYTE_LEVEL in pre.patterns)
-    made.pre_tokenizer = Sequence([*splits, own])
+    if pre is None:
+        made.normalizer = Replace(" ", marked_vocabulary.MARK)
+        made.pre_tokenizer = Split(Regex(marked_vocabulary.LINES), "isolated")
+    else:
+        splits: list[PreTokenizer] = [Split(Regex(p), "isolated") for p in pre.patterns if p != BYTE_LEVEL]
+        own = ByteLevel(add_prefix_space=False, use_regex=BYTE_LEVEL in pre.patterns)
+        made.pre_tokenizer = Sequence([*splits, own])
     made.add_tokens(
         [
             AddedToken(token, normalized=False, special=kind == TokenType.CONTROL)

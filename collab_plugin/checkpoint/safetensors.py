@@ -116,7 +116,7 @@ def open_safetensors(model: Path | ModelFiles, families: Sequence[Family] = FAMI
     }
     keys = _keys(config, family, conversion)
     metadata |= {f"{family.architecture}.{key}": value for key, value in keys.items()}
-    tokens, tokenizer_notes = tokenizer_keys(folder, config.integer("vocab_size"))
+    tokens, tokenizer_notes = tokenizer_keys(folder, config.integer("vocab_size"), marked=conversion.marked_spaces)
     metadata |= tokens | _special_tokens(tokens, conversion)
     _check_text(files.address, metadata)
     stored, notes = stored_tensors(files)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from gguf import GGUFValueType, SpecialVocab, TokenType
 
-from collab_plugin.checkpoint import sentencepiece_vocabulary, tiktoken_vocabulary
+from collab_plugin.checkpoint import marked_vocabulary, sentencepiece_vocabulary, tiktoken_vocabulary
 from collab_plugin.checkpoint.chat_template import chat_template
 from collab_plugin.checkpoint.families.gguf_keys import flag, text, u32
 from collab_plugin.checkpoint.tokenizer_steps import known_steps
@@ -23,18 +23,20 @@ Keys = dict[str, MetaValue]
 _STRINGS, _ARRAY = GGUFValueType.STRING, GGUFValueType.ARRAY
 
 
-def tokenizer_keys(folder: Path, vocab_size: int) -> tuple[Keys, list[str]]:
+def tokenizer_keys(folder: Path, vocab_size: int, *, marked: bool = False) -> tuple[Keys, list[str]]:
     """Read the tokenizer of ``folder``: keys, and notes on what llama.cpp does otherwise.
 
-    tokenizer.json where it is byte-level BPE, else tiktoken.model, else tokenizer.model of SentencePiece.
-    CollabError for what llama.cpp cannot do.
+    tokenizer.json where it is byte-level BPE, or where spaces are ``marked`` and it is such a BPE; else tiktoken.model,
+    else tokenizer.model of SentencePiece. CollabError for what llama.cpp cannot do.
     """
     path, config = folder / "tokenizer.json", folder / "tokenizer_config.json"
     told = load_json(config) if config.is_file() else {}
     data = load_json(path) if path.is_file() else None
     notes: list[str] = []
     logging.getLogger("gguf.vocab").setLevel(logging.ERROR)  # it warns of post-processors that we do not use
-    if data is None and (folder / tiktoken_vocabulary.FILE).is_file():
+    if marked and data is not None and not _byte_level(data):
+        keys = _marked_keys(folder, data, vocab_size)
+    elif data is None and (folder / tiktoken_vocabulary.FILE).is_file():
         keys = _tiktoken_keys(folder, told, vocab_size)
     elif (folder / sentencepiece_vocabulary.FILE).is_file() and not _byte_level(data):
         keys = _sentencepiece_keys(folder, told, vocab_size)
@@ -49,8 +51,9 @@ def tokenizer_keys(folder: Path, vocab_size: int) -> tuple[Keys, list[str]]:
     named = _told_ids(told, keys) if not _byte_level(data) else {}
     for kind, token in (named | special.special_token_ids).items():
         keys[f"tokenizer.ggml.{_ID_NAMES.get(kind, kind)}_token_id"] = u32(token)
-    # Without the key llama.cpp adds a first token to some kinds of tokenizers; SentencePiece's has one unless told.
-    first = bool(keys["tokenizer.ggml.model"].value == "llama")
+    # Without the key llama.cpp adds a first token to some kinds of tokenizers; those of marked spaces have one unless
+    # told, SentencePiece's and Gemma-4's.
+    first = bool(keys["tokenizer.ggml.model"].value != "gpt2")
     for kind, value in ({"bos": first} | special.add_special_token).items():
         keys[f"tokenizer.ggml.add_{kind}_token"] = flag(value)
     template, left_out = chat_template(folder, told)
@@ -89,16 +92,35 @@ def _special(folder: Path, vocab_size: int, *, load_merges: bool) -> SpecialVoca
 
 
 def _byte_level_keys(folder: Path, data: Mapping[str, Any], vocab_size: int) -> tuple[Keys, list[str]]:
-    path, model = folder / "tokenizer.json", data.get("model")
-    if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
-        raise CollabError(
-            f"{path} is no byte-level BPE; read are that, {tiktoken_vocabulary.FILE} without a tokenizer.json, and "
-            f"SentencePiece's {sentencepiece_vocabulary.FILE}"
-        )
+    path, model = folder / "tokenizer.json", _bpe_model(folder, data)
     pre, notes = known_steps(path, data)
     tokens, kinds = _tokens(folder, model["vocab"], data.get("added_tokens") or [], vocab_size)
     merges = _special(folder, vocab_size, load_merges=True).merges
     return _bpe_keys(pre.name, tokens, kinds, list(merges)), notes
+
+
+def _bpe_model(folder: Path, data: Mapping[str, Any]) -> dict[str, Any]:
+    model = data.get("model")
+    if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
+        raise CollabError(
+            f"{folder / 'tokenizer.json'} is no byte-level BPE; read are that, {tiktoken_vocabulary.FILE} without a "
+            f"tokenizer.json, and SentencePiece's {sentencepiece_vocabulary.FILE}"
+        )
+    return model
+
+
+def _marked_keys(folder: Path, data: Mapping[str, Any], vocab_size: int) -> Keys:
+    model = _bpe_model(folder, data)
+    marked_vocabulary.check_steps(folder / "tokenizer.json", data)
+    tokens, kinds = _tokens(folder, model["vocab"], data.get("added_tokens") or [], vocab_size)
+    merges = _special(folder, vocab_size, load_merges=True).merges
+    keys = _bpe_keys(marked_vocabulary.MODEL, tokens, marked_vocabulary.kinds_of(tokens, kinds), list(merges))
+    del keys["tokenizer.ggml.pre"]
+    return keys | {
+        "tokenizer.ggml.model": text(marked_vocabulary.MODEL),
+        "tokenizer.ggml.scores": MetaValue([marked_vocabulary.SCORE] * len(tokens), _ARRAY, GGUFValueType.FLOAT32),
+        "tokenizer.ggml.add_space_prefix": flag(False),
+    }
 
 
 def _tiktoken_keys(folder: Path, told: Mapping[str, Any], vocab_size: int) -> Keys:

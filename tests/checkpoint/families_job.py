@@ -1,8 +1,9 @@
 """Make tiny random models through transformers and compute their logits, whole and pruned.
 
 python families_job.py JOB.json, in an environment with transformers. The job has "folder" and "cases": name -> what
-`small_models.family_cases` says of it; "tokenizer": files that are copied beside a model; "converter": the folder of
-llama.cpp's own converter, or null. Each case's folder gets the checkpoint in model/, and original.npy and pruned.npy:
+`small_models.family_cases` says of it; "tokenizer" and "marked": files that are copied beside a model; "converter": the
+folder of llama.cpp's own converter, or null; "classes": config classes of transformers, whose defaults go into
+defaults.json. Each case's folder gets the checkpoint in model/, and original.npy and pruned.npy:
 float32[tokens, vocabulary], where a case with "whole" is not pruned; and converted.gguf, or converter.txt with what
 went wrong.
 """
@@ -43,7 +44,7 @@ def one(folder: Path, case: dict[str, Any], job: dict[str, Any]) -> None:
     if case.get("transposed"):
         transpose_experts(folder / "model" / "model.safetensors")
     leave_out(folder / "model" / "config.json", case.get("left_out", []))
-    for path in job["tokenizer"]:
+    for path in job["marked" if case.get("marked") else "tokenizer"]:
         shutil.copy(path, folder / "model")
     np.save(folder / "original.npy", logits(model, job["tokens"]))
     if case.get("whole"):
@@ -86,7 +87,7 @@ def store_packed(folder: Path, packed: dict[str, torch.Tensor]) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def by_converter(source: Path, folder: Path) -> None:
+def by_converter(source: Path, folder: Path, marked: bool) -> None:
     """Real tokenizers are known to the converter by a hash of the tokens of a text, which no tokenizer of tests has:
     it is told the name."""
     sys.path[:0] = [str(source / "gguf-py"), str(source)]
@@ -97,7 +98,8 @@ def by_converter(source: Path, folder: Path) -> None:
     try:
         kind = get_model_class(get_model_architecture(ModelBase.load_hparams(folder / "model", False), ModelType.TEXT))
         kind.no_mtp = kind.supports_mtp_export
-        kind.set_vocab = TextModel._set_vocab_gpt2  # some look for tokens of their own tokenizer
+        if not marked:
+            kind.set_vocab = TextModel._set_vocab_gpt2  # some look for tokens of their own tokenizer
         with torch.inference_mode():
             kind(folder / "model", gguf.LlamaFileType.ALL_F32, folder / "converted.gguf").write()
     except Exception as error:
@@ -120,7 +122,7 @@ def main(path: str) -> None:
         folder.mkdir(parents=True)
         one(folder, case, job)
         if job["converter"]:
-            by_converter(Path(job["converter"]), folder)
+            by_converter(Path(job["converter"]), folder, case.get("marked", False))
 
 
 main(sys.argv[1])

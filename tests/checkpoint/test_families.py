@@ -7,6 +7,8 @@ import csv
 import json
 import runpy
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from small_models.compared_families import ComparedFamily, compare_families
 from small_models.family_cases import CASES, KEPT, VOCABULARY, WHOLE
 from small_models.hand_made_plans import pruned
 from small_models.torch_python import torch_python
+from tokenizers import Tokenizer
 
+from collab_plugin.checkpoint.compare_tokens import PROBE, check_tokens
 from collab_plugin.checkpoint.families.builtin_families import FAMILIES
 from collab_plugin.checkpoint.families.family import Conversion
 from collab_plugin.compression.hf_folder import compress_folder
@@ -135,6 +139,33 @@ def test_every_architecture_with_experts_is_read_or_has_a_reason(llama_converter
     experts = {pinned["MODEL_TENSOR"].FFN_UP_EXP, pinned["MODEL_TENSOR"].FFN_GATE_UP_EXP}
     names = {pinned["MODEL_ARCH_NAMES"][arch] for arch, has in pinned["MODEL_TENSORS"].items() if experts & set(has)}
     assert names == read | set(unread)
+
+
+TOKENIZE = """
+import json, sys
+import llama_cpp
+llama = llama_cpp.Llama(sys.argv[1], vocab_only=True, verbose=False)
+print(json.dumps([llama.tokenize(t.encode(), add_bos=False, special=True) for t in json.load(sys.stdin)]))
+"""
+
+
+def test_llama_cpp_gives_the_tokens_of_gemma(compared: dict[str, ComparedFamily], folder: Path, tmp_path: Path) -> None:
+    model, texts = folder / "gemma4" / "model", [*PROBE, "so<eos>that\n\n\n<|channel>"]
+    done = subprocess.run(
+        [sys.executable, "-c", TOKENIZE, str(folder / "gemma4" / "whole.gguf")],
+        input=json.dumps(texts),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    assert json.loads(done.stdout) == [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+    metadata = open_checkpoint(model).metadata
+    data = json.loads((model / "tokenizer.json").read_text())
+    data["model"]["merges"] = data["model"]["merges"][::-1]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    with pytest.raises(CollabError, match="the GGUF would make"):
+        check_tokens(tmp_path, metadata)
 
 
 def test_tokens_that_end_a_turn_of_glm(compared: dict[str, ComparedFamily], folder: Path, tmp_path: Path) -> None:

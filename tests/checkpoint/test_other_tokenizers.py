@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 from gguf import TokenType
 from small_models.hf_folder import deepseek, write_folder
+from small_models.marked_tokenizer import write_marked_tokenizer
 from small_models.torch_python import torch_python
 
 from collab_plugin.checkpoint.compare_tokens import PROBE, check_tokens
+from collab_plugin.checkpoint.marked_vocabulary import check_steps
 from collab_plugin.checkpoint.sentencepiece_vocabulary import read_pieces
 from collab_plugin.checkpoint.tiktoken_vocabulary import merges_of, read_ranks, split_by_ranks
 from collab_plugin.checkpoint.tokenizer import tokenizer_keys
@@ -198,3 +200,25 @@ def test_another_kind_of_sentencepiece(tmp_path: Path) -> None:
     path.write_bytes(bytes([0x0A, 3, 0x0A, 1, 0x61]))  # one piece, and no trainer: unigram
     with pytest.raises(CollabError, match="of another kind than BPE"):
         read_pieces(path)
+
+
+# -- BPE whose spaces are marked, of Gemma-4
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("normalizer", None),
+        ("normalizer", {"type": "Prepend", "prepend": "▁"}),
+        ("pre_tokenizer", {"type": "WhitespaceSplit"}),
+        ("decoder", {"type": "ByteFallback"}),
+        ("post_processor", {"type": "RobertaProcessing"}),
+        ("model", {"type": "BPE", "vocab": {}, "merges": []}),
+    ],
+)
+def test_marked_spaces_with_another_step_are_refused(member: str, value: object, tmp_path: Path) -> None:
+    path, _ = write_marked_tokenizer(tmp_path, SIZE)
+    data = json.loads(path.read_text())
+    check_steps(path, data)
+    with pytest.raises(CollabError, match=f"has a {member} that llama.cpp's tokenizer of Gemma-4 does not have"):
+        check_steps(path, data | {member: value})

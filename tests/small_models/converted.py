@@ -20,6 +20,7 @@ from collab_plugin.plans.copy_plan import copy_plan
 from small_models.family_cases import KEPT, USED, VOCABULARY
 from small_models.hand_made_plans import pruned
 from small_models.hf_folder import MODELS
+from small_models.marked_tokenizer import write_marked_tokenizer
 
 TOKENS = [*range(3, 60), *[7, 200, 31, 90, 12] * 3]
 JOB = Path(__file__).parents[1] / "checkpoint" / "families_job.py"
@@ -53,9 +54,13 @@ def make_checkpoints(
     """``folder``/CASE/model, original.npy and pruned.npy of every case, by transformers in ``python``; converted.gguf
     by llama.cpp's ``converter`` where it is given; and defaults.json of transformers' config ``classes``."""
     tokenizer = MODELS / "tiny-qwen3moe"
+    marked = (
+        write_marked_tokenizer(folder / "marked", VOCABULARY) if any(c.get("marked") for c in cases.values()) else []
+    )
     job = {
         "folder": str(folder), "cases": dict(cases), "tokens": TOKENS, "kept": KEPT, "used": USED,
         "vocabulary": VOCABULARY, "classes": list(classes), "converter": None if converter is None else str(converter),
+        "marked": list(map(str, marked)),
         "tokenizer": [str(tokenizer / name) for name in ("tokenizer.json", "tokenizer_config.json")],
     }  # fmt: skip
     path = folder / "job.json"

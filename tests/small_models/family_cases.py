@@ -3,9 +3,9 @@
 A case has "config": transformers' class, and "keys" of it; "extra": keys of config.json that transformers does not
 write, and "left_out": those taken out of it; "dense": first layers without experts, or "sparse": those with experts;
 "fused": experts are stored in one tensor, "transposed": and turned; "mxfp4": experts are stored in four bits, which
-llama.cpp multiplies with activations of eight, hence "far", the error that is allowed; "whole": not pruned; "kept":
-experts of a pruned folder; "notes": what opening the folder says; "unlike": keys that llama.cpp's converter writes
-otherwise; "why_not": what stops that converter.
+llama.cpp multiplies with activations of eight, hence "far", the error that is allowed; "whole": not pruned; "marked":
+with a tokenizer as Gemma-4's; "kept": experts of a pruned folder; "notes": what opening the folder says; "unlike": keys
+that llama.cpp's converter writes otherwise; "why_not": what stops that converter.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "gpt-oss": {"config": "GptOssConfig", "keys": _GPT_OSS},
     "gpt-oss-mxfp4": {"config": "GptOssConfig", "keys": _GPT_OSS, "mxfp4": True, "far": 5e-3},
-    "gemma4": {"config": "Gemma4TextConfig", "keys": _GEMMA4},
+    "gemma4": {"config": "Gemma4TextConfig", "keys": _GEMMA4, "marked": True},
     "glm4-moe": {"config": "Glm4MoeConfig", "keys": _GLM4, "dense": 1},
     "glm-dsa": {  # of tokens to look at as for DeepSeek-V3.2 below
         "config": "GlmMoeDsaConfig", "keys": _DSA, "dense": 1, "unlike": ("glm-dsa.expert_gating_func",),

@@ -60,6 +60,7 @@ class Conversion:
     tensors of the GGUF that are stored nowhere. ``notes(config)``: what llama.cpp computes a little otherwise.
     ``aliases``: other names of keys of config.json, to those that are asked for here. ``settled(config)``: keys that
     follow from others, or in the form in which they are asked for.
+    ``marked_spaces``: the tokenizer is Gemma-4's, which writes spaces as marks.
     ``special_tokens``: GGUF's kind of token ("eot" ends a turn) and its text, where the tokenizer's files tell no kind.
     """
 
@@ -82,6 +83,7 @@ class Conversion:
     notes: Callable[[Config], Sequence[str]] = lambda config: ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     settled: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda config: {}
+    marked_spaces: bool = False
     special_tokens: Mapping[str, str] = field(default_factory=dict)
 
 
