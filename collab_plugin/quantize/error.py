@@ -78,7 +78,7 @@ def relative_error(
     samples: Sequence[Sample], info: TensorInfo, kind: str, imatrix: ImportanceMatrix | None, kernels: Kernels
 ) -> float:
     """Σ w (x − q(x))² / Σ w x² over the samples, w the importance vector of each slice (ones without)."""
-    if kind in ("F32", info.type.name):
+    if _loses_nothing(info, kind):
         return 0.0
     lost = total = 0.0
     for sample in samples:
@@ -89,6 +89,10 @@ def relative_error(
         lost += float((np.square(sample.values - back, dtype=np.float64) @ weights).sum())
         total += float((np.square(sample.values, dtype=np.float64) @ weights).sum())
     return lost / total if total > 0 else 0.0
+
+
+def _loses_nothing(info: TensorInfo, kind: str) -> bool:
+    return kind in ("F32", info.type.name)
 
 
 def _importance(sample: Sample, info: TensorInfo, kind: str, imatrix: ImportanceMatrix | None) -> F32 | None:
@@ -122,6 +126,9 @@ class ErrorTable:
 
     def measure(self, candidates: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
         """Return errors of at least ``candidates``; only those not known yet are measured."""
+        for name, kinds in candidates.items():
+            free = {kind: 0.0 for kind in kinds if _loses_nothing(self.checkpoint.tensors[name], kind)}
+            self.errors.setdefault(name, {}).update(free)
         todo = [
             (kind, name)
             for name, kinds in candidates.items()
