@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from collab_plugin.checkpoint.families.config import Config
 from collab_plugin.checkpoint.families.decoder_sizes import head_length
-from collab_plugin.checkpoint.families.family import Family, PassedOver
+from collab_plugin.checkpoint.families.family import Decoder, Family, PassedOver
 from collab_plugin.checkpoint.families.gguf_keys import head_keys, rope_keys, rope_sections, u32
 from collab_plugin.checkpoint.families.qwen3moe import QWEN3_MOE
 from collab_plugin.checkpoint.families.tensors import (
@@ -80,6 +80,7 @@ QWEN3_VL_MOE = Family(
     expert_counts=("num_experts", "num_local_experts"),
     remark="the vision tower is dropped with a note, a pruned folder keeps it",
     vllm=False,
+    decoder=Decoder(),
     conversion=replace(
         _QWEN3,
         config_class="Qwen3VLMoeTextConfig",

@@ -23,6 +23,9 @@ _SAID_BY_TENSORS = {
     "expert_shared_feed_forward_length",
     "attention.q_lora_rank",
     "rope.scaling.finetuned",
+    # Of pictures: sections of the rotary embedding turn text alike, and layers that a vision tower feeds.
+    "rope.dimension_sections",
+    "n_deepstack_layers",
 }
 
 
@@ -197,7 +200,7 @@ def _layers(keys: _Keys) -> int:
 
 
 def _delta_net(keys: _Keys, layers: int) -> DeltaNet:
-    keys.seen |= {"ssm.inner_size", "rope.dimension_sections"}  # of text all sections turn alike
+    keys.integer("ssm.inner_size", 0)  # length times heads of values
     every = max(keys.integer("full_attention_interval", 4), 1)
     linear = keys.flags("attention.recurrent_layers", [(layer + 1) % every != 0 for layer in range(layers)])
     found = DeltaNet(
