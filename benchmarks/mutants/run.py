@@ -51,7 +51,7 @@ def main() -> None:
         print("ended early; what was tried until now:")
     rows = [_row(subject, command, trials) for (subject, command), trials in sorted(tally.items())]
     with args.out.open("w", newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(rows)
     print(table(rows))

@@ -34,12 +34,15 @@ from collab_plugin.cli.main import main
 found = [CliRunner().invoke(main, command) for command in json.loads(sys.argv[1])]
 print(json.dumps([[r.exit_code, r.stdout, r.stderr] for r in found]))
 """
-# The library's own download, on a disk that takes nothing.
+# The library's own download, on a disk that is full when a file whose address ends so is to be written.
 FULL_DISK = """
 import errno, os
 from huggingface_hub import file_download
-def full(*args, **more):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+get = file_download.http_get
+def full(url, *args, **more):
+    if url.endswith("{}"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return get(url, *args, **more)
 file_download.http_get = full
 """
 FETCH = "import sys; from collab_plugin import open_checkpoint as o; print(o(sys.argv[1]).local())"
@@ -191,10 +194,24 @@ def _places(checkpoint: Checkpoint) -> Iterator[tuple[tuple[str, int, int], int]
 
 
 def test_a_full_disk(hub: Hub, tmp_path: Path) -> None:
-    ((code, _, errors),) = _run(hub, tmp_path / "home", ["inspect", "hf://org/qwen"], before=FULL_DISK)
+    ((code, _, errors),) = _run(hub, tmp_path / "home", ["inspect", "hf://org/qwen"], before=FULL_DISK.format(""))
     assert code == 2
-    says = f"error: no space to download hf://org/qwen@{COMMIT}: free some, or set HF_HOME to another disk"
-    assert errors.splitlines() == [says]
+    says = f"no space to download hf://org/qwen@{COMMIT}: free some, or set HF_HOME to another disk"
+    assert errors.splitlines() == [f"error: {says}"]
+
+
+def test_an_ended_download_goes_on(hub: Hub, tmp_path: Path) -> None:
+    """With the files that are not there yet."""
+    hub.repos["org/m"] = write_folder(tmp_path / "m", *qwen(), shards=2)
+    env = _environment(hub, tmp_path / "home")
+    ended = [sys.executable, "-c", FULL_DISK.format("00002-of-00002.safetensors") + FETCH, "hf://org/m"]
+    done = subprocess.run(ended, env=env, capture_output=True, text=True, check=False, timeout=120)
+    assert "no space to download" in done.stderr
+    once = hub.served.pop("model-00001-of-00002.safetensors")
+    subprocess.run([sys.executable, "-c", FETCH, "hf://org/m"], env=env, capture_output=True, check=True, timeout=120)
+    assert once > 10**6
+    assert "model-00001-of-00002.safetensors" not in hub.served
+    assert hub.served["model-00002-of-00002.safetensors"] > 10**6
 
 
 def test_mistakes_are_one_line(hub: Hub, tmp_path: Path) -> None:
