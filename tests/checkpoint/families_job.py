@@ -1,7 +1,7 @@
 """Make tiny random models through transformers and compute their logits, whole and pruned.
 
 python families_job.py JOB.json, in an environment with transformers. The job has "folder" and "cases": name -> what
-`small_models.family_cases` says of it; "tokenizer" and "marked": files that are copied beside a model; "converter": the
+`small_models.family_cases` says of it; "tokenizers": by name, files that are copied beside a model; "converter": the
 folder of llama.cpp's own converter, or null; "classes": config classes of transformers, whose defaults go into
 defaults.json. Each case's folder gets the checkpoint in model/, and original.npy and pruned.npy:
 float32[tokens, vocabulary], where a case with "whole" is not pruned; and converted.gguf, or converter.txt with what
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from small_models.packed_checkpoints import PACK
 from small_models.tiny_families import LAYERS, Tiny, make_tiny, pruned, save_tiny
 from transformers import PreTrainedModel
 
@@ -44,7 +45,9 @@ def one(folder: Path, case: dict[str, Any], job: dict[str, Any]) -> None:
     if case.get("transposed"):
         transpose_experts(folder / "model" / "model.safetensors")
     leave_out(folder / "model" / "config.json", case.get("left_out", []))
-    for path in job["marked" if case.get("marked") else "tokenizer"]:
+    if form := case.get("packed"):
+        model = packed_form(folder / "model", model, form)
+    for path in job["tokenizers"][case.get("tokenizer", "qwen3")]:
         shutil.copy(path, folder / "model")
     np.save(folder / "original.npy", logits(model, job["tokens"]))
     if case.get("whole"):
@@ -77,6 +80,16 @@ def transpose_experts(path: Path) -> None:
     save_file(tensors | turned, path, {"format": "pt"})
 
 
+def packed_form(folder: Path, model: PreTrainedModel, form: str) -> PreTrainedModel:
+    """Store the checkpoint in a packed form; the model with the values that it stands for."""
+    path = folder / "model.safetensors"
+    packed, values = PACK[form](load_file(path))
+    save_file({name: tensor.contiguous() for name, tensor in values.items()}, path, {"format": "pt"})
+    made = type(model).from_pretrained(folder, config=model.config, dtype=torch.float32).eval()
+    save_file(packed, path, {"format": "pt"})
+    return made
+
+
 def store_packed(folder: Path, packed: dict[str, torch.Tensor]) -> None:
     path = folder / "model.safetensors"
     plain = {name.rpartition("_")[0] for name in packed}
@@ -87,9 +100,12 @@ def store_packed(folder: Path, packed: dict[str, torch.Tensor]) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def by_converter(source: Path, folder: Path, marked: bool) -> None:
+def by_converter(source: Path, folder: Path, tokenizer: str, others: list[str]) -> None:
     """Real tokenizers are known to the converter by a hash of the tokens of a text, which no tokenizer of tests has:
-    it is told the name."""
+    it is told the name. What it reads by code of a model only, tiktoken's, is stood for by ``others``."""
+    if tokenizer == "tiktoken":
+        for path in others:
+            shutil.copy(path, folder / "model")
     sys.path[:0] = [str(source / "gguf-py"), str(source)]
     import gguf
     from conversion import ModelBase, ModelType, TextModel, get_model_architecture, get_model_class
@@ -98,7 +114,7 @@ def by_converter(source: Path, folder: Path, marked: bool) -> None:
     try:
         kind = get_model_class(get_model_architecture(ModelBase.load_hparams(folder / "model", False), ModelType.TEXT))
         kind.no_mtp = kind.supports_mtp_export
-        if not marked:
+        if tokenizer != "marked":
             kind.set_vocab = TextModel._set_vocab_gpt2  # some look for tokens of their own tokenizer
         with torch.inference_mode():
             kind(folder / "model", gguf.LlamaFileType.ALL_F32, folder / "converted.gguf").write()
@@ -122,7 +138,12 @@ def main(path: str) -> None:
         folder.mkdir(parents=True)
         one(folder, case, job)
         if job["converter"]:
-            by_converter(Path(job["converter"]), folder, case.get("marked", False))
+            tokenizers = job["tokenizers"]
+            by_converter(Path(job["converter"]), folder, case.get("tokenizer", "qwen3"), tokenizers["qwen3"])
+            if case.get("tokenizer") == "tiktoken":
+                (folder / "model" / "tokenizer.json").unlink()
+                for path in tokenizers["tiktoken"]:
+                    shutil.copy(path, folder / "model")
 
 
 main(sys.argv[1])

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import pytest
 from gguf import TokenType
 from small_models.hf_folder import deepseek, write_folder
 from small_models.marked_tokenizer import write_marked_tokenizer
+from small_models.tiktoken_model import RANKS, TOLD, with_ranks
 from small_models.torch_python import torch_python
 
 from collab_plugin.checkpoint.compare_tokens import PROBE, check_tokens
@@ -35,36 +33,6 @@ import llama_cpp
 llama = llama_cpp.Llama(sys.argv[1], vocab_only=True, verbose=False)
 print(json.dumps([llama.tokenize(t.encode(), add_bos=False, special=False) for t in json.load(sys.stdin)]))
 """
-
-
-def trained_ranks() -> dict[bytes, int]:
-    """Ranks of byte pairs by how often they occur in the probe texts, within words and around them."""
-    found = {bytes([byte]): byte for byte in range(256)}
-    words = [[bytes([b]) for b in word.encode()] for text in PROBE for word in text.replace(" ", "\x00 ").split("\x00")]
-    while len(found) < 400:
-        counts: dict[tuple[bytes, bytes], int] = {}
-        for word in words:
-            for pair in itertools.pairwise(word):
-                counts[pair] = counts.get(pair, 0) + 1
-        best = max(counts, key=lambda pair: (counts[pair], pair))
-        found[best[0] + best[1]] = len(found)
-        words = [split_by_ranks(found, b"".join(word)) for word in words]
-    return found
-
-
-RANKS = trained_ranks()
-
-
-def with_ranks(folder: Path, ranks: Mapping[bytes, int], told: Mapping[str, Any]) -> Path:
-    lines = [b"%s %d\n" % (base64.b64encode(token), rank) for token, rank in ranks.items()]
-    (folder / "tiktoken.model").write_bytes(b"".join(lines))
-    (folder / "tokenizer.json").unlink(missing_ok=True)
-    (folder / "tokenizer_config.json").write_text(json.dumps(told))
-    return folder
-
-
-NAMES = {"400": {"content": "[BOS]", "special": True}, "402": {"content": "<|im_end|>", "special": True}}
-TOLD = {"added_tokens_decoder": NAMES, "bos_token": "[BOS]", "chat_template": "T"}
 
 
 def kimi(folder: Path) -> Path:

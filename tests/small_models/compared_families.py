@@ -51,12 +51,13 @@ def compare_families(
     decoded: list[Path] = []
     opened = {case: open_safetensors(folder / case / "model") for case in cases}
     for case, checkpoint in opened.items():
-        whole = as_gguf(checkpoint, folder / case / "whole.gguf", None)
+        wide = "packed" in cases[case]
+        whole = as_gguf(checkpoint, folder / case / "whole.gguf", None, wide=wide)
         ggufs.append(whole)
         if checkpoint.family.decoder is not None:
             decoded.append(whole)
         if not cases[case].get("whole"):
-            ggufs.append(as_gguf(checkpoint, folder / case / "kept.gguf", KEPT))
+            ggufs.append(as_gguf(checkpoint, folder / case / "kept.gguf", KEPT, wide=wide))
     found = dict(zip(ggufs, llama_cpp_logits(*ggufs), strict=True))
     _reference(python, folder, decoded)
 

@@ -6,21 +6,26 @@ import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from collab_llamacpp.native.ggml_kernels import GgmlKernels
 from numpy.typing import NDArray
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.compression.gguf_file import compress
+from collab_plugin.formats.ggml_types import tensor_bytes
+from collab_plugin.formats.tensor_names import is_hash_table
 from collab_plugin.plans.artifact import artifact_layout
 from collab_plugin.plans.copy_plan import copy_plan
+from collab_plugin.plans.plan import TensorPlan
 from small_models.family_cases import KEPT, USED, VOCABULARY
 from small_models.hand_made_plans import pruned
 from small_models.hf_folder import MODELS
 from small_models.marked_tokenizer import write_marked_tokenizer
+from small_models.tiktoken_model import RANKS, TOLD, with_ranks
 
 TOKENS = [*range(3, 60), *[7, 200, 31, 90, 12] * 3]
 JOB = Path(__file__).parents[1] / "checkpoint" / "families_job.py"
@@ -44,6 +49,22 @@ for path in sys.argv[1:]:
 """
 
 
+def _trained(folder: Path) -> list[Path]:
+    return [MODELS / "tiny-qwen3moe" / name for name in ("tokenizer.json", "tokenizer_config.json")]
+
+
+def _tiktoken(folder: Path) -> list[Path]:
+    folder.mkdir()
+    return sorted(with_ranks(folder, RANKS, TOLD).iterdir())
+
+
+_TOKENIZERS: dict[str, Callable[[Path], list[Path]]] = {
+    "qwen3": _trained,
+    "marked": lambda folder: write_marked_tokenizer(folder, VOCABULARY),
+    "tiktoken": _tiktoken,
+}
+
+
 def make_checkpoints(
     python: str,
     folder: Path,
@@ -53,15 +74,12 @@ def make_checkpoints(
 ) -> Path:
     """``folder``/CASE/model, original.npy and pruned.npy of every case, by transformers in ``python``; converted.gguf
     by llama.cpp's ``converter`` where it is given; and defaults.json of transformers' config ``classes``."""
-    tokenizer = MODELS / "tiny-qwen3moe"
-    marked = (
-        write_marked_tokenizer(folder / "marked", VOCABULARY) if any(c.get("marked") for c in cases.values()) else []
-    )
+    asked = {case.get("tokenizer", "qwen3") for case in cases.values()}
+    tokenizers = {name: list(map(str, _TOKENIZERS[name](folder / name))) for name in asked | {"qwen3"}}
     job = {
         "folder": str(folder), "cases": dict(cases), "tokens": TOKENS, "kept": KEPT, "used": USED,
         "vocabulary": VOCABULARY, "classes": list(classes), "converter": None if converter is None else str(converter),
-        "marked": list(map(str, marked)),
-        "tokenizer": [str(tokenizer / name) for name in ("tokenizer.json", "tokenizer_config.json")],
+        "tokenizers": tokenizers,
     }  # fmt: skip
     path = folder / "job.json"
     path.write_text(json.dumps(job))
@@ -76,16 +94,22 @@ def make_checkpoints(
     return folder
 
 
-def as_gguf(checkpoint: Checkpoint, out: Path, kept: Sequence[int] | None) -> Path:
-    """The GGUF at the stored types, of all experts or of those ``kept``, of which a token uses `USED`."""
+def as_gguf(checkpoint: Checkpoint, out: Path, kept: Sequence[int] | None, *, wide: bool = False) -> Path:
+    """The GGUF at the stored types, or all floats as F32 when ``wide``; of all experts or of those ``kept``, of which a
+    token uses `USED`."""
     plan = copy_plan(checkpoint)
+    if wide:
+        floats = {name: info for name, info in checkpoint.tensors.items() if not is_hash_table(name)}
+        tensors = {name: TensorPlan("F32", tensor_bytes("F32", info.shape), None) for name, info in floats.items()}
+        plan = dataclasses.replace(plan, tensors=dict(plan.tensors) | tensors)
     if kept is not None:
         plan = pruned(checkpoint, plan, kept)
         metadata = dict(plan.metadata) | {f"{checkpoint.architecture}.expert_used_count": USED}
         activation = dataclasses.replace(plan.activation, used=USED)
         plan = dataclasses.replace(plan, metadata=metadata, activation=activation)
-        plan = dataclasses.replace(plan, bytes=artifact_layout(checkpoint, plan).total)
-    compress(checkpoint, plan, None, out, kernels=None, threads=1, report=lambda done, total=None: None)
+    plan = dataclasses.replace(plan, bytes=artifact_layout(checkpoint, plan).total)
+    kernels = GgmlKernels() if wide else None
+    compress(checkpoint, plan, None, out, kernels=kernels, threads=1, report=lambda done, total=None: None)
     return out
 
 

@@ -3,9 +3,10 @@
 A case has "config": transformers' class, and "keys" of it; "extra": keys of config.json that transformers does not
 write, and "left_out": those taken out of it; "dense": first layers without experts, or "sparse": those with experts;
 "fused": experts are stored in one tensor, "transposed": and turned; "mxfp4": experts are stored in four bits, which
-llama.cpp multiplies with activations of eight, hence "far", the error that is allowed; "whole": not pruned; "marked":
-with a tokenizer as Gemma-4's; "kept": experts of a pruned folder; "notes": what opening the folder says; "unlike": keys
-that llama.cpp's converter writes otherwise; "why_not": what stops that converter.
+llama.cpp multiplies with activations of eight, hence "far", the error that is allowed; "packed": all is stored as such
+models are published, and compared with floats as F32; "whole": not pruned; "tokenizer": of another kind than Qwen3's;
+"kept": experts of a pruned folder; "notes": what opening the folder says; "unlike": keys that llama.cpp's converter
+writes otherwise; "why_not": what stops that converter.
 """
 
 from __future__ import annotations
@@ -60,6 +61,15 @@ _LLAMA4: dict[str, Any] = {  # llama.cpp needs layers of both kinds: the fourth 
     "num_hidden_layers": 4,
 }  # fmt: skip
 
+_V4: dict[str, Any] = {
+            "n_routed_experts": EXPERTS, "moe_intermediate_size": 32, "head_dim": 64, "q_lora_rank": 32,
+            "num_key_value_heads": 1, "partial_rotary_factor": 0.25, "o_groups": 2, "o_lora_rank": 16,
+            "index_n_heads": 4, "index_head_dim": 64, "index_topk": 128, "sliding_window": 128,
+            "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 128},
+            "layer_types": ["sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"],
+            "mlp_layer_types": ["hash_moe", "moe", "moe"],
+        }  # fmt: skip
+
 CASES: dict[str, dict[str, Any]] = {
     "qwen3-moe": {"config": "Qwen3MoeConfig", "keys": {**_GROUPED, "head_dim": 32, "norm_topk_prob": True}},
     "qwen3-next": {"config": "Qwen3NextConfig", "keys": _LINEAR},
@@ -69,7 +79,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "gpt-oss": {"config": "GptOssConfig", "keys": _GPT_OSS},
     "gpt-oss-mxfp4": {"config": "GptOssConfig", "keys": _GPT_OSS, "mxfp4": True, "far": 5e-3},
-    "gemma4": {"config": "Gemma4TextConfig", "keys": _GEMMA4, "marked": True},
+    "gemma4": {"config": "Gemma4TextConfig", "keys": _GEMMA4, "tokenizer": "marked"},
     "glm4-moe": {"config": "Glm4MoeConfig", "keys": _GLM4, "dense": 1},
     "glm-dsa": {  # of tokens to look at as for DeepSeek-V3.2 below
         "config": "GlmMoeDsaConfig", "keys": _DSA, "dense": 1, "unlike": ("glm-dsa.expert_gating_func",),
@@ -126,16 +136,48 @@ CASES |= {
         "unlike": ("deepseek32.expert_gating_func",),
     },
     "deepseek-v4": {
-        "config": "DeepseekV4Config",
-        "keys": {
-            "n_routed_experts": EXPERTS, "moe_intermediate_size": 32, "head_dim": 64, "q_lora_rank": 32,
-            "num_key_value_heads": 1, "partial_rotary_factor": 0.25, "o_groups": 2, "o_lora_rank": 16,
-            "index_n_heads": 4, "index_head_dim": 64, "index_topk": 128, "sliding_window": 128,
-            "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 128},
-            "layer_types": ["sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"],
-            "mlp_layer_types": ["hash_moe", "moe", "moe"],
-        },
+        "config": "DeepseekV4Config", "keys": _V4,
         "no_folder": "written as GGUF only", "why_not": "KeyError: 'num_hash_layers'",
+    },
+    "deepseek-v4-published": {
+        "config": "DeepseekV4Config", "packed": "deepseek-v4",
+        "keys": _V4, "left_out": ["layer_types", "mlp_layer_types", "compress_rates", "rope_parameters"],
+        "extra": {
+            "compress_ratios": [0, 4, 128], "num_hash_layers": 1, "qk_rope_head_dim": 16, "rope_theta": 10000.0,
+            "compress_rope_theta": 160000.0, "expert_dtype": "fp4", "topk_method": "noaux_tc",
+            "quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "scale_fmt": "ue8m0",
+                                    "activation_scheme": "dynamic", "weight_block_size": [128, 128]},
+        },
+        "no_folder": "written as GGUF only", "unlike": ("types.BF16-is-Q8_0",),
+    },
+    "kimi-k2.5": {
+        "config": "Kimi_K25Config", "dense": 1, "packed": "kimi-k2.5", "tokenizer": "tiktoken",
+        "keys": {
+            "text_config": {**_MLA, "n_group": 1, "model_type": "deepseek_v3"},
+            "vision_config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+                              "intermediate_size": 32, "pos_emb_height": 4, "pos_emb_width": 4},
+            "projection_hidden_size": 32, "tie_word_embeddings": False,
+        },
+        "extra": {
+            "architectures": ["KimiK25ForConditionalGeneration"],
+            "quantization_config": {
+                "quant_method": "compressed-tensors", "format": "pack-quantized", "quantization_status": "compressed",
+                "config_groups": {"group_0": {"targets": ["Linear"], "weights": {
+                    "num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}}},
+                "ignore": ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", "re:.*mlp\\.(gate|up|down)_proj.*"],
+            },
+        },
+        "notes": (
+            "what brings images to the decoder dropped: 6 tensors mm_projector.*",
+            "the vision tower dropped: 17 tensors vision_tower.*",
+        ),
+        # The converter reads tiktoken by code of the model only: it was given another tokenizer.
+        "unlike": (
+            *("deepseek2.expert_gating_func", "deepseek2.expert_group_count", "deepseek2.expert_group_used_count"),
+            *("tokenizer.chat_template", "tokenizer.ggml.eos_token_id", "tokenizer.ggml.merges"),
+            *("tokenizer.ggml.padding_token_id", "tokenizer.ggml.pre", "tokenizer.ggml.token_type"),
+            *("tokenizer.ggml.tokens", "types.Q4_0-is-F32"),
+        ),
     },
     "ernie4.5-moe": {
         "config": "Ernie4_5_MoeConfig", "dense": 1,

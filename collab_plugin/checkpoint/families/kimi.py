@@ -15,7 +15,7 @@ KIMI_K25 = replace(
     name="kimi-k2.5",
     remark="Kimi-K2.5 and later, without the vision tower; Kimi-K2 has DeepSeek-V3's class",
     vllm=False,
-    classes=("KimiK25ForConditionalGeneration",),
+    classes=("KimiK25ForConditionalGeneration", "Kimi_K25ForConditionalGeneration"),
     conversion=replace(
         _V3,
         nested="text_config",
@@ -28,7 +28,8 @@ KIMI_K25 = replace(
         | frozenset(
             (
                 *("vision_config", "image_token_id", "media_placeholder_token_id", "ignore_index", "unpad_token"),
-                *("use_unified_vision_chunk", "video_placeholder", "head_dim"),
+                *("use_unified_vision_chunk", "video_placeholder", "head_dim", "projection_hidden_size", "topk_group"),
+                *("projection_layer_norm_eps", "video_token_id", "vision_start_token_id", "vision_end_token_id"),
             )
         ),
     ),
