@@ -27,6 +27,7 @@ from collab_plugin.progress import Advance
 from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.repair.repaired_checkpoint import RepairedCheckpoint
 from collab_plugin.repair.samples import BlockSamples
+from collab_plugin.repair.stored_experts import stored_experts
 from collab_plugin.stats.importance_matrix import ImportanceMatrix
 from collab_plugin.stats.match_model import match_model
 from collab_plugin.stats.stats import Stats
@@ -86,7 +87,7 @@ def compress(
     start = time.monotonic()
     checkpoint.check_conversion()
     if samples is not None:
-        checkpoint = RepairedCheckpoint(checkpoint, plan, samples)
+        checkpoint = RepairedCheckpoint(checkpoint, plan, samples, stored_experts(checkpoint, plan, imatrix, kernels))
     prepare(plan, checkpoint, kernels)
     source = source_state(checkpoint)
     job = f"{plan_fingerprint(plan)} {hashlib.sha256(shards.header).hexdigest()} {source}"

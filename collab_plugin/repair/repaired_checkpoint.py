@@ -16,19 +16,23 @@ from collab_plugin.plans.plan import Plan
 from collab_plugin.repair.fit_down import LayerRepair, fit_layer
 from collab_plugin.repair.routed_block import RoutedBlock
 from collab_plugin.repair.samples import BlockSamples
+from collab_plugin.repair.stored_experts import ReadExpert
 
 LAYERS_AT_HAND = 2
 """Fitted layers that are kept: threads that read experts in order are in one, or in two at its end."""
 
 
 class RepairedCheckpoint(Checkpoint):
-    """``original`` with new down matrices, as F32, in the layers that ``plan`` prunes and ``samples`` hold.
+    """``original`` with new down matrices, as F32, in the layers of ``samples`` whose experts are dropped or quantized.
 
-    A layer is fitted when the first of its matrices is read. Raises CollabError where the layers are not of a kind
-    that can be fitted, or compute something else than was sampled.
+    ``stored``: gate and up as the file will hold them, whose errors the fit then makes up for; None: as they are, and
+    layers are fitted for dropped experts alone. A layer is fitted when the first of its matrices is read. Raises
+    CollabError where the layers are not of a kind that can be fitted, or compute something else than was sampled.
     """
 
-    def __init__(self, original: Checkpoint, plan: Plan, samples: BlockSamples) -> None:
+    def __init__(
+        self, original: Checkpoint, plan: Plan, samples: BlockSamples, stored: ReadExpert | None = None
+    ) -> None:
         self.path, self.format, self.notes = original.path, original.format, original.notes
         self.metadata = original.metadata
         self._original, self._plan, self._samples = original, plan, samples
@@ -38,10 +42,16 @@ class RepairedCheckpoint(Checkpoint):
             layer: RoutedBlock(original, topology, layer)
             for layer, kept in plan.pruning.kept.items()
             if layer in samples.layers
-            and (len(kept) < topology.expert_count or plan.activation.used < topology.experts_used)
+            and (
+                len(kept) < topology.expert_count
+                or plan.activation.used < topology.experts_used
+                or (stored is not None and _requantized(original, plan, layer))
+            )
         }
         if first := next(iter(self._blocks.items()), None):
             first[1].check(samples.layers[first[0]])
+        if stored is not None:
+            self._blocks = {layer: block.reading(stored) for layer, block in self._blocks.items()}
         self._down = {block.down: layer for layer, block in self._blocks.items()}
         self.tensors = {
             name: replace(info, type=GGMLQuantizationType.F32, nbytes=4 * info.n_elements)
@@ -86,3 +96,12 @@ class RepairedCheckpoint(Checkpoint):
                 if len(self._fitted) > LAYERS_AT_HAND:
                     self._fitted.popitem(last=False)
             return self._fitted[layer]
+
+
+def _requantized(checkpoint: Checkpoint, plan: Plan, layer: int) -> bool:
+    """True when what the experts' down matrices multiply is no longer exact."""
+    return any(
+        info.by_expert and info.layer == layer and plan.tensors[name].type not in ("F32", info.type.name)
+        for name, info in checkpoint.tensors.items()
+        if len(info.shape) == 3 and "_down_exps" not in name
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.checkpoint.topology import Topology
 from collab_plugin.errors import CollabError
 from collab_plugin.repair.samples import LayerSample
+from collab_plugin.repair.stored_experts import ReadExpert
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -37,6 +39,7 @@ class RoutedBlock:
 
     def __init__(self, checkpoint: Checkpoint, topology: Topology, layer: int) -> None:
         self.checkpoint, self.topology, self.layer = checkpoint, topology, layer
+        self._read: ReadExpert = lambda name, expert: checkpoint.read(name, expert=expert)
         self.fused = self._name("ffn_gate_up_exps.weight") in checkpoint.tensors
         sides = ("gate_up", "down") if self.fused else ("gate", "up", "down")
         weights = {self._name(f"ffn_{side}_exps.weight") for side in sides}
@@ -54,6 +57,12 @@ class RoutedBlock:
     def down(self) -> str:
         """Name of the tensor that writes to the stream."""
         return self._name("ffn_down_exps.weight")
+
+    def reading(self, read: ReadExpert) -> RoutedBlock:
+        """The same block with gate and up as ``read`` gives them."""
+        other = copy.copy(self)
+        other._read = read
+        return other
 
     def choose(self, inputs: F32, kept: tuple[int, ...], used: int, *, grouped: bool) -> RoutedTokens:
         """The ``used`` experts that each token of ``inputs`` f32[n, d] takes of those ``kept``."""
@@ -81,10 +90,9 @@ class RoutedBlock:
     def hidden(self, inputs: F32, expert: int) -> F32:
         """What the expert's down matrix multiplies, f32[n, f], of ``inputs`` f32[n, d]."""
         if self.fused:
-            both = self.checkpoint.read(self._name("ffn_gate_up_exps.weight"), expert=expert)
-            gate, up = np.split(both, 2)
+            gate, up = np.split(self._read(self._name("ffn_gate_up_exps.weight"), expert), 2)
         else:
-            gate, up = (self.checkpoint.read(self._name(f"ffn_{s}_exps.weight"), expert=expert) for s in ("gate", "up"))
+            gate, up = (self._read(self._name(f"ffn_{side}_exps.weight"), expert) for side in ("gate", "up"))
         gated = inputs @ gate.T
         return np.asarray(gated * _sigmoid(gated) * (inputs @ up.T), np.float32)
 
