@@ -61,9 +61,9 @@ def preset_sizes(bench: Bench, source: Path, imatrix: Path, label: str) -> dict[
 
 def around(sizes: dict[str, int], budget: int) -> list[str]:
     """The largest preset within the budget and the smallest above it."""
-    below = [p for p, size in sizes.items() if size <= budget]
-    above = [p for p, size in sizes.items() if size > budget]
-    return [max(below, key=sizes.__getitem__)] * bool(below) + [min(above, key=sizes.__getitem__)] * bool(above)
+    by_size = sorted(sizes, key=sizes.__getitem__)
+    below = [preset for preset in by_size if sizes[preset] <= budget]
+    return below[-1:] + by_size[len(below) : len(below) + 1]
 
 
 def presets(bench: Bench, variant: str, bpw: float) -> list[Row]:
