@@ -23,8 +23,8 @@ DOMAIN = {
     "skewed-qwen2moe": "german",
 }
 MODELS = sorted(DOMAIN)
-# Judges of pruning; the others' cards say what pruning does to them.
-PRUNABLE = ("tiny-deepseek-v3", "tiny-qwen3moe", "tiny-qwen3moe-seed1")
+# Judges of pruning that tests use; the others' cards say what pruning does to them.
+PRUNABLE = ("tiny-deepseek-v3", "tiny-qwen3moe")
 WINDOW = {"skewed-qwen2moe": 192}  # of training, where it is not 512
 OTHERS = ROOT.parent / "benchmarks" / "models"
 
@@ -48,7 +48,7 @@ def validation(model: str) -> dict[str, Any]:
 
 @cache
 def original(model: str, folder: Path) -> Path:
-    """What evaluating needs of the whole model: made once, for nine pruned ones to be compared with."""
+    """What evaluating needs of the whole model: made once, for six pruned ones to be compared with."""
     out = folder / f"{model}.npy"
     cp.reference(folder_of(model), out, **validation(model))
     return out
@@ -82,12 +82,12 @@ def test_least_used_quarter_carries_little(model: str, folder: Path) -> None:
 @pytest.mark.parametrize("model", PRUNABLE)
 def test_freq_score_beats_random_by_30_percent(model: str, folder: Path) -> None:
     ours = pruned(model, folder, "75%", "freq-score").mean_kld
-    random = mean(pruned(model, folder, "75%", "random", seed).mean_kld for seed in range(5))
+    random = mean(pruned(model, folder, "75%", "random", seed).mean_kld for seed in range(3))
     assert ours <= 0.7 * random, f"{ours:.4f} against {random:.4f}"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", PRUNABLE)
 def test_half_at_random_hurts(model: str, folder: Path) -> None:
-    results = [pruned(model, folder, "50%", "random", seed) for seed in range(3)]
+    results = [pruned(model, folder, "50%", "random", seed) for seed in range(2)]
     assert mean(r.ppl / r.ppl_original for r in results) >= 1.5
