@@ -17,6 +17,8 @@ MODELS = Path(__file__).parents[1] / "models"
 HIDDEN = 192
 WIDTH = 160  # of an expert; neither is a multiple of the FP8 block of 128
 
+EXPERT = "model.layers.1.mlp.experts.2.gate_proj.weight"
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -33,6 +35,13 @@ def bf16(values: NDArray[np.float32]) -> Tensor:
 
 def f32(values: NDArray[np.float32]) -> Tensor:
     return Tensor("F32", values.shape, np.ascontiguousarray(values, "<f4").tobytes())
+
+
+def values_of(t: Tensor) -> NDArray[np.float32]:
+    """The values of ``t``, F32 or BF16."""
+    if t.dtype == "F32":
+        return np.frombuffer(t.data, "<f4").reshape(t.shape)
+    return (np.frombuffer(t.data, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(t.shape)
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
