@@ -44,6 +44,11 @@ _KIMI_K2 = "|".join(
         r"\s+",
     )
 )  # of the class TikTokenTokenizer, which the folders hold as code
+_DIGITS_FROM_BEHIND = r"\d{1,3}(?=(?:\d{3})*\b)"
+_EXAONE = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"
+)
 BYTE_LEVEL = "ByteLevel"
 """Stands for GPT-2's pattern, which the step of that name applies itself."""
 
@@ -69,6 +74,8 @@ PRE_TOKENIZERS = (
     PreTokenizer("kimi-k2", (_KIMI_K2,)),
     PreTokenizer("qwen35", (_QWEN35,)),
     PreTokenizer("gpt-4o", (_O200K,), either=True),
+    PreTokenizer("cohere2moe", (_DIGITS_FROM_BEHIND, _O200K)),
+    PreTokenizer("exaone-moe", (_EXAONE,)),
 )
 
 _MEMBERS = frozenset(

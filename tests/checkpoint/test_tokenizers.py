@@ -149,7 +149,7 @@ KNOWN: dict[str, tuple[Change, ...]] = {
     **{
         known.name: (pre(*map(split, known.patterns), BYTES), put("ignore_merges", known.either, "model"))
         for known in PRE_TOKENIZERS
-        if known.name in ("qwen35", "gpt-4o")
+        if known.name in ("qwen35", "gpt-4o", "cohere2moe", "exaone-moe")
     },
 }
 
