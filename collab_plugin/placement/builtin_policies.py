@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from collab_plugin.placement.policy import LayerUse, PlacementPolicy
-from collab_plugin.placement.residencies import CountOverAge, DecayedCount, LastUsed
+from collab_plugin.placement.residencies import CountOverAge, DecayedCount, LastUsed, TwoCounts
 
 DECAY = 0.95
 """Of the decays .90, .95 and .99 the best one on OLMoE's trace (docs/placement.md)."""
@@ -84,4 +84,12 @@ LFRU = PlacementPolicy(
     dynamic=CountOverAge,
     parameters={"decay": DECAY},
 )
-POLICIES = (MOST_SELECTED, FRONT_LOADING, UNIFORM, RANDOM, LRU, LRU_WARM, LFU_DECAY, LFRU)
+LFU_STEADY = PlacementPolicy(
+    "lfu-steady",
+    "counts of a short and of a long time; an expert comes in only for one that is worth less",
+    _most_selected,
+    dynamic=TwoCounts,
+    parameters={"short": DECAY, "long": 0.998, "weight": 2.0},
+    selective=True,
+)
+POLICIES = (MOST_SELECTED, FRONT_LOADING, UNIFORM, RANDOM, LRU, LRU_WARM, LFU_DECAY, LFRU, LFU_STEADY)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.errors import CollabError
 from collab_plugin.placement.artifact_shape import shape_of_checkpoint
-from collab_plugin.placement.builtin_policies import LFU_DECAY, MOST_SELECTED
+from collab_plugin.placement.builtin_policies import LFU_STEADY, MOST_SELECTED
 from collab_plugin.placement.expert_tensors import ExpertTensor, TypedBytes, expert_tensors, layer_bytes, other_reads
 from collab_plugin.placement.memory import Memory, memory_of
 from collab_plugin.placement.place_experts import place_experts
@@ -25,7 +25,7 @@ from collab_plugin.placement.placement import (
     Tier,
 )
 from collab_plugin.placement.policy import LayerUse, PlacementPolicy, rooms_of
-from collab_plugin.placement.policy_table import PolicyRow, policy_rows
+from collab_plugin.placement.policy_table import PolicyRow, must_hold_all, policy_rows
 from collab_plugin.placement.run_setup import RunSetup
 from collab_plugin.placement.tier_rooms import TierRoom, TierSpeed, rooms_for_experts, total_seconds
 from collab_plugin.stats.routing_trace import RoutingTrace
@@ -33,7 +33,7 @@ from collab_plugin.stats.stats import LayerRouting
 
 _NODES = 45
 """Small operations of llama.cpp's graph for one layer, about; weighed only where their time was measured."""
-DEFAULT = LFU_DECAY.name
+DEFAULT = LFU_STEADY.name
 PLAN_FINGERPRINT = "collab.plan.fingerprint"
 
 
@@ -41,7 +41,7 @@ PLAN_FINGERPRINT = "collab.plan.fingerprint"
 class PlaceInput:
     """``tiers`` with their ``speeds``. ``routing``: what calibration saw, in this model's numbers, from ``source``;
     None: not known. ``policies``: all that are known, ``policy`` the one that is wanted, None: the fastest one on the
-    trace, or without a trace `DEFAULT` where every layer has room for what a token uses, else the static one.
+    trace, or without a trace `DEFAULT`.
     ``node_seconds``: what a small operation takes; ``error``: of earlier forecasts."""
 
     tiers: tuple[Tier, ...]
@@ -99,7 +99,9 @@ def place(checkpoint: Checkpoint, given: PlaceInput) -> Placed:
         raise CollabError(f"{checkpoint.address} has no routed experts, and so nothing to place")
     memory = memory_of(shape, given.setup, {})
     rooms = rooms_for_experts(given.tiers, given.speeds, memory, sum(tensor.bytes for tensor in tensors))
-    reads = _Reads(other_reads(checkpoint.tensors.values()), tensors, rooms, given, len(checkpoint_layers(checkpoint)))
+    reads = _Reads(
+        other_reads(checkpoint.tensors.values()), tensors, rooms, given, len(checkpoint_layers(checkpoint)), shape.used
+    )
     by_tensor = _by_tensor(tensors, rooms, reads)
     sizes, uses = layer_bytes(tensors), _uses(tensors, given.routing)
     table = policy_rows(list(given.policies.values()), uses, sizes, rooms[0].experts, given.trace)
@@ -138,6 +140,7 @@ class _Reads:
     rooms: Sequence[TierRoom]
     given: PlaceInput
     layers: int
+    used: int
 
     def speed(self, experts: Sequence[Sequence[TypedBytes]], moved: Sequence[float]) -> SpeedForecast | None:
         """``experts``: for each tier, what a token reads of them there; ``moved``: bytes brought in from each."""
@@ -154,13 +157,20 @@ class _Reads:
             1 / (expected + _NODES * self.layers * self.given.node_seconds), 1 / roof, self.given.error
         )
 
-    def shared_out(self, shares: Sequence[float], moves: bool) -> SpeedForecast | None:
-        """With these shares of all experts' reads in each tier. ``moves``: what the others hold is brought into the
-        first before it is used."""
+    def moved_share(self, row: PolicyRow) -> float:
+        """Experts that a row brings in, as a share of those that a token uses."""
+        return (row.moved or 0.0) / (self.used * len({tensor.layer for tensor in self.tensors}))
+
+    def shared_out(self, shares: Sequence[float], brings_all: bool, moved: float) -> SpeedForecast | None:
+        """With these shares of all experts' reads in each tier. ``brings_all``: what the others hold is brought into
+        the first before it is used; else it is used where it lies, and ``moved``, as a share of all reads, is brought
+        in beside."""
         total = sum(tensor.read for tensor in self.tensors)
-        here = [1.0, *(0.0 for _ in shares[1:])] if moves else shares
+        lower = sum(shares[1:])
+        here = [1.0, *(0.0 for _ in shares[1:])] if brings_all else shares
         experts = [[TypedBytes(t.type, t.read * share) for t in self.tensors] for share in here]
-        return self.speed(experts, [0.0, *(total * share if moves else 0.0 for share in shares[1:])])
+        part = 1.0 if brings_all else (moved / lower if lower else 0.0)
+        return self.speed(experts, [0.0, *(total * share * part for share in shares[1:])])
 
 
 def _by_tensor(tensors: Sequence[ExpertTensor], rooms: Sequence[TierRoom], reads: _Reads) -> TensorPlacement:
@@ -178,7 +188,7 @@ def _chosen(given: PlaceInput, outlooks: Sequence[PolicyOutlook], uses: Sequence
     if given.policy is not None:
         if given.policy not in given.policies:
             raise CollabError(f"unknown placement policy {given.policy!r}; known: {', '.join(sorted(given.policies))}")
-        if given.policies[given.policy].dynamic is not None and not _can_move(rows[given.policy], uses, used, given):
+        if not _can_run(rows[given.policy], uses, used, given):
             raise CollabError(
                 f"placement policy {given.policy!r} moves experts, and needs room for all that a token uses in every "
                 "layer: take a larger first tier, or a static policy"
@@ -187,12 +197,13 @@ def _chosen(given: PlaceInput, outlooks: Sequence[PolicyOutlook], uses: Sequence
     if given.trace is not None:
         able = [o for o in outlooks if o.row.hits is not None and o.row.policy in given.policies]
         return max(able, key=lambda o: (o.tokens_per_second or 0.0, o.row.hits or 0.0)).row.policy
-    return DEFAULT if _can_move(rows[DEFAULT], uses, used, given) else MOST_SELECTED.name
+    return DEFAULT
 
 
-def _can_move(row: PolicyRow, uses: Sequence[LayerUse], used: int, given: PlaceInput) -> bool:
-    """Whether every layer has room for what a token uses."""
-    return min(rooms_of(given.policies[row.policy], uses, row.room)) >= used
+def _can_run(row: PolicyRow, uses: Sequence[LayerUse], used: int, given: PlaceInput) -> bool:
+    """Whether every layer has room for what a token uses, where the policy needs that."""
+    policy = given.policies[row.policy]
+    return not must_hold_all(policy) or min(rooms_of(policy, uses, row.room)) >= used
 
 
 def _by_expert(
@@ -206,9 +217,10 @@ def _by_expert(
 ) -> ExpertPlacement:
     layers = place_experts(policy, uses, sizes, rooms)
     start = _start_shares(layers, sizes, rooms)
-    hits = next((row.hits for row in table if row.policy == policy.name and row.seen_on == "trace"), None)
-    shares = start if hits is None else _with_hits(start, rooms, hits)
-    speed = reads.shared_out([shares[room.tier.name] for room in rooms], policy.dynamic is not None)
+    row = next((row for row in table if row.policy == policy.name and row.seen_on == "trace"), None)
+    shares = start if row is None or row.hits is None else _with_hits(start, rooms, row.hits)
+    moved = 0.0 if row is None else reads.moved_share(row)
+    speed = reads.shared_out([shares[room.tier.name] for room in rooms], must_hold_all(policy), moved)
     parameters = {**policy.parameters, **given.parameters}
     return ExpertPlacement(PolicyUse(policy.name, parameters, policy.dynamic is not None), layers, shares, speed)
 
@@ -241,7 +253,8 @@ def _outlook(
     if row.hits is None or row.moved is None:
         return PolicyOutlook(row, None, None)
     shares = _with_hits(by_heat, rooms, row.hits)
-    speed = reads.shared_out([shares[room.tier.name] for room in rooms], row.dynamic)
+    by_tier = [shares[room.tier.name] for room in rooms]
+    speed = reads.shared_out(by_tier, row.dynamic and not row.selective, reads.moved_share(row))
     mean = sum(sizes.values()) / len(sizes)
     return PolicyOutlook(row, row.moved * mean, None if speed is None else speed.expected)
 
@@ -287,8 +300,11 @@ def _notes(
         notes.append("no statistics: experts of a layer count alike, so that shares follow from bytes alone")
     if given.trace is None and policy.dynamic is not None:
         notes.append("no trace: the shares of a policy that moves experts are those of its start")
-    if given.trace is not None and not any(row.hits is not None for row in table if row.dynamic):
-        notes.append("the first tier has no room for all that a token uses in every layer: no policy can move experts")
+    if given.trace is not None and any(row.hits is None for row in table):
+        notes.append(
+            "the first tier has no room for all that a token uses in every layer: policies that bring in every missing "
+            "expert cannot be run"
+        )
     if by_tensor.fit and len(given.tiers) > 1:
         notes.append(
             "whole expert tensors are worth the same a byte, so that which of them lie in the first tier does not "

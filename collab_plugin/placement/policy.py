@@ -42,7 +42,8 @@ class Residency(ABC):
 
     A step is one pass through the model. Its experts are brought into the fast memory if they are not there, and where
     there is no room for them, the experts with the least `worth` leave, of equal ones that with the highest number;
-    never one that the step itself uses. Layers do not share room.
+    never one that the step itself uses. With a selective policy an expert comes in only where it is worth more than
+    the one that leaves for it, and is else used from where it lies. Layers do not share room.
     """
 
     @abstractmethod
@@ -67,7 +68,7 @@ class PlacementPolicy:
     ``rooms(uses, total)``: how many of ``total`` experts each layer may keep there; None: all layers as many.
     ``dynamic``: makes what decides while the model runs; None: experts stay where they were at first.
     ``parameters``: what ``dynamic`` is given unless told otherwise. ``learns``: it looks at calibration; a dynamic
-    policy that does not starts with an empty memory.
+    policy that does not starts with an empty memory. ``selective``: see `Residency`.
     """
 
     name: str
@@ -77,6 +78,7 @@ class PlacementPolicy:
     dynamic: Dynamic | None = None
     parameters: Mapping[str, float] = field(default_factory=dict)
     learns: bool = True
+    selective: bool = False
 
 
 def hot_experts(policy: PlacementPolicy, use: LayerUse, number: int) -> list[int]:

@@ -24,6 +24,7 @@ class PolicyRow:
 
     policy: str
     dynamic: bool
+    selective: bool
     room: int
     hits: float | None
     moved: float | None
@@ -43,22 +44,33 @@ def policy_rows(
         total = most_experts(policy, uses, sizes, room)
         if trace is None:
             hits, moved = (None, None) if policy.dynamic else (expected_hits(policy, uses, total), 0.0)
-        elif policy.dynamic and min(rooms_of(policy, uses, total)) < trace.chosen.shape[2]:
+        elif must_hold_all(policy) and min(rooms_of(policy, uses, total)) < trace.chosen.shape[2]:
             hits, moved = None, None
         else:
             (found,) = replay(trace, policy, [total], uses)
             hits, moved = found.hit_rate, found.moved / trace.tokens
         rows.append(
             PolicyRow(
-                policy.name, policy.dynamic is not None, total, hits, moved, "stats" if trace is None else "trace"
+                policy.name,
+                policy.dynamic is not None,
+                policy.selective,
+                total,
+                hits,
+                moved,
+                "stats" if trace is None else "trace",
             )
         )
         if policy.rooms is None:
             even = total
     if trace is not None and even is not None and even // len(uses) >= trace.chosen.shape[2]:
         (found,) = best_possible(trace, [even], filled=True)
-        rows.append(PolicyRow(OPTIMUM, True, even, found.hit_rate, found.moved / trace.tokens, "trace"))
+        rows.append(PolicyRow(OPTIMUM, True, False, even, found.hit_rate, found.moved / trace.tokens, "trace"))
     return sorted(rows, key=lambda row: -1.0 if row.hits is None else row.hits, reverse=True)
+
+
+def must_hold_all(policy: PlacementPolicy) -> bool:
+    """Whether a layer's room must hold all that a token uses: what is missing is always brought in."""
+    return policy.dynamic is not None and not policy.selective
 
 
 def expected_hits(policy: PlacementPolicy, uses: Sequence[LayerUse], total: int) -> float:
@@ -87,7 +99,7 @@ def hit_curves(
     least = trace.chosen.shape[2] * len(uses)
     curves = []
     for policy in policies:
-        able = [total for total in totals if policy.dynamic is None or total >= least]
+        able = [total for total in totals if not must_hold_all(policy) or total >= least]
         found = dict(zip(able, (r.hit_rate for r in replay(trace, policy, able, uses)), strict=True)) if able else {}
         curves.append(HitCurve(policy.name, tuple(shares), tuple(found.get(total) for total in totals)))
     able = [total for total in totals if total >= least]

@@ -43,6 +43,25 @@ class DecayedCount(Residency):
         return self._count
 
 
+class TwoCounts(Residency):
+    """Choices a step over a short time and over a long one, the latter ``weight`` times: what is chosen now counts,
+    and what calibration saw is not forgotten at once."""
+
+    def __init__(self, expected: F64, parameters: Mapping[str, float]) -> None:
+        self._decays = parameters["short"], parameters["long"]
+        self._shares = 1.0, parameters["weight"]
+        self._counts = [DecayedCount(expected, {"decay": decay}) for decay in self._decays]
+
+    def saw(self, chosen: Mask) -> None:
+        for count in self._counts:
+            count.saw(chosen)
+
+    @property
+    def worth(self) -> F64:
+        parts = zip(self._counts, self._decays, self._shares, strict=True)
+        return np.asarray(sum(share * (1 - decay) * count.worth for count, decay, share in parts))
+
+
 class CountOverAge(Residency):
     """LFRU: the decayed count of uses, divided by the steps since the last use."""
 

@@ -61,19 +61,23 @@ def replay(
     if policy.dynamic is None:
         missed = [_lookup(trace.chosen, resident) for resident in start]
         return [Replay(policy.name, r, m, trace.requests, 0) for r, m in zip(rooms, missed, strict=True)]
-    _check_room(policy.name, each, trace)
+    if not policy.selective:
+        _check_room(policy.name, each, trace)
     known = policy.learns and any(use.routing is not None for use in uses)
     width = trace.chosen.shape[2]
     expected = np.stack([_padded(use.heat * width if known else np.zeros(use.experts), trace.experts) for use in uses])
     ranking = policy.dynamic(np.tile(expected, (len(rooms), 1)), {**policy.parameters, **(parameters or {})})
-    return _dynamic(policy.name, trace, rooms, each, start if known else np.zeros_like(start), ranking)
+    at_first = start if known else np.zeros_like(start)
+    return _dynamic(policy.name, trace, rooms, each, at_first, ranking, policy.selective)
 
 
 def best_possible(trace: RoutingTrace, rooms: Sequence[int], *, filled: bool = False) -> list[Replay]:
     """Belady's optimum under the same rules: what leaves is the expert whose next use is the farthest away. No policy
     misses less, with as much room in every layer and every missing expert brought in. It starts empty, or ``filled``
     with what is used first, which no start beats."""
-    each = np.array([[room // len(trace.layers)] * len(trace.layers) for room in rooms])
+    layers = len(trace.layers)
+    each = np.array([[room // layers + (at < room % layers) for at in range(layers)] for room in rooms])
+    each = np.minimum(each, trace.experts)
     _check_room(OPTIMUM, each, trace)
     ranking = _NextUse(trace, len(rooms))
     start = np.zeros((*each.shape, trace.experts), np.bool_)
@@ -120,19 +124,20 @@ def _dynamic(
     each: NDArray[np.int64],
     start: NDArray[np.bool_],
     ranking: Residency,
+    selective: bool = False,
 ) -> list[Replay]:
     """All rooms side by side: row r × layers + l is layer l with room r."""
     rows, layers = each.size, len(trace.layers)
-    missed = _replay_rows(trace.chosen, each.reshape(rows), start.reshape(rows, -1), ranking)
+    missed, moved = _replay_rows(trace.chosen, each.reshape(rows), start.reshape(rows, -1), ranking, selective)
     by_room = missed.reshape(trace.tokens, len(rooms), layers)
-    return [
-        Replay(name, room, by_room[:, at], trace.requests, int(by_room[:, at].sum(dtype=np.int64)))
-        for at, room in enumerate(rooms)
-    ]
+    brought = moved.reshape(len(rooms), layers).sum(1)
+    return [Replay(name, room, by_room[:, at], trace.requests, int(brought[at])) for at, room in enumerate(rooms)]
 
 
-def _replay_rows(chosen: I16, room: NDArray[np.int64], resident: Mask, ranking: Residency) -> I16:
-    """i16[tokens, rows] of misses; ``resident`` bool[rows, experts] is changed."""
+def _replay_rows(
+    chosen: I16, room: NDArray[np.int64], resident: Mask, ranking: Residency, selective: bool
+) -> tuple[I16, NDArray[np.int64]]:
+    """i16[tokens, rows] of misses, i64[rows] of experts brought in; ``resident`` bool[rows, experts] is changed."""
     tokens, layers, _ = chosen.shape
     rows, experts = resident.shape
     copies = rows // layers
@@ -140,6 +145,7 @@ def _replay_rows(chosen: I16, room: NDArray[np.int64], resident: Mask, ranking: 
     every = np.arange(rows)
     missed = np.empty((tokens, rows), np.int16)
     held = resident.sum(1)
+    moved = np.zeros(rows, np.int64)
     step = np.zeros((layers, experts + 1), np.bool_)  # the last column takes NONE
     for token in range(tokens):
         step[:] = False
@@ -150,13 +156,16 @@ def _replay_rows(chosen: I16, room: NDArray[np.int64], resident: Mask, ranking: 
         ranking.saw(mask)
         if not new.any():
             continue
+        before = resident.copy() if selective else resident
         resident |= mask
         held += new
         over = held - room
         if over.max() > 0:
-            _evict(np.where(resident & ~mask, ranking.worth, np.inf)[:, ::-1], over, every, resident)
+            may_leave = resident if selective else resident & ~mask
+            _evict(np.where(may_leave, ranking.worth, np.inf)[:, ::-1], over, every, resident)
             np.minimum(held, room, out=held)
-    return missed
+        moved += (resident & ~before).sum(1) if selective else new
+    return missed, moved
 
 
 def _evict(worth: F64, over: NDArray[np.int64], rows: NDArray[np.int64], resident: Mask) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collab_plugin.errors import CollabError
@@ -49,6 +49,7 @@ def experts_with(tiers: dict[str, list[int]]) -> dict[str, object]:
     return {"policy": policy, "layers": {"3": {"tiers": tiers, "reads": {}}}, "reads": {}, "speed": None}
 
 
+@settings(deadline=None)
 @given(
     experts=st.dictionaries(st.sampled_from(NAMES), st.sampled_from(["gpu0", "ram"])),
     context=st.integers(1, 2**30),

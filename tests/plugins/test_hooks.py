@@ -181,7 +181,8 @@ class LastOnes:
 def test_hook_collab_register_placement_policies() -> None:
     policies = registered(LastOnes()).placement_policies
     assert list(policies)[:2] == ["last", "most-selected"]
-    assert [name for name, policy in policies.items() if policy.dynamic] == ["lru", "lru-warm", "lfu-decay", "lfru"]
+    dynamic = [name for name, policy in policies.items() if policy.dynamic]
+    assert dynamic == ["lru", "lru-warm", "lfu-decay", "lfru", "lfu-steady"]
     routing = LayerRouting(tokens=10, count=np.array([7, 1, 2, 7]), weight_sum=None, reap_sum=None)
     seen = LayerUse(5, 4, routing)
     assert hot_experts(policies["most-selected"], seen, 3) == [0, 2, 3]
