@@ -1,13 +1,13 @@
-"""A file larger than the memory allowed: tokens a second and bytes read by the order of experts, with hints and without.
+"""A file larger than the memory allowed: tokens a second and bytes read by the order of experts, hints on and off.
 
-    python -m benchmarks.placement.larger_than_memory [--allowed 0.4 0.7] [--tokens 300]
+    python -m benchmarks.placement.larger_than_memory [--allowed 0.4 0.7] [--tokens 60]
 
-skewed-qwen2moe with each expert 16 times as wide (the added rows and columns are zeros, so that it routes as before), as
-F16, 0.8 GB: in the order of the model, of heat and of co-activation, by a trace of English and Python calibration text.
-Each is run token by token over validation text, English and then Python, in a control group whose memory holds that share
-of the file and what the process takes beside. Needs Linux, and the right to make a control group. What is read is counted
-by the system (/proc/self/io). Beside it stands what an LRU of whole experts, as many as fit, would have read.
-Prints a table; writes placement_disk.csv.
+skewed-qwen2moe with each expert 16 times as wide (the added rows and columns are zeros, so that it routes as before),
+as F16, 0.8 GB: in the order of the model, of heat and of co-activation, by a trace of English and Python calibration
+text. Each is run token by token over validation text, English and then Python, in a control group whose memory holds
+that share of the file and what the process takes beside. Needs Linux, and the right to make a control group. What is
+read is counted by the system (/proc/self/io). Beside it stands what an LRU of whole experts, as many as fit, would have
+read. Prints a table; writes placement_disk.csv.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from benchmarks.vllm.load import write_csv
 
 RESULTS = Path(__file__).parents[1] / "results"
 MODEL = ROOT / "benchmarks" / "models" / "skewed-qwen2moe"
-TIMES, CTX, WARM = 16, 128, 64
+TIMES, CTX, WARM = 16, 128, 48
 ORDERS = ("stock", "heat", "co-activation")
-BESIDE = 130 * 2**20
+BESIDE = 64 * 2**20
 """Bytes that the process takes beside the file."""
 
 
@@ -149,7 +149,7 @@ def simulated(model: Path, allowed: int, tokens: int, folder: Path) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--allowed", type=float, nargs="+", default=[0.4, 0.7])
-    parser.add_argument("--tokens", type=int, default=300)
+    parser.add_argument("--tokens", type=int, default=60)
     parser.add_argument("--child")
     given = parser.parse_args(arguments)
     if given.child:
