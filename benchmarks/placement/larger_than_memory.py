@@ -39,21 +39,21 @@ BESIDE = 64 * 2**20
 """Bytes that the process takes beside the file."""
 
 
-def widened(model: Path, out: Path) -> Path:
-    """``model`` as F16 with experts `TIMES` as wide; the rest of a wide expert is zero."""
+def widened(model: Path, out: Path, times: int = TIMES) -> Path:
+    """``model`` as F16 with experts ``times`` as wide; the rest of a wide expert is zero."""
     checkpoint = cp.open_checkpoint(model)
     writer = GGUFWriter(out, checkpoint.architecture)
     width = f"{checkpoint.architecture}.expert_feed_forward_length"
     for key, meta in checkpoint.metadata.items():
         if key != "general.architecture":
-            value = meta.value * TIMES if key == width else meta.value
+            value = meta.value * times if key == width else meta.value
             writer.add_key_value(key, value, meta.type, meta.subtype)
     for name, info in checkpoint.tensors.items():
         values = checkpoint.read(name)
         if info.role == cp.Role.EXPERT:
             axis = 2 if "down" in name else 1
             more = [(0, 0), (0, 0), (0, 0)]
-            more[axis] = (0, values.shape[axis] * (TIMES - 1))
+            more[axis] = (0, values.shape[axis] * (times - 1))
             values = np.pad(values, more)
         matrix = cp.quantizable(info)
         kind = GGMLQuantizationType.F16 if matrix else GGMLQuantizationType.F32
