@@ -17,6 +17,7 @@ from collab_plugin.engines.engine import REFERENCE, Ability, Decoding, Engine, W
 from collab_plugin.engines.results import Evaluation, Generation
 from collab_plugin.engines.text_windows import TextCut, text_cut
 from collab_plugin.errors import CollabError
+from collab_plugin.placement.placement import Placement
 from collab_plugin.progress import Advance
 from collab_plugin.stats.stats import LayerRouting, Stats
 from collab_vllm.jobs.vllm_child import run_job
@@ -42,6 +43,15 @@ class VllmEngine(Engine):
 
     def check_installed(self) -> None:
         vllm_python()
+
+    def honours(self, placement: Placement) -> tuple[str, ...]:
+        if placement.experts is None:
+            return ()
+        moves = "go on moving" if placement.experts.policy.dynamic else "stay where they are"
+        return (
+            f"single experts (`experts`), by its load format collab: the first tier is the device, and experts {moves}",
+            "all other tiers are host memory, a disk too: every expert is read at the start",
+        )
 
     def version(self) -> str:
         ask = [vllm_python(), "-c", "from importlib.metadata import version; print(version('vllm'))"]

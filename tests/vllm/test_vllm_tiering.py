@@ -136,3 +136,12 @@ def test_a_new_folder_is_made_for_each_server(monkeypatch: pytest.MonkeyPatch) -
     assert [c["moves"] for _, c in counted()] == [3]
     tier_counts.new_folder()
     assert list(counted()) == []
+
+
+def test_a_selective_policy_lets_in_only_what_is_worth_more() -> None:
+    judge = DecayedCount(np.array([[3.0, 2.0, *(EXPERTS - 2) * [0.0]]]), {"decay": 0.5})
+    held = ResidentSet(EXPERTS, 2, (0, 1), judge, selective=True)
+    assert held.bring_in([2], mask(2)) == [], "worth nothing yet"
+    for _ in range(5):
+        held.saw(mask(2))
+    assert held.bring_in([2, 3], mask(1, 2, 3)) == [(2, 0)], "for one that the step does not use; 3 is worth nothing"

@@ -41,7 +41,7 @@ class TierStart:
         hot = [place[expert] for expert in self.hot if expert in place]
         dynamic = self.policy.dynamic
         judge = None if dynamic is None else dynamic(self.expected[None, list(experts)].copy(), self.parameters)
-        return ResidentSet(len(experts), len(hot), hot, judge)
+        return ResidentSet(len(experts), len(hot), hot, judge, self.policy.selective)
 
 
 def tiers_of_layer(options: LoaderOptions, plan: Plan | None, layer: int, experts: int, used: int) -> TierStart | None:

@@ -15,18 +15,21 @@ Move = tuple[int, int]
 
 class ResidentSet:
     """``room`` slots, which hold the experts ``start`` at first. ``residency``: what judges experts while the model
-    runs; None: nothing moves.
+    runs; None: nothing moves. ``selective``: an expert comes in only for one that is worth less.
 
     ``slot`` i32[experts]: where each expert is, -1 for those that are in host memory alone.
     """
 
-    def __init__(self, experts: int, room: int, start: Sequence[int], residency: Residency | None) -> None:
+    def __init__(
+        self, experts: int, room: int, start: Sequence[int], residency: Residency | None, selective: bool = False
+    ) -> None:
         self.slot: NDArray[np.int32] = np.full(experts, -1, np.int32)
         self.slot[list(start)] = np.arange(len(start))
         self._held: NDArray[np.int32] = np.full(room, -1, np.int32)
         self._held[: len(start)] = list(start)
         self.residency = residency
         self.room = room
+        self._selective = selective
 
     @property
     def experts(self) -> list[int]:
@@ -43,19 +46,24 @@ class ResidentSet:
         the highest number, and not ``chosen`` in this step; when nothing else is left, the rest stays out."""
         if self.residency is None:
             return []
+        if self._selective:
+            return self.rearrange(len(wanted), wanted, chosen)
         worth = self.residency.worth[0]
         leaving = [expert for expert in self.experts if not chosen[expert]]
         leaving.sort(key=lambda expert: (worth[expert], -expert))
         return self._exchange(wanted, leaving)
 
-    def rearrange(self, most: int) -> list[Move]:
-        """Bring in up to ``most`` experts that are worth more than ones that are in, the best for the worst."""
+    def rearrange(self, most: int, among: Sequence[int] | None = None, stay: Mask | None = None) -> list[Move]:
+        """Bring in up to ``most`` experts that are worth more than ones that are in, the best for the worst; of those
+        ``among``, None: of all. Those that ``stay`` do not leave."""
         if self.residency is None:
             return []
         worth = self.residency.worth[0]
         inside = sorted(self.experts, key=lambda expert: (worth[expert], -expert))
         outside = [int(e) for e in np.argsort(-worth, kind="stable") if self.slot[e] < 0]
+        outside = outside if among is None else [expert for expert in outside if expert in among]
         free = self.room - len(inside)
+        inside = inside if stay is None else [expert for expert in inside if not stay[expert]]
         better = [new for new, old in zip(outside[free:], inside, strict=False) if worth[new] > worth[old]]
         return self._exchange((outside[:free] + better)[:most], inside)
 
