@@ -1,19 +1,24 @@
-"""What experts at a GGUF's types cost and save in vLLM, beside the same experts unquantized.
+"""What experts at a GGUF's types cost and save in vLLM on a processor, beside the same experts unquantized and beside
+llama.cpp on the same file.
 
-    python -m benchmarks.vllm.artifact [--rounds 3] [--layers 4] [--types Q8_0,Q4_K,IQ3_S,IQ2_XXS]
+    python -m benchmarks.vllm.artifact [--rounds 3] [--layers 3] [--types Q8_0,Q4_K,IQ4_XS,IQ3_S,IQ2_XXS] [--matrices]
 
-Two tables. Dequantizing one expert matrix, by type: PyTorch operation after operation, and compiled, in turn. Then a
-Qwen3-MoE with random bfloat16 weights served in full and from an artifact of each type, one process a measurement,
-all ways in turn (A B A B). Prints the tables; writes results/vllm_dequantize.csv, vllm_artifact.csv and
-vllm_artifact.png.
+A Qwen3-MoE with random bfloat16 weights served in full, and from an artifact of each type with ggml's kernels; for the
+first type without them, too, as before they were used. One process a measurement, all ways in turn (A B A B), every
+program on the processors that this one may run on. Prints a table; writes results/vllm_artifact.csv and
+vllm_artifact.png. ``--matrices``: first, dequantizing one expert matrix in PyTorch, operation after operation, and
+compiled, in turn; writes results/vllm_dequantize.csv.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import json
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -27,7 +32,7 @@ from rich.table import Table
 
 import collab_plugin as cp
 from benchmarks.vllm.load import HERE, child, measured, prepared, vllm_python, write_csv
-from benchmarks.vllm.plot import BLACK, BLUE
+from benchmarks.vllm.plot import BLACK, BLUE, ORANGE
 from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo
 from collab_plugin.compression.gguf_file import compress
 from collab_plugin.formats.ggml_types import tensor_bytes
@@ -40,7 +45,9 @@ from collab_plugin.stats.stats import ImatrixEntry, Stats
 
 WHOLE = "unquantized"
 NEW = "16"
-FIGURES = ("load_s", "peak_mb", "start_s", "tokens_s")
+FIGURES = ("load_s", "peak_mb", "start_s", "one_s", "all_s", "prompt_s")
+SPEEDS = ("one_s", "all_s", "prompt_s")
+LLAMA, OURS, PLAIN = "llama.cpp", "vLLM", "vLLM without ggml"
 
 
 def one_type(checkpoint: Checkpoint, kind: str) -> Plan:
@@ -82,54 +89,81 @@ def show_matrices(times: Mapping[str, Mapping[str, float]], rows: int, columns: 
     Console(width=120).print(table)
 
 
+def middle(rows: Sequence[Mapping[str, Any]], engine: str, experts: str, figure: str) -> float | None:
+    found = [r[figure] for r in rows if (r["engine"], r["experts"]) == (engine, experts) and r[figure] != ""]
+    return statistics.median(found) if found else None
+
+
 def show(rows: Sequence[Mapping[str, Any]]) -> None:
-    table = Table("experts", "load s", "peak MB", "start s", "tokens/s", "share of unquantized", "rounds")
-    middle = {
-        way: [statistics.median(r[figure] for r in rows if r["way"] == way) for figure in FIGURES]
-        for way in dict.fromkeys(r["way"] for r in rows)
-    }
-    for way, values in middle.items():
-        share = values[-1] / middle[WHOLE][-1]
-        count = sum(r["way"] == way for r in rows)
-        table.add_row(way, *(f"{value:,.1f}" for value in values), f"{share:.2f}", str(count))
-    Console(width=120).print(table)
+    table = Table(
+        "engine", "experts", "load s", "peak MB", "start s", "1 request", "8 requests", "prompts",
+        "of unquantized: 1", "8", "prompts", title="tokens a second",
+    )  # fmt: skip
+    for engine, experts in dict.fromkeys((r["engine"], r["experts"]) for r in rows):
+        values = [middle(rows, engine, experts, figure) for figure in FIGURES]
+        whole = [middle(rows, OURS, WHOLE, figure) for figure in SPEEDS]
+        shares = [mine / its for mine, its in zip(values[-3:], whole, strict=True) if mine and its]
+        table.add_row(
+            engine, experts, *("" if v is None else f"{v:,.1f}" for v in values), *(f"{share:.2f}" for share in shares)
+        )
+    Console(width=140).print(table)
 
 
-def plot(times: Mapping[str, Mapping[str, float]], rows: Sequence[Mapping[str, Any]], out: Path) -> None:
-    """Left: a matrix by type, plain and compiled. Right: tokens a second by type, medians and extremes."""
+def plot(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """A panel a figure: tokens a second by type, medians and extremes; vLLM, and llama.cpp on the same file."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.patches import Patch
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.2))
-    for number, (way, colour) in enumerate((("plain", BLUE), ("compiled", BLACK))):
-        places = [place + 0.4 * (number - 0.5) for place in range(len(times))]
-        left.bar(places, [each[way] for each in times.values()], 0.38, color=colour, label=way)
-    left.set_xticks(range(len(times)), times, rotation=60)
-    left.set_title("dequantizing a matrix (ms)", fontsize=10)
-    left.legend(frameon=False)
-    ways = list(dict.fromkeys(r["way"] for r in rows))
-    for place, way in enumerate(ways):
-        values = [r["tokens_s"] for r in rows if r["way"] == way]
-        middle = statistics.median(values)
-        spread = [[middle - min(values)], [max(values) - middle]]
-        right.bar(place, middle, 0.6, yerr=spread, color=BLUE if way == WHOLE else BLACK, ecolor="grey", capsize=2)
-    right.set_xticks(range(len(ways)), ways)
-    right.set_title("tokens a second", fontsize=10)
-    figure.tight_layout()
+    titles = ("1 request", "8 requests", "prompts")
+    figure, axes = plt.subplots(1, len(SPEEDS), figsize=(5 * len(SPEEDS), 4.2))
+    types = list(dict.fromkeys(r["experts"] for r in rows))
+    for axis, speed, title in zip(axes, SPEEDS, titles, strict=True):
+        for number, (engine, colour) in enumerate(((OURS, BLUE), (PLAIN, ORANGE), (LLAMA, BLACK))):
+            for place, experts in enumerate(types):
+                values = [r[speed] for r in rows if (r["engine"], r["experts"]) == (engine, experts)]
+                if not values:
+                    continue
+                half = statistics.median(values)
+                spread = [[half - min(values)], [max(values) - half]]
+                axis.bar(place + 0.28 * (number - 1), half, 0.26, yerr=spread, color=colour, ecolor="grey", capsize=2)
+        axis.axhline(middle(rows, OURS, WHOLE, speed), color="grey", linewidth=0.8, linestyle="dashed")
+        axis.set_xticks(range(len(types)), types, rotation=30)
+        axis.set_title(f"{title} (tokens a second)", fontsize=10)
+    handles = [Patch(color=colour) for colour in (BLUE, ORANGE, BLACK)]
+    figure.legend(handles, (OURS, PLAIN, LLAMA), loc="lower center", ncol=3, frameon=False)
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
     figure.savefig(out, dpi=130)
     plt.close(figure)
+
+
+def ggml_folder() -> str:
+    """Of this Python's llama-cpp-python, for vLLM's."""
+    spec = importlib.util.find_spec("llama_cpp")
+    assert spec is not None and spec.origin is not None
+    return str(Path(spec.origin).parent / "lib")
+
+
+def llama_speed(path: str) -> dict[str, Any]:
+    threads = str(len(os.sched_getaffinity(0)))
+    command = [sys.executable, "-P", str(Path(__file__).with_name("llama_speed.py")), path, NEW, threads]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"llama.cpp: {done.stderr[-2000:]}")
+    return measured(done.stdout)
 
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--rounds", type=int, default=3)
-    p.add_argument("--layers", type=int, default=4)
+    p.add_argument("--layers", type=int, default=3)
     p.add_argument("--width", type=int, default=768)
     p.add_argument("--experts", type=int, default=64)
     p.add_argument("--expert-width", type=int, default=512)
-    p.add_argument("--types", default="Q8_0,Q4_K,IQ3_S,IQ2_XXS")
+    p.add_argument("--types", default="Q8_0,Q4_K,IQ4_XS,IQ3_S,IQ2_XXS")
+    p.add_argument("--matrices", action="store_true")
     p.add_argument("--folder", type=Path, help="where models are made; by default a temporary folder")
     p.add_argument("--results", type=Path, default=HERE / "results")
     a = p.parse_args()
@@ -138,19 +172,28 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = a.folder or Path(temporary)
         site, model = prepared(python, folder, (a.layers, a.width, a.experts, a.expert_width))
-        times = measured(child(python, site, "--dequantize", str(a.expert_width), str(a.width), "50"))
-        show_matrices(times, a.expert_width, a.width)
-        ways = {WHOLE: None} | {kind: artifact(model, kind, folder) for kind in a.types.split(",")}
+        if a.matrices:
+            times = measured(child(python, site, "--dequantize", str(a.expert_width), str(a.width), "50"))
+            show_matrices(times, a.expert_width, a.width)
+            write_csv(a.results / "vllm_dequantize.csv", [{"type": kind, **each} for kind, each in times.items()])
+        made = {kind: artifact(model, kind, folder) for kind in a.types.split(",")}
+        first = next(iter(made))
+        ways = [(OURS, WHOLE, None), *((OURS, kind, given) for kind, given in made.items())]
+        ways += [(PLAIN, first, made[first]), *((LLAMA, kind, given) for kind, given in made.items())]
         for number in range(a.rounds):
-            for way, options in ways.items():
-                print(f"round {number + 1} of {a.rounds}: {way}", file=sys.stderr, flush=True)
-                given = [] if options is None else [json.dumps(options)]
-                figures = measured(child(python, site, model, NEW, *given))
-                rows.append({"way": way, "round": number + 1, **{figure: figures[figure] for figure in FIGURES}})
+            for engine, experts, options in ways:
+                print(f"round {number + 1} of {a.rounds}: {engine}, {experts}", file=sys.stderr, flush=True)
+                os.environ["COLLAB_GGML"] = "" if engine == PLAIN else ggml_folder()
+                if engine == LLAMA and options is not None:
+                    figures = llama_speed(options["artifact"])
+                else:
+                    given = [] if options is None else [json.dumps(options)]
+                    figures = measured(child(python, site, model, NEW, *given))
+                row = {"engine": engine, "experts": experts, "round": number + 1}
+                rows.append({**row, **{figure: figures.get(figure, "") for figure in FIGURES}})
     show(rows)
-    write_csv(a.results / "vllm_dequantize.csv", [{"type": kind, **each} for kind, each in times.items()])
     write_csv(a.results / "vllm_artifact.csv", rows)
-    plot(times, rows, a.results / "vllm_artifact.png")
+    plot(rows, a.results / "vllm_artifact.png")
 
 
 if __name__ == "__main__":

@@ -92,12 +92,18 @@ def pruned_checkpoint(model: Path, plan: Path) -> Path:
 
 def prepared(python: Path, folder: Path, sizes: Sequence[int]) -> tuple[Path, Path]:
     """A folder with this checkout installed, and a model of random weights: layers, width, experts, expert width."""
-    site, model = folder / "site", folder / "model"
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--upgrade", "--target", site, ROOT], check=True)
+    site, model = installed(folder), folder / "model"
     if not model.exists():
         child(python, site, "--make", model, MODELS / "tiny-qwen3moe", *map(str, sizes))
     return site, model
+
+
+def installed(folder: Path) -> Path:
+    """A new folder in ``folder`` with this checkout installed."""
+    site = folder / "site"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--upgrade", "--target", site, ROOT], check=True)
+    return site
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -17,7 +17,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,9 @@ def main(model: Path, new: int, options: dict[str, Any] | None) -> None:
         how = {"load_format": "collab", "model_loader_extra_config": options}
     begun = time.perf_counter()
     # One short request at a time is no measure of serving; eight at once are.
-    llm = LLM(str(model), enforce_eager=True, max_model_len=256, max_num_seqs=PROMPTS, **how)
+    llm = LLM(
+        str(model), enforce_eager=True, max_model_len=256, max_num_seqs=PROMPTS, enable_prefix_caching=False, **how
+    )
     start = time.perf_counter() - begun
     prompts = [{"prompt_token_ids": [3 + (7 * i + j) % 2048 for j in range(PROMPT)]} for i in range(PROMPTS)]
     wanted = SamplingParams(max_tokens=new, temperature=0, ignore_eos=True, detokenize=False)
@@ -48,7 +50,25 @@ def main(model: Path, new: int, options: dict[str, Any] | None) -> None:
         begun = time.perf_counter()
         made = sum(len(o.outputs[0].token_ids) for o in llm.generate(prompts, wanted, use_tqdm=False))
         speeds.append(made / (time.perf_counter() - begun))
-    print("MEASURED " + json.dumps({**load, "start_s": start, "tokens_s": statistics.median(speeds)}), flush=True)
+    figures = {**load, "start_s": start, "tokens_s": statistics.median(speeds)}
+    for name, count in (("one", 1), ("all", PROMPTS)):
+        found = [decoding(llm, prompts[:count], new) for _ in range(REPEATS)]
+        figures |= {f"{name}_s": statistics.median(new for _, new in found)}
+        figures["prompt_s"] = statistics.median(prompt for prompt, _ in found)
+    print("MEASURED " + json.dumps(figures), flush=True)
+
+
+def decoding(llm: Any, prompts: Sequence[Any], new: int) -> tuple[float, float]:
+    """Tokens a second of prompts, and of what follows after the first token; all requests together."""
+    from vllm import SamplingParams
+
+    times = []
+    for tokens in (1, 1 + new):
+        wanted = SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True, detokenize=False)
+        begun = time.perf_counter()
+        llm.generate(prompts, wanted, use_tqdm=False)
+        times.append(time.perf_counter() - begun)
+    return len(prompts) * PROMPT / times[0], len(prompts) * new / (times[1] - times[0])
 
 
 def watch_loaders(load: dict[str, float]) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from collab_vllm.experts.ggml.dequantize import dequantize
 from collab_vllm.experts.grouped import grouped_experts, sorted_places
-from collab_vllm.experts.host.expert_graph import Layout
+from collab_vllm.experts.host.expert_graph import ExpertShape
 from collab_vllm.experts.host.ggml_cpu import ggml_cpu
 from collab_vllm.experts.host.host_kernel import HostKernel
 from collab_vllm.experts.tiering.resident_set import ResidentSet
@@ -117,7 +117,7 @@ def tiers(misses: Misses, with_ggml: bool, dynamic: bool) -> dict[str, Any]:
     resident = ResidentSet(EXPERTS, ROOM, (1, 2), judge)
     counts = TierCounts(0)
     layer = TieredLayer(
-        Layout(EXPERTS, WIDE, NARROW, types), stored, resident, torch.device("cpu"), library, misses, 4, counts,
+        ExpertShape(EXPERTS, WIDE, NARROW, types), stored, resident, torch.device("cpu"), library, misses, 4, counts,
         lambda rows: 0 if rows > 8 else rows,
     )  # fmt: skip
     torch.manual_seed(2)
@@ -148,14 +148,23 @@ def kernels(kind: str) -> dict[str, float]:
     torch.manual_seed(1)
     x, weights = torch.randn(TOKENS, WIDE), torch.rand(TOKENS, USED)
     ids = torch.stack([torch.randperm(EXPERTS)[:USED] for _ in range(TOKENS)])
-    kernel = HostKernel(library, Layout(EXPERTS, WIDE, NARROW, (kind,) * 3), stored)
+    kernel = HostKernel(library, ExpertShape(EXPERTS, WIDE, NARROW, (kind,) * 3), stored)
     found = kernel.compute(x, weights, ids)
     chosen = ids.reshape(-1).numpy()
     places = sorted_places(chosen, chosen >= 0)
     by_pairs = kernel.add(torch.zeros(TOKENS, WIDE), x, weights, chosen, places)
     grouped = grouped_experts(x.double(), weights, ids, lambda e: tuple(m[e] for m in values))
     plain = exact(x, weights, ids, values, torch.Tensor.double)
+    library_values = library.dequantize(stored[0].flatten(0, 1), kind).double().unflatten(0, (EXPERTS, -1))
+    many = torch.randn(40 * EXPERTS, WIDE)
+    of_one = torch.arange(len(many)).unsqueeze(1) % EXPERTS
+    share = torch.rand(len(many), 1)
     return {
+        "dequantized": apart(library_values, values[0]),
+        "many": apart(
+            kernel.compute(many, share, of_one),
+            grouped_experts(many.double(), share, of_one, lambda e: tuple(m[e] for m in values)),
+        ),
         "rounded": apart(found, exact(x, weights, ids, values, lambda v: rounded(v, kind))),
         "exact": apart(found, plain),
         "pairs": apart(by_pairs, found.double()),

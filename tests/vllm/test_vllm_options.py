@@ -190,5 +190,7 @@ def test_ggml_computes_experts_exactly_but_for_activations_in_eight_bits(kind: s
     # Of Q5_1 ggml keeps the sums of activations, in float16.
     assert found["rounded"] < (1e-3 if kind == "Q5_1" else 1e-5)
     assert found["exact"] < 0.03, "two roundings by at most 1/254 of the largest value in a block"
+    assert found["many"] < 0.03, "rounded, or dequantized where that is faster"
+    assert found["dequantized"] < 1e-7
     assert found["pairs"] < 1e-6, "pairs sorted by expert give the same as whole tokens"
     assert found["grouped"] < 1e-6, "the reference is what PyTorch computes"

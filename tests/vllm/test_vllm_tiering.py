@@ -92,15 +92,16 @@ def test_a_plugin_may_judge() -> None:
 
 
 def test_many_rows_are_worth_a_copy_and_few_are_not() -> None:
-    cost = MissCost(copy=10.0, host=(1.0, 16.0), fast=(0.1, 0.4))
+    cost = MissCost((1, 16), copy=10.0, host=(1.0, 16.0), fast=(0.1, 0.4))
     assert list(cost.copies(np.array([1, 8, 12, 100]))) == [False, False, True, True]
-    never = MissCost(copy=1.0, host=(1.0, 1.0), fast=(1.0, 1.0))
+    never = MissCost((1, 16), copy=1.0, host=(1.0, 1.0), fast=(1.0, 1.0))
     assert not never.copies(np.array([1, 1000])).any()
 
 
 def test_costs_are_measured_and_the_device_is_waited_for() -> None:
     done: list[str] = []
     cost = measured_cost(
+        (1, 16),
         lambda: done.append("copy"),
         lambda rows: done.append(f"host {rows}"),
         lambda rows: done.append(f"fast {rows}"),

@@ -27,13 +27,15 @@ _HARDLY = 1e-6
 
 @dataclass(frozen=True)
 class TierStart:
-    """``hot``: experts on the device at first, in this model's numbers; as many have room there. ``policy`` goes on
-    choosing where it is dynamic, with ``parameters``, from ``expected`` f64[experts], choices a step."""
+    """``hot``: experts on the device at first, in this model's numbers. ``policy`` goes on choosing where it is
+    dynamic, with ``parameters``, from ``expected`` f64[experts], choices a step. ``room`` for so many, of all ranks;
+    None: for as many as are there at first."""
 
     hot: tuple[int, ...]
     policy: PlacementPolicy
     parameters: Mapping[str, float]
     expected: F64
+    room: int | None = None
 
     def resident_set(self, experts: Sequence[int]) -> ResidentSet:
         """For a rank that holds the ``experts``, under its own numbers."""
@@ -41,7 +43,8 @@ class TierStart:
         hot = [place[expert] for expert in self.hot if expert in place]
         dynamic = self.policy.dynamic
         judge = None if dynamic is None else dynamic(self.expected[None, list(experts)].copy(), self.parameters)
-        return ResidentSet(len(experts), len(hot), hot, judge, self.policy.selective)
+        room = len(hot) if self.room is None else self.room * len(experts) // len(self.expected)
+        return ResidentSet(len(experts), room, hot, judge, self.policy.selective)
 
 
 def tiers_of_layer(options: LoaderOptions, plan: Plan | None, layer: int, experts: int, used: int) -> TierStart | None:

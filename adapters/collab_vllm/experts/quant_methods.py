@@ -16,9 +16,10 @@ from collab_plugin.errors import CollabError
 from collab_plugin.formats.ggml_types import TYPES, row_bytes
 from collab_vllm.experts.counters import real_tokens
 from collab_vllm.experts.gguf_blocks import PARTS, ArtifactBlocks, Matrices
-from collab_vllm.experts.host.expert_graph import Layout
+from collab_vllm.experts.host.expert_graph import ExpertShape
 from collab_vllm.experts.host.ggml_cpu import ggml_cpu
 from collab_vllm.experts.host.host_kernel import HostKernel
+from collab_vllm.experts.host.huge_pages import host_bytes
 from collab_vllm.experts.hot import TierStart
 from collab_vllm.experts.on_device import DeviceExperts
 from collab_vllm.experts.tiering.tier_counts import TierCounts
@@ -74,7 +75,7 @@ class _Held(FusedMoEMethodBase):
         parameters become the places on the device alone."""
         gate, up, down = types
         experts, narrow, _ = matrices[1].shape
-        layout = Layout(experts, layer.hidden_size, narrow, (gate, up, down))
+        layout = ExpertShape(experts, layer.hidden_size, narrow, (gate, up, down))
         ggml = ggml_cpu()
         if self.tiers is not None:
             here = [
@@ -130,11 +131,11 @@ class GgufExperts(_Held):
                     f"{layer.layer_name}: {columns} columns a rank are no multiple of {kind}'s {TYPES[kind].block}; "
                     "choose a smaller --tensor-parallel-size"
                 )
-            # With tiers all of them stay in host memory, and some are on the device too.
-            device = "cpu" if self.tiers is not None else None
             shape = (num_experts, rows, row_bytes(kind, columns))
-            blocks = nn.Parameter(torch.empty(shape, dtype=torch.uint8, device=device), requires_grad=False)
-            layer.register_parameter(f"{part}_blocks", blocks)
+            # With tiers all of them stay in host memory, and some are on the device too.
+            hosted = self.tiers is not None or torch.get_default_device().type == "cpu"
+            blocks = host_bytes(shape) if hosted else torch.empty(shape, dtype=torch.uint8)
+            layer.register_parameter(f"{part}_blocks", nn.Parameter(blocks, requires_grad=False))
         _LAYERS[layer.layer_name] = layer
 
     def fill(self, layer: RoutedExperts, artifact: ArtifactBlocks, block: int) -> None:
@@ -170,9 +171,17 @@ class TieredExperts(_Held, UnquantizedFusedMoEMethod):
     def process_weights_after_loading(self, layer: RoutedExperts) -> None:
         kind = _PLAIN[layer.w13_weight.dtype]
         gate, up = layer.w13_weight.data.chunk(2, dim=1)
-        matrices = [part.contiguous().view(torch.uint8) for part in (gate, up, layer.w2_weight.data)]
+        matrices = [_as_bytes(part) for part in (gate, up, layer.w2_weight.data)]
         del layer.w13_weight, layer.w2_weight
         self.hold(layer, (kind, kind, kind), matrices)
+
+
+def _as_bytes(values: Tensor) -> Tensor:
+    """A copy, uint8[experts, rows, bytes a row]."""
+    experts, rows, columns = values.shape
+    stored = host_bytes((experts, rows, columns * values.dtype.itemsize))
+    stored.view(values.dtype).copy_(values)
+    return stored
 
 
 def _set_parameters(layer: RoutedExperts, slots: Sequence[Tensor]) -> None:

@@ -11,7 +11,7 @@ import torch
 from gguf import GGMLQuantizationType
 from torch import Tensor
 
-from collab_vllm.experts.host.ggml_cpu import ComputePlan, GgmlCpu, GgmlTensor, InitParams
+from collab_vllm.experts.host.ggml_cpu import ComputePlan, ContextParams, GgmlCpu, TensorStruct
 
 _F32, _I32 = GGMLQuantizationType.F32.value, GGMLQuantizationType.I32.value
 _NODES = 16
@@ -20,7 +20,7 @@ _ALIGN = 64
 
 
 @dataclass(frozen=True)
-class Layout:
+class ExpertShape:
     """Matrices of a layer's experts: gate and up [experts, narrow, wide], down [experts, wide, narrow], each at a type
     of ggml."""
 
@@ -54,10 +54,12 @@ class ExpertGraph:
     Before `compute`, ``x`` f32[rows, wide] and ``ids`` i32[rows, used] are filled.
     """
 
-    def __init__(self, ggml: GgmlCpu, workspace: Workspace, layout: Layout, used: int, rows: int, threads: int) -> None:
+    def __init__(
+        self, ggml: GgmlCpu, workspace: Workspace, layout: ExpertShape, used: int, rows: int, threads: int
+    ) -> None:
         self._ggml, self._workspace, self._version = ggml, workspace, -1
         room = _NODES * ggml.ggml_tensor_overhead() + ggml.ggml_graph_overhead_custom(_NODES, False)
-        self._context = context = ggml.ggml_init(InitParams(room, None, True))
+        self._context = context = ggml.ggml_init(ContextParams(room, None, True))
         wide, narrow = layout.wide, layout.narrow
         self._matrices = [
             ggml.ggml_new_tensor_3d(context, GGMLQuantizationType[kind].value, columns, rows_of, layout.experts)
@@ -118,7 +120,7 @@ class ExpertGraph:
 
 
 def _point(tensor: int, address: int) -> None:
-    GgmlTensor.from_address(tensor).data = address
+    TensorStruct.from_address(tensor).data = address
 
 
 class ExpertGraphs:
@@ -127,9 +129,9 @@ class ExpertGraphs:
     def __init__(self, ggml: GgmlCpu, most: int = 128) -> None:
         self._ggml, self._most = ggml, most
         self._workspace = Workspace()
-        self._graphs: OrderedDict[tuple[Layout, int, int, int], ExpertGraph] = OrderedDict()
+        self._graphs: OrderedDict[tuple[ExpertShape, int, int, int], ExpertGraph] = OrderedDict()
 
-    def of(self, layout: Layout, used: int, rows: int) -> ExpertGraph:
+    def of(self, layout: ExpertShape, used: int, rows: int) -> ExpertGraph:
         """The prepared graph, with as many threads as PyTorch has: OpenMP's are shared with it."""
         key = (layout, used, rows, torch.get_num_threads())
         graph = self._graphs.get(key)

@@ -9,6 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
+from gguf import GGMLQuantizationType
+
 from collab_plugin.engines.program_settings import Setting, configured
 from collab_plugin.errors import CollabError
 
@@ -28,13 +31,13 @@ _POINTER, _SIZE, _INT, _TEXT, _INT64 = (
 )
 
 
-class InitParams(ctypes.Structure):
+class ContextParams(ctypes.Structure):
     """ggml_init_params."""
 
     _fields_ = (("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool))
 
 
-class GgmlTensor(ctypes.Structure):
+class TensorStruct(ctypes.Structure):
     """ggml_tensor, for its ``data``; its size and that member's place are checked when the library is loaded."""
 
     _fields_ = (
@@ -70,9 +73,22 @@ class ComputePlan(ctypes.Structure):
     )
 
 
+class TypeTraits(ctypes.Structure):
+    """ggml_type_traits: the members up to ``to_float``, which dequantizes rows that follow each other."""
+
+    _fields_ = (
+        ("type_name", ctypes.c_char_p),
+        ("blck_size", ctypes.c_int64),
+        ("blck_size_interleave", ctypes.c_int64),
+        ("type_size", ctypes.c_size_t),
+        ("is_quantized", ctypes.c_bool),
+        ("to_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
+    )
+
+
 _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_version": (_TEXT, []),
-    "ggml_init": (_POINTER, [InitParams]),
+    "ggml_init": (_POINTER, [ContextParams]),
     "ggml_free": (None, [_POINTER]),
     "ggml_tensor_overhead": (_SIZE, []),
     "ggml_graph_overhead_custom": (_SIZE, [_SIZE, ctypes.c_bool]),
@@ -83,6 +99,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_swiglu_split": (_POINTER, [_POINTER, _POINTER, _POINTER]),
     "ggml_new_graph_custom": (_POINTER, [_POINTER, _SIZE, ctypes.c_bool]),
     "ggml_build_forward_expand": (None, [_POINTER, _POINTER]),
+    "ggml_get_type_traits": (ctypes.POINTER(TypeTraits), [_INT]),
     "ggml_graph_plan": (ComputePlan, [_POINTER, _INT, _POINTER]),
     "ggml_graph_compute": (_INT, [_POINTER, ctypes.POINTER(ComputePlan)]),
 }
@@ -108,21 +125,33 @@ class GgmlCpu:
             raise CollabError(f"{path} cannot be used: {error}") from None
         self._check(path)
 
+    def dequantize(self, blocks: torch.Tensor, type_name: str) -> torch.Tensor:
+        """uint8[rows, bytes a row] in host memory, contiguous, to f32[rows, values]."""
+        if type_name == "F32":
+            return blocks.view(torch.float32)
+        traits = self.ggml_get_type_traits(GGMLQuantizationType[type_name].value).contents
+        values = blocks.shape[1] // traits.type_size * traits.blck_size
+        out = torch.empty(blocks.shape[0], values)
+        traits.to_float(blocks.data_ptr(), out.data_ptr(), out.numel())
+        return out
+
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"{name} is not bound")
 
     def _check(self, path: Path) -> None:
-        """CollabError when ggml_tensor is another than the one bound here."""
-        same = self.ggml_tensor_overhead() == _OBJECT + ctypes.sizeof(GgmlTensor)
+        """CollabError when ggml's structures are others than those bound here."""
+        same = self.ggml_tensor_overhead() == _OBJECT + ctypes.sizeof(TensorStruct)
         if same:
-            context = self.ggml_init(InitParams(2**12, None, True))
+            context = self.ggml_init(ContextParams(2**12, None, True))
             tensor = self.ggml_new_tensor_2d(context, 0, 1, 1)
-            GgmlTensor.from_address(tensor).data = 4096
+            TensorStruct.from_address(tensor).data = 4096
             same = self.ggml_get_data(tensor) == 4096
             self.ggml_free(context)
+        q8_0 = self.ggml_get_type_traits(GGMLQuantizationType.Q8_0.value).contents
+        same = same and (q8_0.type_name, q8_0.blck_size, q8_0.type_size) == (b"q8_0", 32, 34)
         if not same:
             raise CollabError(
-                f"{path} is of another llama.cpp than the one that is bound (ggml_tensor differs): install "
+                f"{path} is of another llama.cpp than the one that is bound (its structures differ): install "
                 "llama-cpp-python==0.3.36"
             )
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from collab_vllm.experts.grouped import I64, add_experts, sorted_places
-from collab_vllm.experts.host.expert_graph import Layout
+from collab_vllm.experts.host.expert_graph import ExpertShape
 from collab_vllm.experts.host.ggml_cpu import GgmlCpu
 from collab_vllm.experts.host.host_kernel import HostKernel
 from collab_vllm.experts.on_device import dequantized
@@ -19,12 +19,14 @@ from collab_vllm.experts.tiering.resident_set import Move, ResidentSet
 from collab_vllm.experts.tiering.tier_counts import TierCounts
 from collab_vllm.selection.loader_options import Misses
 
-_COSTS: dict[tuple[Layout, torch.device, int], MissCost] = {}
+_ROWS = (1, 16)
+_COSTS: dict[tuple[ExpertShape, torch.device, int], MissCost] = {}
 
 
 class TieredLayer:
     """``whole``: gate, up and down of all experts, uint8[experts, rows, bytes a row] in host memory, where they stay:
-    giving up a place on the device loses nothing. ``slots``: those of ``resident`` on ``device``.
+    giving up a place on the device loses nothing. ``slots``: those of ``resident`` on ``device``. ``counts``: what was
+    served how.
 
     Host memory is pinned where ``device`` is a GPU. Without ``ggml`` every miss is copied. ``interval``: after so many
     steps experts that have become worth more change places with ones that are worth less, an eighth of the room at
@@ -34,7 +36,7 @@ class TieredLayer:
 
     def __init__(
         self,
-        layout: Layout,
+        layout: ExpertShape,
         whole: Sequence[Tensor],
         resident: ResidentSet,
         device: torch.device,
@@ -44,19 +46,19 @@ class TieredLayer:
         counts: TierCounts,
         real_tokens: Callable[[int], int],
     ) -> None:
-        self.resident, self._device, self._layout = resident, device, layout
+        self.resident, self._device, self.layout = resident, device, layout
         self._misses: Misses = misses if ggml is not None else "copy"
-        self._interval, self._steps, self._counts, self._real_tokens = interval, 0, counts, real_tokens
+        self._interval, self._steps, self.counts, self._real_tokens = interval, 0, counts, real_tokens
         self._most = max(1, resident.room // 8)
-        self._whole = [tensor.pin_memory() if device.type == "cuda" else tensor for tensor in whole]
+        self.whole = [tensor.pin_memory() if device.type == "cuda" else tensor for tensor in whole]
         self._bytes = sum(tensor[0].nbytes for tensor in whole)
         shapes = ((resident.room, *tensor.shape[1:]) for tensor in whole)
         self.slots = [torch.zeros(shape, dtype=torch.uint8, device=device) for shape in shapes]
         for expert in resident.experts:
             self._copy(expert, int(resident.slot[expert]))
-        self._host = None if ggml is None else HostKernel(ggml, layout, self._whole)
+        self._host = None if ggml is None else HostKernel(ggml, layout, self.whole)
         on_processor = ggml is not None and device.type == "cpu"
-        few = Layout(resident.room, layout.wide, layout.narrow, layout.types)
+        few = ExpertShape(resident.room, layout.wide, layout.narrow, layout.types)
         self._fast = HostKernel(ggml, few, self.slots) if ggml is not None and on_processor else None
 
     def compute(self, x: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
@@ -64,7 +66,7 @@ class TieredLayer:
         tokens = self._real_tokens(len(x))
         chosen = ids.reshape(-1).cpu().numpy().astype(np.int64)
         valid = chosen >= 0
-        rows = np.bincount(chosen[valid], minlength=self._layout.experts)
+        rows = np.bincount(chosen[valid], minlength=self.layout.experts)
         missing = np.flatnonzero((rows > 0) & (self.resident.slot < 0))
         copied = missing[self._copies(rows[missing])]
         real = np.flatnonzero(valid[: tokens * ids.shape[1]])
@@ -79,8 +81,8 @@ class TieredLayer:
         passing = valid & ~there & ~hosted
         on_host = int(hosted[real].sum())
         passed = len(np.unique(chosen[passing])) if passing.any() else 0
-        self._counts.add(hits=int(hit.sum()), host=on_host, copied=len(real) - int(hit.sum()) - on_host)
-        self._counts.add(bytes=passed * self._bytes)
+        self.counts.add(hits=int(hit.sum()), host=on_host, copied=len(real) - int(hit.sum()) - on_host)
+        self.counts.add(bytes=passed * self._bytes)
         out = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
         # The device first: it works while the processor does.
         if there.any():
@@ -97,7 +99,7 @@ class TieredLayer:
 
     def _learn(self, real: I64, wanted: Sequence[int] | I64) -> None:
         """Show the policy a step, and bring in what is to be copied."""
-        mask = np.zeros(self._layout.experts, np.bool_)
+        mask = np.zeros(self.layout.experts, np.bool_)
         mask[real] = True
         self.resident.saw(mask)
         self._move(self.resident.bring_in([int(expert) for expert in wanted], mask))
@@ -106,11 +108,11 @@ class TieredLayer:
         for expert, slot in moves:
             self._copy(expert, slot)
         if moves:
-            self._counts.add(moves=len(moves), bytes=len(moves) * self._bytes)
+            self.counts.add(moves=len(moves), bytes=len(moves) * self._bytes)
 
     def _copy(self, expert: int, slot: int) -> None:
         """In the device's own order of work, after what still reads the slot."""
-        for slots, whole in zip(self.slots, self._whole, strict=True):
+        for slots, whole in zip(self.slots, self.whole, strict=True):
             slots[slot].copy_(whole[expert], non_blocking=True)
 
     def _copies(self, rows: I64) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -121,17 +123,17 @@ class TieredLayer:
     @cached_property
     def _cost(self) -> MissCost:
         """Measured once for layers of one shape."""
-        key = (self._layout, self._device, self.resident.room)
+        key = (self.layout, self._device, self.resident.room)
         if key not in _COSTS:
             spare = [torch.empty_like(slots[:1]) for slots in self.slots]
 
             def inputs(rows: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, I64, I64]:
-                x = torch.zeros(rows, self._layout.wide, device=device)
+                x = torch.zeros(rows, self.layout.wide, device=device)
                 share = torch.ones(rows, 1, device=device)
                 return x.clone(), x, share, np.zeros(rows, np.int64), np.arange(rows)
 
             def copy() -> None:
-                for to, whole in zip(spare, self._whole, strict=True):
+                for to, whole in zip(spare, self.whole, strict=True):
                     to[0].copy_(whole[0], non_blocking=True)
 
             def finish() -> None:
@@ -139,6 +141,7 @@ class TieredLayer:
                     torch.accelerator.synchronize(self._device)
 
             _COSTS[key] = measured_cost(
+                _ROWS,
                 copy,
                 lambda rows: self._on_host(*inputs(rows, self._device)),
                 lambda rows: self._on_device(*inputs(rows, self._device)),
@@ -169,8 +172,8 @@ class TieredLayer:
 
     def _copied(self, expert: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """For one use."""
-        blocks = [whole[expert].to(self._device, non_blocking=True) for whole in self._whole]
-        return dequantized(blocks, self._layout.types, dtype)
+        blocks = [whole[expert].to(self._device, non_blocking=True) for whole in self.whole]
+        return dequantized(blocks, self.layout.types, dtype)
 
     def _in_slot(self, slot: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        return dequantized([slots[slot] for slots in self.slots], self._layout.types, dtype)
+        return dequantized([slots[slot] for slots in self.slots], self.layout.types, dtype)
