@@ -80,6 +80,7 @@ class LlamaCppEngine(Engine):
             topology.architecture,
             together=windows.together,
             trace=trace is not None,
+            unfinished=str(windows.unfinished or ""),
         )
         arrays = run_job(job, f"calibrate {model_path}", _progress(progress))
         routing = {

@@ -16,9 +16,11 @@ from collab_plugin.compression.proxy import as_proxy, proxy_type
 from collab_plugin.engines.ability import check_able, check_reads
 from collab_plugin.engines.bytes_read import bytes_read
 from collab_plugin.engines.engine import Engine
+from collab_plugin.formats.output_path import PARTIAL, check_output
 from collab_plugin.plugins.manager import first_kernels
 from collab_plugin.progress import OnProgress, silent, track
 from collab_plugin.stats.stats import Stats
+from collab_plugin.stats.stats_file import write_stats
 
 
 def calibrate(
@@ -31,6 +33,7 @@ def calibrate(
     proxy: str | None = None,
     ubatch: int | None = None,
     trace: AnyPath | None = None,
+    out: AnyPath | None = None,
     engine: str | Engine = "llamacpp",
     threads: int | None = None,
     warn: Callable[[str], None] = warnings.warn,
@@ -46,6 +49,8 @@ def calibrate(
     cache folder, for models larger than memory. ``ubatch``: tokens that run at a time, in whole windows (None: one
     window); their logits take 4 bytes x tokens x vocabulary.
     ``trace``: also write which experts each token chose there (docs/formats/trace.md), for `place`.
+    ``out``: also write the stats there; meanwhile what was done is kept beside it, every five minutes or less often
+    where that takes long, and the same call goes on there after a stop (engine llamacpp).
     ``warn`` gets one sentence where windows are longer than what the model was trained for.
     `write_stats` keeps the result in a file that is also an imatrix for llama-quantize.
 
@@ -57,6 +62,10 @@ def calibrate(
         windows = dataclasses.replace(windows, together=ubatch // ctx)
     if trace is not None:
         check_able(chosen, "trace")
+    unfinished = None if out is None else Path(out).with_name(Path(out).name + PARTIAL)
+    if out is not None:
+        check_output(Path(out))
+    windows = dataclasses.replace(windows, unfinished=unfinished)
     checkpoint = opened(model)
     if note := window_note(checkpoint, ctx):
         warn(note)
@@ -74,4 +83,8 @@ def calibrate(
             stats = chosen.calibrate(runs, windows, threads=threads_of(threads), progress=advance)
         else:
             stats = chosen.trace(runs, windows, out=Path(trace), threads=threads_of(threads), progress=advance)
-    return dataclasses.replace(stats, model_id=model_id(checkpoint), seed=windows.drawn)
+    stats = dataclasses.replace(stats, model_id=model_id(checkpoint), seed=windows.drawn)
+    if out is not None and unfinished is not None:
+        write_stats(out, stats)
+        unfinished.unlink(missing_ok=True)
+    return stats

@@ -68,7 +68,8 @@ def command(
 
     MODEL may be any copy of the model, a quantized one too: statistics of one serve all. The stats
     file is a valid imatrix for llama-quantize. Do not calibrate on text that you evaluate on. With --sensitivity
-    the model is also probed on the text, which takes twice the tokens more.
+    the model is also probed on the text, which takes twice the tokens more. An interrupted calibration goes on where it
+    stopped, or some minutes before, when the same command is given again.
 
     Example: collab-plugin calibrate DeepSeek-V3-Q4_K_M.gguf --text prose.txt --text code.txt -o stats.gguf
     """
@@ -91,12 +92,12 @@ def command(
         proxy=proxy,
         ubatch=ubatch,
         trace=trace,
+        out=out,
         engine=engine,
         threads=threads,
         warn=warn,
         progress=shown(),
     )
-    cp.write_stats(out, stats)
     layers = [summary(layer, routing) for layer, routing in sorted(stats.routing.items())]
     result = {
         "output": str(out),

@@ -34,7 +34,8 @@ class Windows:
     text, None for all. ``weights``: one for each text, or none at all; they multiply ``chunks``, and without it are the
     proportions of windows. ``seed``: windows that are not all are drawn with it, None for the first ones.
     `text_windows.windows_of` does all of this. ``together``: windows that calibration runs at a time, so that weights
-    that come from a disk are read once for all of them.
+    that come from a disk are read once for all of them. ``unfinished``: a file in which calibration may keep what it
+    has done so far, and which the same calibration goes on from.
     """
 
     texts: tuple[Path, ...]
@@ -43,6 +44,7 @@ class Windows:
     weights: tuple[float, ...] = ()
     seed: int | None = None
     together: int = 1
+    unfinished: Path | None = None
 
     @property
     def drawn(self) -> int | None:

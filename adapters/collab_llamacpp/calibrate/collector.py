@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,36 @@ class Collector(Observer):
         for layer in list(self._pending):
             self._book_weights(layer)
         super().finish()
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All of it as arrays, between two batches."""
+        for layer in list(self._pending):
+            self._book_weights(layer)
+        found: dict[str, NDArray[Any]] = {}
+        for layer, count in self.counts.items():
+            found[f"counts.{layer}"], found[f"tokens.{layer}"] = count, np.array(self.tokens[layer])
+            found[f"weights.{layer}"], found[f"reap.{layer}"] = self.weights[layer], self.reap[layer]
+        for name, sums in self.sums.items():
+            found[f"sums.{name}"], found[f"seen.{name}"] = sums, self.seen[name]
+        for (node, layer), (total, tokens) in self.streams.items():
+            found[f"streams.{node}.{layer}"] = np.array([total, tokens])
+        for layer, ids in self.chosen.items():
+            found[f"chosen.{layer}"] = np.concatenate(ids)
+        return found
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take up what `state` gave."""
+        for key, values in arrays.items():
+            kind, _, name = key.partition(".")
+            if kind in ("sums", "seen"):
+                getattr(self, kind)[name] = values
+            elif kind == "streams":
+                node, _, layer = name.rpartition(".")
+                self.streams[node, int(layer)] = float(values[0]), int(values[1])
+            elif kind == "chosen":
+                self.chosen[int(name)] = [values]
+            else:
+                getattr(self, kind)[int(name)] = int(values) if kind == "tokens" else values
 
     def wanted(self, address: int) -> bool:
         op = ctypes.c_int.from_address(address + _OP).value

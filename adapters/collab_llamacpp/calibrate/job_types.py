@@ -11,7 +11,8 @@ from collab_plugin.engines.text_windows import TextCut
 @dataclass(frozen=True)
 class CalibrateJob:
     """``experts`` in each layer; ``kv_type``: how keys and values are kept, "f16" or "f32"; ``together``: windows that
-    run in one batch; ``trace``: keep each token's choice of experts."""
+    run in one batch; ``trace``: keep each token's choice of experts. ``unfinished``: a file for what was done so far,
+    not more often than every ``save_seconds`` (0: after each batch), or ""."""
 
     model: str
     threads: int
@@ -21,6 +22,8 @@ class CalibrateJob:
     kv_type: str = "f16"
     together: int = 1
     trace: bool = False
+    unfinished: str = ""
+    save_seconds: float = 300.0
 
 
 @dataclass(frozen=True)

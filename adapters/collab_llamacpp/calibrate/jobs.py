@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from collab_llamacpp.calibrate.collector import Collector
 from collab_llamacpp.calibrate.job_types import CalibrateJob, EvaluateJob, GenerateJob, ReferenceJob
 from collab_llamacpp.calibrate.original_logits import Original, RunningOriginal
+from collab_llamacpp.calibrate.unfinished_calibration import UnfinishedCalibration
 from collab_llamacpp.native.model import LoadedModel
 from collab_llamacpp.native.page_hints import PageHints
 from collab_llamacpp.native.sampling import piece, sampler
@@ -43,12 +44,17 @@ def calibrate(job: CalibrateJob, progress: Advance) -> Arrays:
         sequences=job.together,
     ) as session:
         windows = session.windows(job.cut)
-        for start in range(0, len(windows), job.together):
+        kept = UnfinishedCalibration(job, windows)
+        first = kept.resume(collector)
+        progress(first * ctx, len(windows) * ctx)
+        for start in range(first, len(windows), job.together):
             batch = windows[start : start + job.together]
             session.decode_together([window.tolist() for window in batch])
             if collector.error is not None:
                 break
             progress((start + len(batch)) * ctx, len(windows) * ctx)
+            llama.llama_synchronize(session.ctx)
+            kept.keep(collector, start + len(batch))
         llama.llama_synchronize(session.ctx)
     collector.finish()
     arrays: Arrays = {"tokens": np.array(len(windows) * ctx), "sketch": sketch(np.concatenate(windows))}
