@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Literal, overload
 
@@ -15,6 +16,7 @@ from collab_plugin.compression.gguf_file import Compressed
 from collab_plugin.compression.gguf_file import compress as compress_gguf
 from collab_plugin.compression.hf_folder import CompressedFolder, FolderPrecision, compress_folder
 from collab_plugin.compression.inputs import quantizes, samples_of, stats_of
+from collab_plugin.compression.ray_cluster import RayCluster
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.output_path import check_output, check_output_folder
 from collab_plugin.planning.budget import parse_size
@@ -22,6 +24,7 @@ from collab_plugin.plans.artifact import check_one_count
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.plan_file import write_plan
 from collab_plugin.plugins.manager import first_kernels
+from collab_plugin.plugins.open_checkpoint import open_checkpoint
 from collab_plugin.progress import OnProgress, silent, track
 from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.stats.match_model import match_model
@@ -43,6 +46,7 @@ def compress(
     split: str | int | None = None,
     order: str | None = None,
     trace: RoutingTrace | AnyPath | None = None,
+    cluster: str | None = None,
     kernels: Kernels | None = None,
     threads: int | None = None,
     progress: OnProgress = silent,
@@ -77,6 +81,7 @@ def compress(
     split: str | int | None = None,
     order: str | None = None,
     trace: RoutingTrace | AnyPath | None = None,
+    cluster: str | None = None,
     kernels: Kernels | None = None,
     threads: int | None = None,
     progress: OnProgress = silent,
@@ -95,6 +100,7 @@ def compress(
     split: str | int | None = None,
     order: str | None = None,
     trace: RoutingTrace | AnyPath | None = None,
+    cluster: str | None = None,
     kernels: Kernels | None = None,
     threads: int | None = None,
     progress: OnProgress = silent,
@@ -107,9 +113,10 @@ def compress(
     ``split``: no GGUF file larger than that ("45GB", or bytes); where one is not enough there are several, named as
     llama-gguf-split does. ``order`` of the experts in a GGUF, when not the plan's: "heat" (the most chosen first, by
     ``trace`` or else by the stats) or "co-activation" (those that tokens of ``trace`` choose together side by side).
-    The plan that this makes of the given one is written beside ``out``, as OUT.plan.json. ``kernels`` quantize; by
-    default the first that a plugin brings. The output appears under its name only when complete; an interrupted run
-    goes on when called again.
+    The plan that this makes of the given one is written beside ``out``, as OUT.plan.json.
+    ``cluster``: address of a Ray cluster whose workers do it, with the same bytes; the model, the output and samples
+    lie on storage that all of them see. ``kernels`` quantize; by default the first that a plugin brings. The output
+    appears under its name only when complete; an interrupted run goes on when called again.
 
     Example: ``cp.compress("DeepSeek-V3/", "plan.json", "out.gguf", progress=print).bytes``
     """
@@ -121,6 +128,8 @@ def compress(
             raise CollabError("`order` is for GGUF files: a folder has a tensor for each expert; leave it out")
         if split is not None:
             raise CollabError("`split` is for GGUF files: a folder has files of at most 5 GB; leave it out")
+        if cluster is not None:
+            raise CollabError("`cluster` is for GGUF files: a folder is written by this machine; leave it out")
         check_output_folder(Path(out))
         check_one_count(decided, "a config.json")
         if samples is not None or decided.repair is not None:
@@ -150,8 +159,22 @@ def compress(
         write_plan(Path(f"{out}.plan.json"), decided)
     elif trace is not None:
         raise CollabError("`trace` says in which `order` experts stand: give that too")
+    if kernels is not None and cluster is not None:
+        raise CollabError(
+            "`kernels` are objects of this process: workers of a `cluster` take their own; leave them out"
+        )
     if kernels is None and quantizes(decided, checkpoint):
         kernels = first_kernels()
+    workers = None
+    if cluster is not None:
+        given = None if samples is None else Path(samples).resolve()
+        beside = None if folder is None else folder.resolve()
+        workers = RayCluster(
+            cluster,
+            partial(open_checkpoint, _elsewhere(checkpoint)),
+            partial(_kernels, quantizes(decided, checkpoint)),
+            partial(samples_of, decided, beside, given),
+        )
     with track(progress, "compressing", unit="weights") as advance:
         return compress_gguf(
             checkpoint,
@@ -163,6 +186,7 @@ def compress(
             report=advance,
             samples=sampled,
             split=most,
+            cluster=workers,
         )
 
 
@@ -186,3 +210,14 @@ def _ordered(
     matched = match_model(stats, checkpoint, "`stats`").stats
     counts = {layer: routing.count.astype(np.float64) for layer, routing in matched.routing.items()}
     return ordered_by(plan, checkpoint, kind, counts)
+
+
+def _elsewhere(checkpoint: Checkpoint) -> str:
+    """How workers of a cluster, in other folders, find the model."""
+    path = checkpoint.path
+    return str(path.resolve()) if checkpoint.address == str(path) else checkpoint.address
+
+
+def _kernels(needed: bool) -> Kernels | None:
+    """A worker's own."""
+    return first_kernels() if needed else None

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     help="Order of the experts in a GGUF that is larger than memory; as the plan has it unless told.",
 )
 @click.option("--trace", type=click.Path(path_type=Path), help="For --order: which experts tokens chose.")
+@click.option(
+    "--cluster", metavar="ADDRESS", help="Ray cluster that does it: ray://HEAD:10001, or auto on a node of it."
+)
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="GGUF or folder to write.")
 @threads_option
 @json_option
@@ -54,6 +57,7 @@ def command(
     split: str | None,
     order: str | None,
     trace: Path | None,
+    cluster: str | None,
     out: Path,
     threads: int,
     as_json: bool,
@@ -78,6 +82,7 @@ def command(
         split=split,
         order=order,
         trace=trace,
+        cluster=cluster,
         threads=threads,
         progress=shown(),
     )

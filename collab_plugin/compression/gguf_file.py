@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,10 @@ from collab_plugin.checkpoint.gguf import shard_paths
 from collab_plugin.compression.journal import Journal, checksum
 from collab_plugin.compression.journaled_work import JournaledWork
 from collab_plugin.compression.peak_memory import peak_memory
+from collab_plugin.compression.ray_cluster import ClusterJob, RayCluster, finished_on, output_parts
 from collab_plugin.compression.shards import ShardFiles, Shards, shards_of
 from collab_plugin.compression.tiles import Tile, tile_bytes, tiles_of
-from collab_plugin.compression.whole_output import allocate, check_space, sized_file, whole_outputs
+from collab_plugin.compression.whole_output import allocate, check_space, part_of, sized_file, whole_outputs
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.output_path import check_output
 from collab_plugin.plans.artifact import artifact_metadata, artifact_tensors, check_one_count
@@ -62,11 +63,13 @@ def compress(
     report: Advance,
     samples: BlockSamples | None = None,
     split: int | None = None,
+    cluster: RayCluster | None = None,
 ) -> Compressed:
     """Write the GGUF that ``plan`` describes to ``out``; importance is borrowed as the plan says.
 
     ``samples``: those that the plan's repair names, if it has one. ``split``: bytes that no file may exceed; where one
-    is not enough there are several, NAME-0000i-of-0000N.gguf.
+    is not enough there are several, NAME-0000i-of-0000N.gguf. ``cluster``: where tiles are made in place of ``threads``
+    here, with the same bytes.
 
     Peak memory: threads × (one tile of at most 32 MiB as float32, and its result) plus a constant.
     An interrupted run leaves ``out``.partial and ``out``.journal, and the same call goes on there.
@@ -88,7 +91,8 @@ def compress(
     checkpoint.check_conversion()
     if samples is not None:
         checkpoint = RepairedCheckpoint(checkpoint, plan, samples, stored_experts(checkpoint, plan, imatrix, kernels))
-    prepare(plan, checkpoint, kernels)
+    if cluster is None:
+        prepare(plan, checkpoint, kernels)
     source = source_state(checkpoint)
     job = f"{plan_fingerprint(plan)} {hashlib.sha256(shards.header).hexdigest()} {source}"
     with _output(out, files, shards, job) as (output, journal):
@@ -100,7 +104,14 @@ def compress(
             output.write(tiles[index].offset, memoryview(data.data))
             return checksum(data.data)
 
-        JournaledWork(one, [tile.values for tile in tiles], output.sync, journal, report).all(threads)
+        work = JournaledWork(one, [tile.values for tile in tiles], output.sync, journal, report)
+        if cluster is None:
+            work.all(threads)
+        else:
+            parts = output_parts([part_of(file) for file in files], shards.starts)
+            job_of_all = ClusterJob(cluster, plan, imatrix, tiles, parts)
+            with closing(finished_on(job_of_all, work.todo)) as finished:
+                work.done_by(finished)
         if source_state(checkpoint) != source:
             raise CollabError(
                 f"{checkpoint.path} was changed while it was read, so nothing that was written is trusted: run "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from collab_plugin.compression.journal import Journal
@@ -32,10 +32,25 @@ class JournaledWork:
         self._done = sum(values[i] for i in journal.done)
         self._synced = time.monotonic()
 
+    @property
+    def todo(self) -> list[int]:
+        """Numbers of the pieces that are not done."""
+        return [i for i in range(len(self.values)) if i not in self.journal.done]
+
+    def done_by(self, finished: Iterable[Iterable[tuple[int, str]]]) -> None:
+        """Record what others do: (piece, checksum) of what they wrote; on any error keep that, and raise it."""
+        self.report(self._done, sum(self.values))
+        try:
+            for some in finished:
+                for index, sum_ in some:
+                    self._finish(index, sum_)
+        finally:
+            self._sync()
+
     def all(self, threads: int) -> None:
         """Do every unfinished piece; on any error stop at once, keep what is synced, and raise it."""
         self.report(self._done, sum(self.values))
-        todo = iter([i for i in range(len(self.values)) if i not in self.journal.done])
+        todo = iter(self.todo)
         with ThreadPoolExecutor(threads) as pool:
             running: dict[Future[str], int] = {}
             try:

@@ -33,7 +33,7 @@ def whole_output(out: Path, done_with: Path | None = None) -> Iterator[Path]:
 @contextmanager
 def whole_outputs(out: Path, files: Sequence[Path], done_with: Path | None = None) -> Iterator[tuple[Path, ...]]:
     """`whole_output` of several ``files``, which together are the output ``out``: the first gets its name last."""
-    parts = tuple(file.with_name(file.name + PARTIAL) for file in files)
+    parts = tuple(part_of(file) for file in files)
     with only_run(out):
         yield parts
         with writing(out):
@@ -44,6 +44,11 @@ def whole_outputs(out: Path, files: Sequence[Path], done_with: Path | None = Non
             sync_folder(out.parent)
             if done_with is not None:
                 done_with.unlink(missing_ok=True)
+
+
+def part_of(file: Path) -> Path:
+    """The name of ``file`` while it is unfinished."""
+    return file.with_name(file.name + PARTIAL)
 
 
 @contextmanager

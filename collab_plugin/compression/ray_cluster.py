@@ -1,0 +1,213 @@
+"""The tiles of a GGUF on a Ray cluster.
+
+Workers read the model and write their ranges of the output, both on storage that all of them see.
+
+Which worker does what, and what is done again when one is lost, is Ray's affair. A worker has written and synced its
+tiles before it tells their checksums, so that a tile that is told is on the disk, and one that is done twice has the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from collab_plugin.checkpoint.checkpoint import Checkpoint
+from collab_plugin.compression.journal import checksum
+from collab_plugin.compression.tiles import Tile, tile_bytes
+from collab_plugin.compression.whole_output import SizedFile
+from collab_plugin.errors import CollabError
+from collab_plugin.plans.plan import Plan
+from collab_plugin.plans.planned_source import as_planned
+from collab_plugin.quantize.kernels import Kernels
+from collab_plugin.repair.repaired_checkpoint import RepairedCheckpoint
+from collab_plugin.repair.samples import BlockSamples
+from collab_plugin.repair.stored_experts import stored_experts
+from collab_plugin.stats.importance_matrix import ImportanceMatrix
+
+MOST_VALUES = 2**26
+"""Weights of a task at most, but for a tile that is larger: seconds to a minute of a core."""
+TASKS_A_CORE = 32
+"""At least so many tasks for each core, where there are as many tiles: the last ones end together."""
+TRIES = 10
+"""How often a task is begun anew when its worker is lost."""
+_SAME_STORAGE = "workers read the model and write the output on storage that all of them see, under the same path"
+
+
+@dataclass(frozen=True)
+class RayCluster:
+    """``address``: of the head ("ray://head:10001", "head:6379"), "auto", or "local". What workers do with it:
+    ``open_model`` opens the model, ``kernels`` gives what quantizes, ``samples`` those of a plan that repairs; each is
+    called once by each worker, and is a function that can be pickled."""
+
+    address: str
+    open_model: Callable[[], Checkpoint]
+    kernels: Callable[[], Kernels | None]
+    samples: Callable[[], BlockSamples | None]
+
+
+@dataclass(frozen=True)
+class ClusterJob:
+    """What every task needs: the ``plan``, its importance matrix, and all ``tiles``; ``parts``: the output's files with
+    where each begins (`Shards.starts`)."""
+
+    cluster: RayCluster
+    plan: Plan
+    imatrix: ImportanceMatrix | None
+    tiles: Sequence[Tile]
+    parts: Sequence[tuple[str, int]]
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+class TileWorker:
+    """A worker's process: the model, opened once, and the output's files."""
+
+    def __init__(self, job: ClusterJob) -> None:
+        self.job = job
+        where = f"on {socket.gethostname()}"
+        try:
+            handles = [os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0)) for path, _ in job.parts]
+        except OSError as error:
+            raise CollabError(f"{error.filename} {where}: {error.strerror}; {_SAME_STORAGE}") from None
+        self.files = [
+            (SizedFile(handle, Path(path)), start) for handle, (path, start) in zip(handles, job.parts, strict=True)
+        ]
+        checkpoint = as_planned(job.cluster.open_model(), job.plan)
+        samples, self.kernels = job.cluster.samples(), job.cluster.kernels()
+        if samples is not None:
+            stored = stored_experts(checkpoint, job.plan, job.imatrix, self.kernels)
+            checkpoint = RepairedCheckpoint(checkpoint, job.plan, samples, stored)
+        self.checkpoint = checkpoint
+
+    def do(self, indices: Sequence[int]) -> list[tuple[int, str]]:
+        """Write these tiles and sync them; their checksums."""
+        found, touched = [], set()
+        for index in indices:
+            tile = self.job.tiles[index]
+            data = tile_bytes(self.checkpoint, self.job.plan, tile, self.job.imatrix, self.kernels).reshape(-1)
+            file, start = next(pair for pair in reversed(self.files) if pair[1] <= tile.offset)
+            file.write(tile.offset - start, memoryview(data.data))
+            touched.add(file)
+            found.append((index, checksum(data.data)))
+        for file in touched:
+            file.sync()
+        return found
+
+    def close(self) -> None:
+        """Let the output's files go."""
+        for file, _ in self.files:
+            os.close(file.handle)
+
+
+_worker: TileWorker | None = None
+
+
+def _do(key: str, held: Sequence[Any], indices: Sequence[int]) -> list[tuple[int, str]]:
+    """A task, in a worker's process, which keeps what it opened for the next one. ``held``: the job where Ray keeps it,
+    fetched when it is another than the last one's: what is passed outright is unpacked for each task."""
+    global _worker
+    if _worker is None or _worker.job.key != key:
+        import ray
+
+        if _worker is not None:
+            _worker.close()
+        _worker = TileWorker(ray.get(held[0]))
+    return _worker.do(indices)
+
+
+def finished_on(job: ClusterJob, todo: Sequence[int]) -> Generator[list[tuple[int, str]], None, None]:
+    """Do the tiles ``todo`` on the cluster; (tile, checksum) of those that are on the disk, a task at a time.
+
+    Raises CollabError without Ray, for a cluster that is not there, for what a task says, and where a task lost its
+    worker too often.
+    """
+    with _connected(job.cluster.address) as ray:
+        cores = max(int(ray.cluster_resources().get("CPU", 1)), 1)
+        shared = ray.put(job)
+        task = ray.remote(num_cpus=1, max_retries=TRIES)(_do)
+        waiting, running = iter(_tasks(job.tiles, todo, cores)), set[Any]()
+        try:
+            while True:
+                while len(running) < 2 * cores and (indices := next(waiting, None)):
+                    running.add(task.remote(job.key, [shared], indices))
+                if not running:
+                    return
+                ready, rest = ray.wait(list(running), num_returns=1)
+                running = set(rest)
+                yield _result(ray, ready[0])
+        finally:
+            for left in running:
+                ray.cancel(left, force=False)
+
+
+def _tasks(tiles: Sequence[Tile], todo: Sequence[int], cores: int) -> Iterator[list[int]]:
+    """Tiles that lie behind each other, so that a worker reads and writes in order."""
+    most = min(MOST_VALUES, sum(tiles[i].values for i in todo) // (TASKS_A_CORE * cores))
+    batch: list[int] = []
+    values = 0
+    for index in todo:
+        if batch and values + tiles[index].values > most:
+            yield batch
+            batch, values = [], 0
+        batch.append(index)
+        values += tiles[index].values
+    if batch:
+        yield batch
+
+
+def _result(ray: Any, ready: Any) -> list[tuple[int, str]]:
+    try:
+        found: list[tuple[int, str]] = ray.get(ready)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, CollabError):
+            raise CollabError(str(error.cause)) from None
+        raise
+    except ray.exceptions.RayError as error:
+        line = str(error).strip().splitlines()[0]
+        raise CollabError(f"the cluster lost a task {TRIES + 1} times ({line}); run the same command again") from None
+    return found
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Any]:
+    """Ray, connected to ``address``; what was connected before stays so."""
+    try:
+        import ray
+    except ImportError:
+        raise CollabError("no Ray here: pip install 'collab-plugin[ray]', here and on the cluster") from None
+    if ray.is_initialized():
+        yield ray
+        return
+    _reach(address)
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        line = str(error).strip().splitlines()[0][:200]
+        raise CollabError(f"no Ray cluster at {address}: {line}") from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """CollabError where nothing answers at ``address``: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():  # "auto", "local"
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise CollabError(f"no Ray cluster at {address}: {error}") from None
+
+
+def output_parts(files: Sequence[Path], starts: Sequence[int]) -> list[tuple[str, int]]:
+    """``files`` as other machines find them, with where each begins."""
+    return [(str(file.resolve()), start) for file, start in zip(files, starts, strict=True)]
