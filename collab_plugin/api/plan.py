@@ -29,11 +29,12 @@ from collab_plugin.formats.ggml_types import type_info
 from collab_plugin.placement.artifact_shape import shape_of_checkpoint
 from collab_plugin.placement.machine_fit import budget_for
 from collab_plugin.placement.machines import Machine
-from collab_plugin.placement.run_setup import DEFAULT_SETUP, RunSetup
+from collab_plugin.placement.run_setup import DEFAULT_SETUP, KvType, RunSetup
 from collab_plugin.planning.allocators.allocator import Allocator
 from collab_plugin.planning.budget import parse_budget, parse_size
 from collab_plugin.planning.criteria.criterion import ImportanceCriterion
 from collab_plugin.planning.decide import decide
+from collab_plugin.planning.kv_choice import with_best_cache
 from collab_plugin.planning.options import OptionValue
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.prediction import prunable
@@ -57,6 +58,7 @@ def plan(
     memory: str | int | None = None,
     machine: str | Machine | None = None,
     setup: RunSetup = DEFAULT_SETUP,
+    kv_types: Sequence[KvType] = (),
     keep: str | float = "auto",
     layers: Layers = "same",
     experts_used: int | Literal["auto"] | None = None,
@@ -88,8 +90,10 @@ def plan(
     ``stats``: of `calibrate`, or any imatrix GGUF. ``sensitivity``: of `probe`; without it the prediction rests on
     what was learnt on small models. ``budget``: bytes, or "103GB", "98.5GiB", "2.5bpw"; never exceeded. In its place
     ``memory`` ("128GB") or a known ``machine`` ("strix-halo-128"): the file gets what is left when the model runs as
-    ``setup`` says. ``keep``: experts a layer, "auto", a share (0.75, "75%") or a count (an int). ``layers`` "varied":
-    each layer its own number with that mean, which only vLLM runs. ``experts_used``: by default scaled with the kept
+    ``setup`` says; with ``kv_types`` ("f16", "q8_0", "q4_0") that type of the KV cache is taken which leaves the best
+    plan, what the cache itself costs counted. ``keep``: experts a layer, "auto", a share (0.75, "75%") or a count (an
+    int). ``layers`` "varied": each layer its own number with that mean, which only vLLM runs. ``experts_used``: by
+    default scaled with the kept
     share; "auto": that or the original number. ``allow_few_tokens``: prune although calibration saw too few.
 
     ``samples``: what `sample` wrote of this model: the kept experts' `down` matrices are then fitted to it, to do the
@@ -113,7 +117,12 @@ def plan(
     source = None if stats is None else source_of(stats)
     checkpoint = prunable(opened(model), source.stats if source else None, str(keep), groups, keep_types)
     topology = topology_of(checkpoint)
-    size, room_note = _budget(checkpoint, topology, budget, (memory, machine, setup), threads)
+    if kv_types and (confirm or keep_types or (memory is None and machine is None)):
+        raise CollabError("`kv_types` are weighed with `memory` or `machine`, and without `confirm` and `keep_types`")
+    size: int | None = None
+    room_note = ""
+    if not kv_types:
+        size, room_note = _budget(checkpoint, topology, budget, (memory, machine, setup), threads)
     request = PlanRequest(
         budget=size,
         criterion=criterion_of(criterion),
@@ -144,7 +153,17 @@ def plan(
         None if samples is None else SamplesSource.read(Path(samples)),
     )
     measuring = measuring_of(engine, texts, ctx, chunks, planning.stats) if confirm else None
-    made = decide(planning, confirm=confirm, measuring=measuring, progress=progress)
+
+    def beside(kind: KvType) -> Plan:
+        room = replace(setup, kv_type=kind)
+        size, note = _budget(checkpoint, topology, budget, (memory, machine, room), threads)
+        found = decide(replace(planning, request=replace(request, budget=size)), progress=progress)
+        return replace(found, notes=(*found.notes, note))
+
+    if kv_types:
+        made, room_note = with_best_cache(kv_types, beside), ""
+    else:
+        made = decide(planning, confirm=confirm, measuring=measuring, progress=progress)
     if measuring is not None and (note := window_note(checkpoint, measuring.windows.ctx)):
         made = replace(made, notes=(*made.notes, note))
     if room_note:

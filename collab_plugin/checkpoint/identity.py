@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import wraps
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -15,6 +18,20 @@ _SAMPLE_ROWS = 2
 _AT_ONCE = 8  # each waits for an answer where the files are far away
 
 
+def _once(identify: Callable[[Checkpoint], str]) -> Callable[[Checkpoint], str]:
+    """``identify``, asked once of each checkpoint: models do not change, and routers have hundreds of megabytes."""
+    known: WeakKeyDictionary[Checkpoint, str] = WeakKeyDictionary()
+
+    @wraps(identify)
+    def found(checkpoint: Checkpoint) -> str:
+        if checkpoint not in known:
+            known[checkpoint] = identify(checkpoint)
+        return known[checkpoint]
+
+    return found
+
+
+@_once
 def fingerprint(checkpoint: Checkpoint) -> str:
     """Return "sha256:..." over names, shapes, types, integer metadata and sampled rows of every tensor.
 
@@ -41,6 +58,7 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
+@_once
 def model_id(checkpoint: Checkpoint) -> str:
     """Return "sha256:..." over the float32 router weights of every layer but those for prediction.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import click
 
@@ -27,6 +27,16 @@ def used_callback(
     if not (value.isascii() and value.isdigit() and int(value) > 0):
         raise click.BadParameter("write auto, or a number of at least 1")
     return int(value)
+
+
+def _kv_types(value: str | None) -> tuple[KvType, ...]:
+    """``--kv-types`` as their names."""
+    if value is None:
+        return ()
+    names, known = tuple(name.strip().lower() for name in value.split(",")), get_args(KvType)
+    if wrong := [name for name in names if name not in known]:
+        raise click.BadParameter(f"{wrong[0]!r} is none of {', '.join(known)}", param_hint="--kv-types")
+    return cast(tuple[KvType, ...], names)
 
 
 @click.command()
@@ -54,6 +64,11 @@ def used_callback(
 )
 @click.option("--machine", metavar="NAME", help="A known machine in place of --memory (see `fit`): strix-halo-128.")
 @setup_options
+@click.option(
+    "--kv-types",
+    metavar="A,B",
+    help="Weigh these types of the KV cache with --memory or --machine: the one that leaves the best plan is taken.",
+)
 @click.option(
     "--keep", default="auto", show_default=True, help="Experts a layer: auto, a share (0.75, 75%) or a count."
 )
@@ -166,6 +181,7 @@ def command(
     context: int,
     sequences: int,
     kv_type: KvType,
+    kv_types: str | None,
     reserve: str,
     keep: str,
     layers: Literal["same", "varied"],
@@ -215,6 +231,7 @@ def command(
         memory=memory,
         machine=machine,
         setup=setup_of(context, sequences, kv_type, reserve),
+        kv_types=_kv_types(kv_types),
         keep=keep,
         layers=layers,
         experts_used=experts_used,

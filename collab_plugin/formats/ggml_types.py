@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
@@ -109,6 +110,12 @@ def row_bytes(name: str, n: int) -> int:
 
 def tensor_bytes(name: str, shape: Sequence[int]) -> int:
     """Bytes of a whole tensor (numpy-order ``shape``), without padding."""
+    return _tensor_bytes(name, tuple(shape))
+
+
+@cache
+def _tensor_bytes(name: str, shape: tuple[int, ...]) -> int:
+    """A search asks for the same few shapes hundreds of thousands of times."""
     return math.prod(shape[:-1]) * row_bytes(name, shape[-1])
 
 

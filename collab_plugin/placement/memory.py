@@ -148,7 +148,7 @@ def _compute(shape: ArtifactShape, setup: RunSetup, keys: _Keys | None) -> tuple
     logits = _size(shape, "token_embd.weight") // max(width, 1)
     experts = shape.used * (width + 2 * keys.integer("expert_feed_forward_length", 0))
     with_mask = 4 * (4 * width + max(logits, experts)) + F16 * setup.cells
-    bytes_a_token = max(with_mask, 4 * (4 * width + _attention_floats(keys)))
+    bytes_a_token = max(with_mask, _attention_bytes(keys, width, setup))
     return (
         setup.ubatch * bytes_a_token,
         "estimate",
@@ -156,10 +156,12 @@ def _compute(shape: ArtifactShape, setup: RunSetup, keys: _Keys | None) -> tuple
     )
 
 
-def _attention_floats(keys: _Keys) -> int:
-    """Queries and outputs of all heads; MLA has both also in the latent space, and the latent vector itself."""
+def _attention_bytes(keys: _Keys, width: int, setup: RunSetup) -> int:
+    """Queries and outputs of all heads beside the stream. MLA has both also in the latent space, and the latent vector
+    itself: as llama.cpp 0.3.36 reports for DeepSeek-V3's widths (benchmarks/scale/running_memory.py)."""
     heads = keys.integer("attention.head_count", 1)
     key, value = (keys.integer(f"attention.{name}_length", 0) for name in ("key", "value"))
     if not (mla := keys.integer("attention.key_length_mla", 0)):
-        return heads * (key + value)
-    return heads * (mla + key + 2 * value + keys.integer("attention.value_length_mla", 0)) + key
+        return 4 * (4 * width + heads * (key + value))
+    floats = heads * (mla + key + value + keys.integer("attention.value_length_mla", 0)) + value
+    return 4 * (2 * width + floats) + F16 * setup.cells

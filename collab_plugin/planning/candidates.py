@@ -16,7 +16,7 @@ from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.provenance import blank_plan, closing_notes
 from collab_plugin.planning.pruning import Kept, check_enough, check_routing, check_servable, choose, fewest_servable
 from collab_plugin.planning.top_k import scaled_top_k, weight_note
-from collab_plugin.planning.type_choices import Types, size_in_file
+from collab_plugin.planning.type_choices import Types, size_in_file, sizes_in_file
 from collab_plugin.plans.artifact import artifact_layout, new_shape
 from collab_plugin.plans.plan import Activation, Plan, Pruning, TensorPlan, requirements_of
 
@@ -136,7 +136,7 @@ class Candidates:
     def smallest(self, candidate: Candidate, choices: Types) -> int:
         """Bytes of the file with every tensor at its smallest choice."""
         checkpoint, plan = self.planning.checkpoint, candidate.plan
-        sizes = (min(size_in_file(checkpoint, plan, n, k) for k in kinds) for n, kinds in choices.items())
+        sizes = (min(sizes_in_file(checkpoint, plan, n, kinds)) for n, kinds in choices.items())
         return candidate.fixed + sum(sizes)
 
     def finish(self, candidate: Candidate, types: Mapping[str, str], errors: Mapping[str, Mapping[str, float]]) -> Plan:

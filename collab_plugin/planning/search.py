@@ -17,7 +17,7 @@ from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.predictor import predictor_of
 from collab_plugin.planning.pruning import parse_keep
 from collab_plugin.planning.search_space import counts_to_weigh
-from collab_plugin.planning.type_choices import size_in_file
+from collab_plugin.planning.type_choices import sizes_in_file
 from collab_plugin.plans.plan import Plan, Point
 from collab_plugin.progress import Advance, untold
 from collab_plugin.quantize.error import ErrorTable
@@ -112,14 +112,13 @@ class _Search:
         return plans
 
     def _items(self, fitted: Fitted) -> list[Item]:
-        return [
-            Item(name, tuple(self._choice(fitted, name, kind) for kind in kinds))
-            for name, kinds in fitted.choices.items()
-        ]
-
-    def _choice(self, fitted: Fitted, name: str, kind: str) -> Choice:
-        harm = self.predictor.weights[name] * self.errors.errors[name][kind]
-        return Choice(kind, size_in_file(self.planning.checkpoint, fitted.candidate.plan, name, kind), harm)
+        checkpoint, plan = self.planning.checkpoint, fitted.candidate.plan
+        items = []
+        for name, kinds in fitted.choices.items():
+            weight, errors = self.predictor.weights[name], self.errors.errors[name]
+            sizes = zip(kinds, sizes_in_file(checkpoint, plan, name, kinds), strict=True)
+            items.append(Item(name, tuple(Choice(kind, size, weight * errors[kind]) for kind, size in sizes)))
+        return items
 
     def _allocate(self, fitted: Fitted) -> Plan:
         allocator, candidate = self.planning.request.allocator, fitted.candidate

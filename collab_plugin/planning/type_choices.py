@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo, quantizable
 from collab_plugin.formats.ggml_types import (
@@ -58,6 +58,11 @@ def possible(planning: PlanningInput, info: TensorInfo, kind: str) -> str:
 
 def size_in_file(checkpoint: Checkpoint, plan: Plan, name: str, kind: str) -> int:
     """Bytes of a tensor in the plan's file, padding included."""
-    align = checkpoint.metadata.get("general.alignment")
-    size = tensor_bytes(kind, new_shape(checkpoint.tensors[name], plan))
-    return padded(size, int(align.value) if align else DEFAULT_ALIGNMENT)
+    return sizes_in_file(checkpoint, plan, name, (kind,))[0]
+
+
+def sizes_in_file(checkpoint: Checkpoint, plan: Plan, name: str, kinds: Sequence[str]) -> list[int]:
+    """`size_in_file` at each of ``kinds``."""
+    found = checkpoint.metadata.get("general.alignment")
+    alignment, shape = int(found.value) if found else DEFAULT_ALIGNMENT, new_shape(checkpoint.tensors[name], plan)
+    return [padded(tensor_bytes(kind, shape), alignment) for kind in kinds]
