@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import zlib
 from dataclasses import dataclass
+from functools import cache
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +101,8 @@ def _experts(m: Model) -> dict[str, Shape]:
 
 
 class Imagined(Checkpoint):
-    """A model by shape; values are normal random numbers, the same for the same rows."""
+    """A model by shape; values are normal random numbers, the same for the same rows, out of one pool: making them anew
+    would take longer than a disk takes to read weights."""
 
     def __init__(self, model: Model) -> None:
         self.path, self.format, self.notes = Path(f"imagined-{model.name}"), "imagined", ()
@@ -114,12 +117,19 @@ class Imagined(Checkpoint):
     def read(self, name: str, *, expert: int | None = None, rows: slice | None = None) -> NDArray[np.float32]:
         shape = self.tensors[name].shape if expert is None else self.tensors[name].shape[1:]
         start, stop, _ = (rows or slice(None)).indices(shape[0])
-        rng = np.random.default_rng((zlib.crc32(name.encode()), expert or 0, start))
-        return np.float32(0.02) * rng.standard_normal((stop - start, *shape[1:]), np.float32)
+        size, at = (stop - start) * prod(shape[1:]), zlib.crc32(f"{name} {expert} {start}".encode()) % len(_pool())
+        return np.resize(np.roll(_pool(), -at) if at + size > len(_pool()) else _pool()[at : at + size], size).reshape(
+            stop - start, *shape[1:]
+        )
 
     def read_raw(self, name: str, *, expert: int | None = None, rows: slice | None = None) -> NDArray[np.uint8]:
         values = self.read(name, expert=expert, rows=rows).view(np.uint32)
         return values.view(np.uint8) if self.tensors[name].type == F32 else _bf16(values)
+
+
+@cache
+def _pool() -> NDArray[np.float32]:
+    return np.float32(0.02) * np.random.default_rng(1).standard_normal(2**22, np.float32)
 
 
 def _bf16(bits: NDArray[np.uint32]) -> NDArray[np.uint8]:

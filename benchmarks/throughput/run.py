@@ -9,8 +9,8 @@ end). The clock of ``layer`` starts when its plan is read and the kernels' table
 its name, on the disk; of ``types`` the tiles of the type alone count, because what is copied is much of so small a
 model. "kernel share" is the part of all threads' time that is spent in ggml's own quantization kernel: 100 % is the
 kernel's rate times the threads.
-Hours are computed: the weights of DeepSeek-V3 that a plan keeps (75 % of the experts), by the rate a thread.
-Writes throughput.csv (rows of the same kind are replaced) and throughput.png, prints a table.
+Hours are computed: the weights of DeepSeek-V3 that a plan keeps (75 % of the experts), by the processor's seconds a
+weight. Writes throughput.csv (rows of the same kind are replaced) and throughput.png, prints a table.
 """
 
 from __future__ import annotations
@@ -74,6 +74,12 @@ class Run:
     hours_16: float
     hours_64: float
 
+    @property
+    def core_weights_s(self) -> float:
+        """Weights a second of the processor: the rate of a core that nobody else uses."""
+        seconds: float = sum(getattr(self, stage) for stage in STAGES)
+        return self.weights / seconds
+
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -122,7 +128,7 @@ def _run(what: str, folder: Path, kind: str, experts: int, threads: int) -> Run:
     in_tiles = sum(found["wall"].values()) / threads
     seconds = found["seconds"] if what == "layer" else in_tiles
     rate = weights / seconds
-    hours = [v3_weights() / (rate / threads * cores) / 3600 for cores in CORES]
+    hours = [v3_weights() / weights * sum(found["cpu"].values()) / cores / 3600 for cores in CORES]
     return Run(
         what, kind, imatrix, experts, threads, weights, seconds, rate, source / found["seconds"] / 1e6,
         found["bytes"] / found["seconds"] / 1e6, found["wall"]["quantize"] / seconds / threads,

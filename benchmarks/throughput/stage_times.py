@@ -105,7 +105,7 @@ def ones_matrix(checkpoint: SafetensorsCheckpoint) -> Stats:
             slices = info.shape[0] if info.by_expert else 1
             columns = info.shape[-1] * (info.shape[0] if len(info.shape) == 3 and not info.by_expert else 1)
             entries[name] = ImatrixEntry(np.ones((slices, columns), np.float32), np.ones(slices, np.float32))
-    return Stats({}, entries, 512, 512, ("ones",), "", "none")
+    return Stats({}, entries, 512, 512, ("ones",), None, "none")
 
 
 def main() -> None:

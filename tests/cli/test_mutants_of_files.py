@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from small_models.mutant_trials import SUBJECTS, Subject, clear, run_all_unchanged, try_mutant, write_base
 
-EACH = 10
+EACH = 12
 
 
 @pytest.fixture(scope="module")

@@ -110,3 +110,13 @@ def test_tables_of_quality_are_the_measured_ones() -> None:
         assert f"<!-- {name} -->\n{made}\n<!-- /{name} -->" in page, (
             f"python -m benchmarks.quality.tables: {name} is old"
         )
+
+
+def test_tables_of_scale_are_the_measured_ones() -> None:
+    from benchmarks.scale.tables import TABLES as OF_SCALE
+
+    page = (ROOT / "docs" / "scale.md").read_text("utf-8")
+    for name, made in OF_SCALE.items():
+        assert f"<!-- {name} -->\n{made()}\n<!-- /{name} -->" in page, (
+            f"python -m benchmarks.scale.tables: {name} is old"
+        )
