@@ -49,7 +49,9 @@ NOT_TRANSFORMERS: dict[str, dict[str, Any]] = {
 }
 # What transformers' class fills in from other keys.
 _HEADS = {"num_key_value_heads": None}
-FILLED_IN: dict[str, dict[str, Any]] = dict.fromkeys(("granite-moe", "hunyuan-moe", "afmoe", "cohere2-moe"), _HEADS)
+FILLED_IN: dict[str, dict[str, Any]] = dict.fromkeys(
+    ("granite-moe", "hunyuan-moe", "afmoe", "cohere2-moe", "granite-hybrid"), _HEADS
+)
 
 
 @pytest.fixture(scope="module")

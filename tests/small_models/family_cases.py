@@ -108,6 +108,15 @@ CASES: dict[str, dict[str, Any]] = {
         "why_not": "KeyError: 'partial_rotary_factor'",  # of transformers 5's keys
     },
     "granite-moe": {"config": "GraniteMoeConfig", "keys": _GRANITE},
+    "granite-hybrid": {
+        "config": "GraniteMoeHybridConfig",
+        "keys": {
+            **_GRANITE, "shared_intermediate_size": 48, "mamba_n_heads": 8, "mamba_d_head": 32,
+            "mamba_d_state": 16, "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        },
+        "extra": {"layer_types": ["mamba", "attention", "mamba"]},  # as published
+        "unlike": ("granitehybrid.context_length",),  # the converter's is a million, whatever config.json says
+    },
     "granite-moe-shared": {"config": "GraniteMoeSharedConfig", "keys": _GRANITE | {"shared_intermediate_size": 48}},
     "llama4": {"config": "Llama4TextConfig", "keys": _LLAMA4},
     "qwen2-moe": {"config": "Qwen2MoeConfig", "keys": _QWEN2},

@@ -15,6 +15,7 @@ from collab_plugin.checkpoint.families.glm4_moe import GLM4_MOE
 from collab_plugin.checkpoint.families.glm4_moe_lite import GLM4_MOE_LITE
 from collab_plugin.checkpoint.families.glm_dsa import GLM_DSA
 from collab_plugin.checkpoint.families.gpt_oss import GPT_OSS
+from collab_plugin.checkpoint.families.granite_hybrid import GRANITE_HYBRID
 from collab_plugin.checkpoint.families.granite_moe import GRANITE_MOE
 from collab_plugin.checkpoint.families.hunyuan_moe import HUNYUAN_MOE
 from collab_plugin.checkpoint.families.hy_v3 import HY_V3
@@ -39,4 +40,5 @@ FAMILIES = (
     *(DEEPSEEK_V3, DEEPSEEK_V32, DEEPSEEK_V2, DEEPSEEK_V4, KIMI_K25, QWEN2_MOE, OLMOE, MIXTRAL, GRANITE_MOE, LLAMA4),
     *(ERNIE45_MOE, HUNYUAN_MOE, STEP35, NEMOTRON_H, QWEN3_VL_MOE, HY_V3, EXAONE_MOE, AFMOE, COHERE2_MOE, LFM2_MOE),
     MELLUM,
+    GRANITE_HYBRID,
 )

@@ -52,6 +52,7 @@ _SHARED_EXPERT = (
     block_tensor(_SHARED, "ffn_up_shexp.weight", "2*shared_width hidden", half(1), "experts"),
     block_tensor("shared_mlp.output_linear.weight", "ffn_down_shexp.weight", "hidden shared_width", layers="experts"),
 )
+EXPERTS_AND_SHARED = (*_EXPERTS, *_SHARED_EXPERT)
 
 
 def _tensors(c: Config) -> tuple[TensorRule, ...]:

@@ -53,33 +53,42 @@ def _keys(c: Config) -> dict[str, MetaValue]:
     }
 
 
+def mamba_sizes(heads: int, head: int, groups: int, state: int) -> dict[str, int]:
+    inner, states = heads * head, 2 * groups * state
+    projected = 2 * inner + states + heads
+    return {
+        **{"mamba_heads": heads, "groups": groups, "inner": inner, "convolved": inner + states},
+        "projected": projected,
+    }
+
+
 def _sizes(c: Config) -> Sizes:
-    own = {"experts": "n_routed_experts", "expert_width": "moe_intermediate_size", "mamba_heads": "mamba_num_heads"}
-    inner = c.integer("mamba_num_heads") * c.integer("mamba_head_dim")
-    states = 2 * c.integer("n_groups") * c.integer("ssm_state_size")
+    mamba = (c.integer(key) for key in ("mamba_num_heads", "mamba_head_dim", "n_groups", "ssm_state_size"))
     return decoder_sizes(
         c,
-        **own,
+        experts="n_routed_experts",
+        expert_width="moe_intermediate_size",
         shared_width="moe_shared_expert_intermediate_size",
         latent="hidden_size" if c.get("moe_latent_size") is None else "moe_latent_size",
-        groups="n_groups",
         kernel="conv_kernel",
-        inner=inner,
-        convolved=inner + states,
-        projected=2 * inner + states + c.integer("mamba_num_heads"),
+        **mamba_sizes(*mamba),
     )
 
 
-_MAMBA_2 = (
-    block_tensor("mixer.in_proj.weight", "ssm_in.weight", "projected hidden", layers="mamba"),
-    block_tensor("mixer.conv1d.weight", "ssm_conv1d.weight", "convolved 1 kernel", squeezed, "mamba"),
-    block_tensor("mixer.conv1d.bias", "ssm_conv1d.bias", "convolved", layers="mamba", optional=True),
-    block_tensor("mixer.dt_bias", "ssm_dt.bias", "mamba_heads", layers="mamba"),
-    block_tensor("mixer.A_log", "ssm_a", "mamba_heads", folded("mamba_heads", lambda a: -np.exp(a)), "mamba"),
-    block_tensor("mixer.D", "ssm_d", "mamba_heads", folded("mamba_heads"), "mamba"),
-    block_tensor("mixer.norm.weight", "ssm_norm.weight", "inner", folded("groups"), "mamba"),
-    block_tensor("mixer.out_proj.weight", "ssm_out.weight", "hidden inner", layers="mamba"),
-)
+def mamba_2(path: str) -> tuple[TensorRule, ...]:
+    """A layer of Mamba-2, in the set of blocks "mamba"; of `mamba_sizes`."""
+    return (
+        block_tensor(f"{path}.in_proj.weight", "ssm_in.weight", "projected hidden", layers="mamba"),
+        block_tensor(f"{path}.conv1d.weight", "ssm_conv1d.weight", "convolved 1 kernel", squeezed, "mamba"),
+        block_tensor(f"{path}.conv1d.bias", "ssm_conv1d.bias", "convolved", layers="mamba", optional=True),
+        block_tensor(f"{path}.dt_bias", "ssm_dt.bias", "mamba_heads", layers="mamba"),
+        block_tensor(f"{path}.A_log", "ssm_a", "mamba_heads", folded("mamba_heads", lambda a: -np.exp(a)), "mamba"),
+        block_tensor(f"{path}.D", "ssm_d", "mamba_heads", folded("mamba_heads"), "mamba"),
+        block_tensor(f"{path}.norm.weight", "ssm_norm.weight", "inner", folded("groups"), "mamba"),
+        block_tensor(f"{path}.out_proj.weight", "ssm_out.weight", "hidden inner", layers="mamba"),
+    )
+
+
 # Reordered as for a rotation, as the converter does it: without one it changes nothing.
 _GROUPED_QUERY = (
     block_tensor("mixer.q_proj.weight", "attn_q.weight", "heads*head hidden", rotary_pairs("heads"), "attention"),
@@ -113,7 +122,7 @@ def _tensors(c: Config) -> tuple[TensorRule, ...]:
         TensorRule("model.norm_f.weight", "output_norm.weight", "hidden", layers="outside"),
         TensorRule("lm_head.weight", "output.weight", "vocabulary hidden", layers="outside"),
         block_tensor("norm.weight", "attn_norm.weight", "hidden"),
-        *_MAMBA_2,
+        *mamba_2("mixer"),
         *_GROUPED_QUERY,
         router_weights("mixer.gate.weight"),
         _bias("e_score_correction_bias"),
