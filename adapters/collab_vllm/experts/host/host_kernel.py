@@ -24,7 +24,7 @@ _FEW = 4
 _ROWS = (16, 64)
 _TILE = 8
 """Tokens of an expert from which ggml unpacks its blocks once for all of them (ggml-cpu/tiled), for K and IQ types."""
-_Key = tuple[ExpertShape, torch.dtype, int]
+_Key = tuple[int, int, tuple[str, str, str], torch.dtype, int]
 _COSTS: dict[_Key, MissCost] = {}
 _FILLED_UP: dict[_Key, int] = {}
 
@@ -109,7 +109,7 @@ class HostKernel:
     def _filled_up(self, dtype: torch.dtype) -> int:
         """Tokens of an expert from which it pays to compute some again so that there are 8; measured once for layers
         of one shape. 8 where it never does."""
-        key = (self._layout, dtype, torch.get_num_threads())
+        key = self._key(dtype)
         if key not in _FILLED_UP:
             one, seven, eight = (self._seconds(rows, dtype) for rows in (1, _TILE - 1, _TILE))
             _FILLED_UP[key] = max(2, math.ceil(eight / one)) if eight < seven else _TILE
@@ -122,12 +122,17 @@ class HostKernel:
         )
         return gate, up, down
 
+    def _key(self, dtype: torch.dtype) -> _Key:
+        """Of what is measured. Not of the number of experts: the tiers of a layer must compute alike."""
+        shape = self._layout
+        return shape.wide, shape.narrow, shape.types, dtype, torch.get_num_threads()
+
     def _seconds(self, rows: int, dtype: torch.dtype) -> float:
         return shortest(lambda: self._some(self._add_by_ggml, rows, dtype))
 
     def _cost(self, dtype: torch.dtype) -> MissCost:
         """Measured once for layers of one shape."""
-        key = (self._layout, dtype, torch.get_num_threads())
+        key = self._key(dtype)
         if key not in _COSTS:
             matrices = self._dequantized(0, dtype)
 
