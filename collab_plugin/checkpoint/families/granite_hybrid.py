@@ -23,7 +23,9 @@ _KINDS = {"mamba": "linear_attention", "attention": "full_attention"}
 def _settled(config: Mapping[str, Any]) -> dict[str, Any]:
     """Kinds of layers by transformers 5's names; sizes that follow from others."""
     kinds = config.get("layer_types") or config.get("layers_block_type")
-    found = {"layer_types": [_KINDS.get(str(kind), kind) for kind in kinds]} if isinstance(kinds, list) else {}
+    found: dict[str, Any] = {}
+    if isinstance(kinds, list):
+        found["layer_types"] = [_KINDS.get(str(kind), kind) for kind in kinds]
     width, heads = config.get("hidden_size"), config.get("mamba_n_heads", 128)
     if config.get("mamba_d_head", "auto") == "auto" and isinstance(width, int) and isinstance(heads, int) and heads:
         found["mamba_d_head"] = config.get("mamba_expand", 2) * width // heads
