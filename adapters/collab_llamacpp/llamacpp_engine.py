@@ -186,15 +186,36 @@ class LlamaCppEngine(Engine):
     def generate(
         self, model: Path, prompt: str, decoding: Decoding, *, threads: int, write: Callable[[str], None]
     ) -> Generation:
+        return self._generate(model, prompt, decoding, TensorPlaces(), threads, write)
+
+    def place(
+        self,
+        model: Path,
+        prompt: str,
+        decoding: Decoding,
+        placement: Placement,
+        *,
+        threads: int,
+        write: Callable[[str], None],
+    ) -> Generation:
+        return self._generate(model, prompt, decoding, tensor_places(placement, model), threads, write)
+
+    def _generate(
+        self,
+        model: Path,
+        prompt: str,
+        decoding: Decoding,
+        places: TensorPlaces,
+        threads: int,
+        write: Callable[[str], None],
+    ) -> Generation:
         checkpoint = open_gguf(model)
         path = str(checkpoint.path)
-        places = tensor_places(decoding.placement, path) if decoding.placement else TensorPlaces()
-        plain = {f.name: getattr(decoding, f.name) for f in dataclasses.fields(decoding) if f.name != "placement"}
         job = GenerateJob(
             path,
             threads,
             prompt,
-            **plain,
+            **dataclasses.asdict(decoding),
             on_processor=places.on_processor,
             on_gpu=places.on_gpu,
             hints=hints_help(checkpoint),

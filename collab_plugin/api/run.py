@@ -53,9 +53,11 @@ def run(
     if placed is not None:
         check_able(chosen, "place")
     runs = runnable(chosen, "generate", opened(model), threads_of(threads), progress)
-    decoding = Decoding(max_tokens, temperature, seed, ctx, placed)
-    made = chosen.generate(runs, prompt, decoding, threads=threads_of(threads), write=write)
-    if placed is not None and made.tokens >= LEAST_TOKENS:
+    decoding = Decoding(max_tokens, temperature, seed, ctx)
+    if placed is None:
+        return chosen.generate(runs, prompt, decoding, threads=threads_of(threads), write=write)
+    made = chosen.place(runs, prompt, decoding, placed, threads=threads_of(threads), write=write)
+    if made.tokens >= LEAST_TOKENS:
         _remember(placed, made.tokens_per_second)
     return made
 

@@ -20,7 +20,7 @@ from collab_plugin.stats.stats import Stats
 Ability = Literal[
     "calibrate", "trace", "reference", "evaluate", "disturb", "sample", "generate", "serve", "measure", "place"
 ]
-"""Names of the methods of `Engine` that not every engine has; "place": `Engine.generate` takes `Decoding.placement`."""
+"""Names of the methods of `Engine` that not every engine has."""
 
 REFERENCE = ".npy"
 """Suffix of the files that `Engine.reference` writes."""
@@ -64,14 +64,12 @@ class Windows:
 @dataclass(frozen=True)
 class Decoding:
     """How text is generated: at most ``max_tokens``; ``temperature`` 0 is greedy, above 0 ``seed`` decides.
-    ``ctx``: context in tokens, prompt and new tokens together. ``placement``: in which memory experts lie; None: where
-    the engine puts them."""
+    ``ctx``: context in tokens, prompt and new tokens together."""
 
     max_tokens: int = 128
     temperature: float = 0.0
     seed: int = 0
     ctx: int = 2048
-    placement: Placement | None = None
 
 
 class Engine(ABC):
@@ -147,6 +145,20 @@ class Engine(ABC):
     ) -> Generation:
         """Continue ``prompt``, passing each piece of text to ``write`` as it comes."""
         raise CollabError(f"engine {self.name!r} cannot generate text")
+
+    def place(
+        self,
+        model: Path,
+        prompt: str,
+        decoding: Decoding,
+        placement: Placement,
+        *,
+        threads: int,
+        write: Callable[[str], None],
+    ) -> Generation:
+        """As `generate`, with experts in the memories that ``placement`` says. CollabError when it is for another
+        model."""
+        raise CollabError(f"engine {self.name!r} cannot place experts")
 
     def serve(
         self, model: Path, *, ctx: int | None, threads: int, start_limit: float = 3600.0
