@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,10 @@ import pytest
 from benchmarks.quality.bench import Row
 from benchmarks.quality.goals import results, table
 from benchmarks.quality.rows import merged, read_rows, write_rows
+from benchmarks.quality.variants import DEFAULT, PROBED
+from collab_plugin.planning.predictor import WITHIN_PROBED, WITHIN_UNPROBED
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
 def row(bpw: float, variant: str, kld: float, size: float | None = None) -> Row:
@@ -56,3 +61,15 @@ def test_what_was_measured_again_takes_the_place_of_what_was(tmp_path: Path) -> 
     assert sorted((r.budget_bpw, r.variant, r.mean_kld) for r in again) == [
         (2.0, "default", 0.25), (2.0, "probed", 0.2), (2.5, "default", 0.1),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("variant", "within"), [(DEFAULT, WITHIN_UNPROBED), (PROBED, WITHIN_PROBED)])
+def test_the_confidence_that_plans_state_is_what_was_measured(variant: str, within: float) -> None:
+    measured = [r for r in read_rows(RESULTS / "quality.csv") if r.variant == variant]
+    factors = []
+    for r in measured:
+        predicted = re.search(r"predicted ([\d.]+)", r.detail)
+        assert predicted is not None
+        factors.append(max(float(predicted[1]) / r.mean_kld, r.mean_kld / float(predicted[1])))
+    assert len(factors) >= 10
+    assert within - 0.3 < max(factors) <= within, f"the widest is {max(factors):.2f}"
