@@ -61,7 +61,8 @@ def place(
     this model or of the one that it was pruned from; ``trace``: which experts tokens chose one after another, on which
     policies are then compared. ``policy``: the placement policy; None: the fastest one on the trace, or without a
     trace lfu-steady, which moves few experts. ``measure``: time this machine's memory, disk and kernels with
-    ``engine``; else what was measured before counts. `write_placement` keeps ``.placement`` in a file.
+    ``engine``; else what was measured before counts. ``parameters``: the policy's own, by name. ``setup``: how the
+    model is to run, whose KV cache takes room. `write_placement` keeps ``.placement`` in a file.
 
     Example: ``cp.place("out.gguf", tiers=["gpu=24GB", "ram=96GB", "disk"], stats="stats.gguf").placement``
     """
@@ -96,7 +97,12 @@ def place(
 def hit_rates(
     model: Model, trace: RoutingTrace | AnyPath, *, stats: AnyPath | None = None, progress: OnProgress = silent
 ) -> list[HitCurve]:
-    """Hit rate of every placement policy by the share of the experts that the first tier holds, on ``trace``."""
+    """Hit rate of every placement policy by the share of the experts that the first tier holds, on ``trace``.
+
+    ``stats``: what policies that begin with known statistics are given.
+
+    Example: ``cp.hit_rates("out.gguf", "trace.npz", stats="stats.gguf")[0].hits``
+    """
     checkpoint = opened(model)
     found = trace_for(trace, checkpoint)
     _, routing = _routing(stats, checkpoint)

@@ -21,8 +21,8 @@ OWN = {"as_json", "out"}
 SHARED = {"evaluate": {"evaluate_tasks"}, "report": {"write_report"}, "inspect": {"check"}}
 # One object in Python, an option for each of its fields on the command line.
 SETUP = {field.name for field in dataclasses.fields(cp.RunSetup)}
-# `calibrate` goes on with `probe` and writes what it gives, too.
-FILES = {"calibrate": {"sensitivity"}}
+# `calibrate` goes on with `probe` and writes what it gives, too; `place` draws what `hit_rates` finds.
+FILES = {"calibrate": {"sensitivity"}, "place": {"plot"}}
 
 
 def parameters(verb: str) -> set[str]:
