@@ -83,7 +83,7 @@ def _measured(scratch: Path, workers: Sequence[int], disk: float) -> list[Scaled
     from small_models import slow_disk
 
     # Workers have no tests in their path.
-    ray.cloudpickle.register_pickle_by_value(slow_disk)  # type: ignore[no-untyped-call]
+    ray.cloudpickle.register_pickle_by_value(slow_disk)
     folder = write_wide(scratch / "model", experts=2, heads=8)
     checkpoint = open_safetensors(folder)
     plan = typed(copy_plan(checkpoint), checkpoint.tensors.values(), KIND)
