@@ -6,6 +6,7 @@ from pathlib import Path
 
 import collab_plugin as cp
 from collab_plugin.checkpoint.identity import model_id
+from collab_plugin.engines.packed_logits import kld_bound
 
 
 def test_calibrated_stats_are_of_the_model(qwen3moe: Path, text: Path) -> None:
@@ -23,7 +24,9 @@ def test_a_reference_stands_for_the_original(qwen3moe: Path, text: Path, tmp_pat
     cp.reference(qwen3moe, tmp_path / "original.npy", **options)
     directly = cp.evaluate(worse, against=qwen3moe, **options)
     assert directly.mean_kld > 0
-    assert cp.evaluate(worse, against=tmp_path / "original.npy", **options) == directly
+    kept = cp.evaluate(worse, against=tmp_path / "original.npy", **options)
+    assert abs(kept.mean_kld - directly.mean_kld) < kld_bound(directly.mean_kld)
+    assert (kept.ppl, kept.same_top1, kept.tokens) == (directly.ppl, directly.same_top1, directly.tokens)
 
 
 def test_pieces_are_the_text(qwen3moe: Path) -> None:

@@ -18,6 +18,7 @@ from collab_plugin.cli.main import main
 from collab_plugin.compression.gguf_file import compress
 from collab_plugin.compression.hf_folder import compress_folder
 from collab_plugin.engines.engine import Decoding, Windows
+from collab_plugin.engines.packed_logits import HEAD
 from collab_plugin.errors import CollabError
 from collab_plugin.plans.copy_plan import copy_plan
 from collab_plugin.plans.plan import Plan
@@ -109,7 +110,7 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     (odd / "config.json").write_text(json.dumps(config | {"model_type": "nosuch"}))
     with pytest.raises(CollabError, match=f"vLLM cannot run {odd}: .* model type `nosuch`"):
         engine.generate(odd, "a", Decoding(4), threads=1, write=lambda text: None)
-    np.save(tmp_path / "other.npy", np.zeros((4, 63, 8), np.float32))
+    np.save(tmp_path / "other.npy", np.zeros((4, 63, 8 + HEAD), np.uint16))
     np.save(tmp_path / "other.windows.npy", np.zeros((4, 128), np.int64))
     with pytest.raises(CollabError, match="tokenize the text differently"):
         engine.evaluate(model, tmp_path / "other.npy", WINDOWS, threads=1, progress=untold)

@@ -21,6 +21,7 @@ from trained_plans import pruning_plan
 
 from collab_plugin.compression.gguf_file import compress
 from collab_plugin.engines.engine import Windows
+from collab_plugin.engines.packed_logits import unpack_logits
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plugins.open_checkpoint import open_checkpoint
 from collab_plugin.progress import untold
@@ -120,7 +121,7 @@ def served(request: pytest.FixtureRequest, vllm: Vllm, tmp_path_factory: pytest.
         found,
         pruned,
         whole,
-        np.load(folder / "llama.npy"),
+        np.stack([unpack_logits(rows) for rows in np.load(folder / "llama.npy")]),
         together,
         alone,
         hits,
