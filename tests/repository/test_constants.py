@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.quality.goals import results
 from benchmarks.quality.rows import read_rows
 from benchmarks.quality.tables import RESULTS, TABLES, read
 
@@ -72,9 +73,13 @@ def words(page: str) -> str:
     return " ".join((ROOT / "docs" / page).read_text("utf-8").split())
 
 
+LEAST_BPW = 2.0
+"""Below it llama-quantize has next to nothing that fits."""
+
+
 def ratios(fits: bool) -> list[float]:
     """KL divergence of llama-quantize's file over a probed plan's, for each model and budget that both have."""
-    rows = read_rows(RESULTS / "quality.csv")
+    rows = [r for r in read_rows(RESULTS / "quality.csv") if r.budget_bpw >= LEAST_BPW]
     ours = {(r.model, r.budget_bpw): r.mean_kld for r in rows if r.variant == "probed"}
     theirs = [r for r in rows if r.variant == "llama-quantize" and r.fits == fits and (r.model, r.budget_bpw) in ours]
     return [r.mean_kld / ours[r.model, r.budget_bpw] for r in theirs]
@@ -85,6 +90,9 @@ def test_the_first_screen_says_what_was_measured() -> None:
     fits, more = ratios(fits=True), ratios(fits=False)
     assert f"has {min(fits):.1f} to {max(fits):.1f} times the divergence" in page
     assert f"the next larger preset still has {min(more):.1f} to {max(more):.1f} times" in page
+    low = [r for r in results(read_rows(RESULTS / "quality.csv")) if r.bpw < LEAST_BPW and r.repaired and r.rival]
+    shares = [r.repaired.mean_kld / r.rival.mean_kld for r in low if r.repaired and r.rival]
+    assert f"Below 2 bits a plan with repair has {min(shares):.2f} to {max(shares):.2f} of the divergence" in page
 
 
 def test_learned_weights() -> None:
