@@ -17,6 +17,7 @@ from collab_llamacpp.native.ggml_kernels import GgmlKernels
 
 from collab_plugin.checkpoint.safetensors import SafetensorsCheckpoint, open_safetensors
 from collab_plugin.compression import gguf_file
+from collab_plugin.compression import tiles as tiles_module
 from collab_plugin.compression.gguf_file import compress
 from collab_plugin.compression.journaled_work import JournaledWork
 from collab_plugin.compression.shards import ShardFiles
@@ -119,7 +120,7 @@ def main() -> None:
     times.watch(SafetensorsCheckpoint, "read", "decode")
     times.watch(SafetensorsCheckpoint, "read_raw", "decode")
     times.watch(GgmlKernels, "quantize", "quantize")
-    times.watch(gguf_file, "checksum", "checksum")
+    times.watch(tiles_module, "checksum", "checksum")
     times.watch(ShardFiles, "write", "write")
     times.watch_tiles(lambda name: plan.tensors[name].type == counted)
     stats = ones_matrix(checkpoint) if weighed == "1" else None

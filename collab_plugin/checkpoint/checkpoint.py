@@ -96,6 +96,11 @@ class Checkpoint(ABC):
     def read_raw(self, name: str, *, expert: int | None = None, rows: slice | None = None) -> Bytes:
         """Return the stored bytes at ``tensors[name].type``: uint8, last axis = bytes a row."""
 
+    def by_rows(self, name: str) -> bool:
+        """Whether reading the tensor's matrices a few rows at a time takes no longer than whole: they lie in files of
+        this machine, row behind row."""
+        return False
+
     @property
     def address(self) -> str:
         """How messages and documents name it."""

@@ -75,6 +75,9 @@ class GgufCheckpoint(Checkpoint):
             start, shape = start + first * prod(shape[1:]), (max(last - first, 0), *shape[1:])
         return place.file.read(start, start + prod(shape)).reshape(shape)
 
+    def by_rows(self, name: str) -> bool:
+        return isinstance(self.files, LocalFiles)
+
     def read(self, name: str, *, expert: int | None = None, rows: slice | None = None) -> F32:
         raw = self.read_raw(name, expert=expert, rows=rows)
         return check_finite(decode(raw, self.tensors[name].type), name, expert)

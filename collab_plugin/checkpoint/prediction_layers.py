@@ -78,6 +78,9 @@ class _Trunk(Checkpoint):
     def read(self, name: str, *, expert: int | None = None, rows: slice | None = None) -> F32:
         return self._whole.read(name, expert=expert, rows=rows)
 
+    def by_rows(self, name: str) -> bool:
+        return self._whole.by_rows(name)
+
     def read_raw(self, name: str, *, expert: int | None = None, rows: slice | None = None) -> Bytes:
         return self._whole.read_raw(name, expert=expert, rows=rows)
 

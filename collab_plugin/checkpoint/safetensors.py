@@ -74,6 +74,9 @@ class SafetensorsCheckpoint(Checkpoint):
     def read_raw(self, name: str, *, expert: int | None = None, rows: slice | None = None) -> Bytes:
         return self._sources[name].raw(expert, rows)
 
+    def by_rows(self, name: str) -> bool:
+        return isinstance(self.files, LocalFiles) and self._sources[name].by_rows
+
     @property
     def address(self) -> str:
         return self.files.address

@@ -36,6 +36,11 @@ class TensorSource(ABC):
     def raw(self, expert: int | None, rows: slice | None) -> Bytes:
         return encode(self.values(expert, rows), self.type)
 
+    @property
+    def by_rows(self) -> bool:
+        """See `Checkpoint.by_rows`."""
+        return False
+
 
 class _Moved(TensorSource):
     """A source that moves what is stored, so that a native type of the matrices is its own type."""
@@ -66,6 +71,10 @@ class Single(_Moved):
         self.matrix, self.matrices, self.shape = matrix, [matrix], matrix.shape
         self.type = Type.F32 if float32 else matrix.native or matrix.type
 
+    @property
+    def by_rows(self) -> bool:
+        return len(self.shape) == 2
+
     def _stored(self, expert: int | None, rows: slice | None, read: _Read) -> NDArray[Any]:
         if expert is None:
             return read(self.matrix, rows)
@@ -83,6 +92,10 @@ class Stack(_Moved):
             raise CollabError(f"{matrices[0].name} and the other experts differ in shape or dtype")
         self.matrices = matrices
         self.shape, self.type = (len(matrices), *shapes.pop()), types.pop()
+
+    @property
+    def by_rows(self) -> bool:
+        return True
 
     def _stored(self, expert: int | None, rows: slice | None, read: _Read) -> NDArray[Any]:
         if expert is None:

@@ -16,7 +16,7 @@ from collab_plugin.compression.journaled_work import JournaledWork
 from collab_plugin.compression.peak_memory import peak_memory
 from collab_plugin.compression.ray_cluster import ClusterJob, RayCluster, finished_on, output_parts
 from collab_plugin.compression.shards import ShardFiles, Shards, shards_of
-from collab_plugin.compression.tiles import Tile, tile_bytes, tiles_of
+from collab_plugin.compression.tiles import Tile, tiles_of, write_tile
 from collab_plugin.compression.whole_output import allocate, check_space, part_of, sized_file, whole_outputs
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.output_path import check_output
@@ -100,9 +100,7 @@ def compress(
         resumed = len(journal.done)
 
         def one(index: int) -> str:
-            data = tile_bytes(checkpoint, plan, tiles[index], imatrix, kernels).reshape(-1)
-            output.write(tiles[index].offset, memoryview(data.data))
-            return checksum(data.data)
+            return write_tile(checkpoint, plan, tiles[index], imatrix, kernels, output.write)
 
         work = JournaledWork(one, [tile.values for tile in tiles], output.sync, journal, report)
         if cluster is None:

@@ -212,8 +212,11 @@ def _run(
 
     def written(index: int) -> str:
         """Checksum of what the files have where the piece belongs."""
-        spans = ((*places[name], at, size) for name, at, size in todo[index].spans())
-        return checksum(*(file.read(start + at, size) for file, start, at, size in spans))
+        found = checksum(b"")
+        for name, at, size in todo[index].spans():
+            file, start = places[name]
+            found = checksum(file.read(start + at, size), found)
+        return found
 
     def one(index: int) -> str:
         for name, offset, values in todo[index].pieces():

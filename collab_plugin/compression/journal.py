@@ -17,12 +17,10 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
 
-def checksum(*parts: Buffer) -> str:
-    """8 hexadecimal digits of a tile's bytes, one part behind the other: their CRC-32, as file systems have it."""
-    found = 0
-    for part in parts:
-        found = zlib.crc32(part, found)
-    return f"{found:08x}"
+def checksum(data: Buffer, before: str = "0") -> str:
+    """8 hexadecimal digits of a tile's bytes: their CRC-32, as file systems have it. ``before``: of what lies before
+    ``data``."""
+    return f"{zlib.crc32(data, int(before, 16)):08x}"
 
 
 class Journal:

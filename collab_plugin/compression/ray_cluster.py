@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
-from collab_plugin.compression.journal import checksum
-from collab_plugin.compression.tiles import Tile, tile_bytes
+from collab_plugin.compression.tiles import Tile, write_tile
 from collab_plugin.compression.whole_output import SizedFile
 from collab_plugin.errors import CollabError
 from collab_plugin.plans.plan import Plan
@@ -91,11 +90,14 @@ class TileWorker:
         found, touched = [], set()
         for index in indices:
             tile = self.job.tiles[index]
-            data = tile_bytes(self.checkpoint, self.job.plan, tile, self.job.imatrix, self.kernels).reshape(-1)
             file, start = next(pair for pair in reversed(self.files) if pair[1] <= tile.offset)
-            file.write(tile.offset - start, memoryview(data.data))
+
+            def write(at: int, data: memoryview, file: SizedFile = file, start: int = start) -> None:
+                file.write(at - start, data)
+
+            made = write_tile(self.checkpoint, self.job.plan, tile, self.job.imatrix, self.kernels, write)
             touched.add(file)
-            found.append((index, checksum(data.data)))
+            found.append((index, made))
         for file in touched:
             file.sync()
         return found

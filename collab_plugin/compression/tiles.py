@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from gguf import GGMLQuantizationType
 
-from collab_plugin.checkpoint.checkpoint import Bytes, Checkpoint, TensorInfo
+from collab_plugin.checkpoint.checkpoint import F32, Bytes, Checkpoint, TensorInfo
 from collab_plugin.checkpoint.decode import check_finite, decode
+from collab_plugin.compression.journal import checksum
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.block_scales import scales_are_finite
 from collab_plugin.formats.ggml_types import row_bytes
@@ -21,6 +22,9 @@ from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.stats.importance_matrix import ImportanceMatrix, importance_vector
 
 TILE_BYTES = 32 * 2**20
+STRIP_VALUES = 2**18
+"""Weights that are read, decoded, quantized and written together where that costs nothing (`Checkpoint.by_rows`): 1 MiB
+as float32 stays in the processor's cache, in memory that the process has already."""
 
 
 @dataclass(frozen=True)
@@ -75,29 +79,73 @@ def _tensor_tiles(info: TensorInfo, plan: Plan, offset: int) -> Iterator[Tile]:
             offset += (stop - start) * width
 
 
+def write_tile(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    tile: Tile,
+    imatrix: ImportanceMatrix | None,
+    kernels: Kernels | None,
+    write: Callable[[int, memoryview], None],
+) -> str:
+    """Make the tile and ``write`` it, (offset, bytes) at a time; the checksum of all of it."""
+    at, found = tile.offset, checksum(b"")
+    for piece in _pieces(checkpoint, plan, tile, imatrix, kernels):
+        data = memoryview(piece.reshape(-1).data)
+        write(at, data)
+        found = checksum(data, found)
+        at += len(data)
+    return found
+
+
 def tile_bytes(
     checkpoint: Checkpoint, plan: Plan, tile: Tile, imatrix: ImportanceMatrix | None, kernels: Kernels | None
 ) -> Bytes:
-    """Return the tile's finished bytes, uint8[...]: copied when the type stays, else quantized."""
+    """Return the tile's finished bytes, uint8[n]: copied when the type stays, else quantized."""
+    pieces = [piece.reshape(-1) for piece in _pieces(checkpoint, plan, tile, imatrix, kernels)]
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def _pieces(
+    checkpoint: Checkpoint, plan: Plan, tile: Tile, imatrix: ImportanceMatrix | None, kernels: Kernels | None
+) -> Iterator[Bytes]:
+    """`tile_bytes` piece by piece, uint8[...] each."""
     info = checkpoint.tensors[tile.tensor]
     kind = plan.tensors[tile.tensor].type
     if is_hash_table(info.name):
-        return _table_bytes(checkpoint, info, plan)
-    if len(info.shape) == 1:
-        return _vector_bytes(checkpoint, info, kind, kept_of(info, plan))
-    sliced = info.shape if tile.expert is None else info.shape[1:]
-    rows = slice(tile.start, tile.stop) if len(sliced) == 2 else None
-    if kind == info.type.name:
-        raw = checkpoint.read_raw(tile.tensor, expert=tile.expert, rows=rows)
-        if not kind.startswith(("Q", "IQ")):
-            check_finite(decode(raw, info.type), tile.tensor, tile.expert)
-        return _finite_blocks(np.ascontiguousarray(raw), info, tile.expert)
-    values = checkpoint.read(tile.tensor, expert=tile.expert, rows=rows).reshape(-1, info.shape[-1])
+        yield _table_bytes(checkpoint, info, plan)
+    elif len(info.shape) == 1:
+        yield _vector_bytes(checkpoint, info, kind, kept_of(info, plan))
+    elif kind == info.type.name:
+        for rows in _strips(checkpoint, tile):
+            raw = checkpoint.read_raw(tile.tensor, expert=tile.expert, rows=rows)
+            if not kind.startswith(("Q", "IQ")):
+                check_finite(decode(raw, info.type), tile.tensor, tile.expert)
+            yield _finite_blocks(np.ascontiguousarray(raw), info, tile.expert)
+    else:
+        vector = None if kind == "F32" else importance_vector(info, tile.expert, kind, imatrix)
+        for rows in _strips(checkpoint, tile):
+            values = checkpoint.read(tile.tensor, expert=tile.expert, rows=rows).reshape(-1, info.shape[-1])
+            yield _made(values, info, kind, vector, kernels)
+
+
+def _strips(checkpoint: Checkpoint, tile: Tile) -> Iterator[slice | None]:
+    """Rows of the tile that are worked on together; None for all of a slice that has one row."""
+    info = checkpoint.tensors[tile.tensor]
+    if len(info.shape) - (tile.expert is not None) == 1:
+        yield None
+        return
+    step = max(1, STRIP_VALUES // info.shape[-1]) if checkpoint.by_rows(tile.tensor) else tile.stop - tile.start
+    for start in range(tile.start, tile.stop, step):
+        yield slice(start, min(start + step, tile.stop))
+
+
+def _made(values: F32, info: TensorInfo, kind: str, vector: F32 | None, kernels: Kernels | None) -> Bytes:
+    """``values`` f32[rows, columns] at ``kind``; CollabError for what it cannot hold."""
     if kind == "F32":
         return np.ascontiguousarray(values).view(np.uint8)
     if kernels is None:
         raise CollabError("no quantization kernels: pip install 'collab-plugin[llamacpp]'")
-    made = kernels.quantize(values, kind, importance_vector(info, tile.expert, kind, imatrix))
+    made = kernels.quantize(values, kind, vector)
     if not scales_are_finite(made, GGMLQuantizationType[kind]):
         raise CollabError(f"{info.name} became values that are no numbers at {kind}; plan another type (`ceilings`)")
     return made

@@ -28,7 +28,12 @@ def scales_are_finite(raw: NDArray[np.uint8], kind: GGMLQuantizationType) -> boo
         return bool((blocks[:, :4] < 0x7F).all())  # E4M3 has one for each sign, and these scales have no sign
     if kind == GGMLQuantizationType.IQ1_M:
         return _finite(_of_iq1_m(blocks))
-    return all(_finite(np.ascontiguousarray(blocks[:, at : at + 2]).view("<u2")) for at in _F16_AT.get(kind.name, ()))
+    return all(_finite(_every_block(blocks, at)) for at in _F16_AT.get(kind.name, ()))
+
+
+def _every_block(blocks: NDArray[np.uint8], at: int) -> NDArray[np.uint16]:
+    """The two bytes from ``at`` on of each block, uint16[blocks], where they lie."""
+    return np.ndarray(len(blocks), "<u2", blocks.data, at, blocks.strides[:1])
 
 
 def _of_iq1_m(blocks: NDArray[np.uint8]) -> NDArray[np.uint16]:

@@ -75,6 +75,9 @@ class RepairedCheckpoint(Checkpoint):
             return self._original.read_raw(name, expert=expert, rows=rows)
         return np.ascontiguousarray(self.read(name, expert=expert, rows=rows)).view(np.uint8)
 
+    def by_rows(self, name: str) -> bool:
+        return self._original.by_rows(name)
+
     @property
     def address(self) -> str:
         return self._original.address

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,15 @@ from collab_plugin.formats.byte_file import LocalFile
 from collab_plugin.formats.safetensors_header import Stored
 
 RNG = np.random.default_rng(0)
+# 1 + 1/128 times a mantissa of four bits lies halfway between two bfloat16; the large and the tiny ones overflow and
+# underflow when a code is a float32 2^-120 of its value.
+SCALES: dict[str, Callable[[tuple[int, ...]], np.ndarray]] = {
+    "usual": lambda grid: np.exp(RNG.normal(-5, 2, grid)),
+    "halfway": lambda grid: (1 + RNG.integers(0, 128, grid) / 128) / 64,
+    "large": lambda grid: 10.0 ** RNG.integers(1, 37, grid),
+    "tiny": lambda grid: 10.0 ** -RNG.integers(28, 40, grid).astype(float),
+    "zero or less": lambda grid: RNG.integers(-1, 1, grid) * 0.3,
+}
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
@@ -36,11 +46,13 @@ def rounded(values: np.ndarray) -> np.ndarray:
     ],
 )
 @pytest.mark.parametrize("nan", [False, True])
+@pytest.mark.parametrize("kind", SCALES)
 def test_float8(
     shape: tuple[int, ...],
     grid: tuple[int, ...],
     block: tuple[int, int],
     nan: bool,
+    kind: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -49,7 +61,7 @@ def test_float8(
     codes[(codes & 127) == 127] = 5
     if nan:
         codes.reshape(-1)[[7, -1]] = 127, 255
-    scales = np.exp(RNG.normal(-5, 2, grid)).astype("<f4")
+    scales = SCALES[kind](grid).astype("<f4")
     (tmp_path / "data").write_bytes(codes.tobytes() + scales.tobytes())
     file = LocalFile(tmp_path / "data")
     values = Stored("w", "F8_E4M3", shape, file, 0, codes.size)
@@ -57,13 +69,27 @@ def test_float8(
     wide = scales.reshape(grid)
     for axis, size in zip((-2, -1), block, strict=True):
         wide = wide.repeat(size, axis=axis)
-    expected = rounded(E4M3[codes] * wide[tuple(slice(0, n) for n in shape)])
+    with np.errstate(over="ignore"):
+        expected = rounded(E4M3[codes] * wide[tuple(slice(0, n) for n in shape)])
     assert matrix.type == Type.BF16
     for rows in (None, slice(1, 3), np.array([2, 0])):
         found = matrix.values(rows)
         np.testing.assert_array_equal(
             found.view(np.uint32), expected[slice(None) if rows is None else rows].view(np.uint32)
         )
+
+
+def test_a_thread_that_flushes_small_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every code, where the quick way would take the small ones for zeros."""
+    codes = np.array([code for code in range(256) if code & 127 != 127], np.uint8).reshape(2, -1)
+    (tmp_path / "data").write_bytes(codes.tobytes() + np.float32(0.01).tobytes())
+    file = LocalFile(tmp_path / "data")
+    values = Stored("w", "F8_E4M3", codes.shape, file, 0, codes.size)
+    matrix = ScaledFloat8(values, Stored("s", "F32", (1, 1), file, codes.size, file.size), [codes.shape])
+    quick = matrix.values()
+    monkeypatch.setattr("collab_plugin.checkpoint.storage.scaled_float8.keeps_small", lambda: False)
+    np.testing.assert_array_equal(matrix.values().view(np.uint32), quick.view(np.uint32))
+    np.testing.assert_array_equal(quick, rounded(E4M3[codes] * np.float32(0.01)))
 
 
 def test_rounding_to_bf16_and_back(monkeypatch: pytest.MonkeyPatch) -> None:

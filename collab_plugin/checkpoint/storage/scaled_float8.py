@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 
 from collab_plugin.checkpoint.checkpoint import F32, Bytes
-from collab_plugin.checkpoint.storage.small_floats import STRIP, e4m3_to_f32, round_in_place_to_bf16
+from collab_plugin.checkpoint.storage.small_floats import (
+    E4M3,
+    E4M3_SMALL,
+    STRIP,
+    e4m3_small,
+    halfway,
+    has_nan,
+    keeps_small,
+    round_in_place_to_bf16,
+)
 from collab_plugin.checkpoint.storage.stored_matrix import (
     SCALES,
     Matrix,
@@ -58,36 +68,56 @@ class ScaledFloat8(Matrix):
 
     def values(self, rows: Rows | None = None) -> F32:
         codes = stored_rows(self.parts[0], rows)
-        grid = floats(self.parts[1]).reshape(self._grid)[scale_index(self.shape[0], self._blocks[0], rows)]
+        index = scale_index(self.shape[0], self._blocks[0], rows)
+        stored = floats(self.parts[1]).reshape(self._grid)
+        scales = stored[index]
+        way = _Way.of(stored[index.min() : index.max() + 1] if len(index) else scales)
         if len(self.shape) == 2:
-            return _scaled(codes, grid, self._blocks[1])
-        if grid.shape[1] > 1:
-            grid = grid.repeat(self._blocks[1], axis=1)[:, : self.shape[1]]
-        found = [_scaled(*each, self._blocks[2]) for each in zip(codes, grid, strict=True)]
+            return _scaled(codes, scales, self._blocks[1], way)
+        if scales.shape[1] > 1:
+            scales = scales.repeat(self._blocks[1], axis=1)[:, : self.shape[1]]
+        found = [_scaled(*each, self._blocks[2], way) for each in zip(codes, scales, strict=True)]
         return np.stack(found) if found else np.empty((0, *self.shape[1:]), np.float32)
 
 
-def _scaled(codes: Bytes, scales: F32, block: int) -> F32:
+@dataclass(frozen=True)
+class _Way:
+    """How products with some scales are made. ``moved``: by moving bits, not by a table, because no scale and no
+    product is too large or too small for that. ``halfway``: some may lie halfway between two bfloat16."""
+
+    moved: bool
+    halfway: bool
+
+    @classmethod
+    def of(cls, scales: F32) -> _Way:
+        size = np.abs(scales)
+        moved = bool((((size > 2.0**-100) & (size < 2.0**7)) | (size == 0)).all()) and keeps_small()
+        return cls(moved, moved and halfway(scales))
+
+
+def _scaled(codes: Bytes, scales: F32, block: int, way: _Way) -> F32:
     """Float32 [rows, columns] of ``codes``, each ``block`` columns by one of ``scales`` [rows or 1, blocks], rounded to
-    BF16. In strips that stay in the processor's cache, each step in place: a fifth of the time of whole arrays."""
+    BF16. In strips that stay in the processor's cache, each step in place: a tenth of the time of whole arrays."""
     height, width = codes.shape
     scales = np.broadcast_to(scales, (height, scales.shape[1]))
     if width % block or scales.shape[1] * block != width:
         scales, block = scales.repeat(block, axis=1)[:, :width], 1
+    raised = scales / E4M3_SMALL if way.moved else scales
     values = np.empty((height, width), np.float32)
     step = max(1, STRIP // max(width, 1))
-    scratch = np.empty((min(step, height), width), np.uint32)
+    scratch = np.empty((min(step, height), width), np.uint32) if way.halfway else None
     for start in range(0, height, step):
-        strip = values[start : start + step]
-        e4m3_to_f32(codes[start : start + step], strip)
+        rows = slice(start, start + step)
+        strip, some = values[rows], codes[rows]
         by_block = strip.reshape(len(strip), -1, block)
-        by_block *= scales[start : start + step, :, None]
-        flat = strip.reshape(-1)
-        with np.errstate(over="ignore", invalid="ignore"):
-            finite = np.isfinite(np.dot(flat, flat))  # of the sum of squares: when all are, short of overflow
-        if finite:
-            round_in_place_to_bf16(strip, scratch[: len(strip)])
+        if way.moved and not has_nan(some):
+            e4m3_small(some, strip)
+            by_block *= raised[rows, :, None]
+            round_in_place_to_bf16(strip, None if scratch is None else scratch[: len(strip)])
         else:
+            strip[...] = E4M3[some]
+            with np.errstate(over="ignore", invalid="ignore"):  # whoever asked for values looks whether they are finite
+                by_block *= scales[rows, :, None]
             strip[...] = as_stored_type(strip, Type.BF16)
     return values
 

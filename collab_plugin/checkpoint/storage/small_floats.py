@@ -21,30 +21,56 @@ def _e4m3_table() -> F32:
 
 
 E4M3 = _e4m3_table()
-_E4M3_PAIRS = np.stack([E4M3[np.arange(2**16) & 255], E4M3[np.arange(2**16) >> 8]], axis=1).view("<u8").reshape(-1)
-"""Two values, as 64 bits, by two codes: a look-up for two costs what one costs."""
+E4M3_SMALL = np.float32(2.0**-120)
+_SIGN_AND_CODE = np.int32(-0x78100000)
+"""0x87f00000: the bits of a float32 where `e4m3_small` puts a code."""
 E2M1: F32 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 """float4 E2M1 by code."""
 NO_E8M0 = 255
 """The code of E8M0 that is no number."""
 
 
-def e4m3_to_f32(codes: NDArray[np.uint8], into: F32) -> None:
-    """Values of contiguous ``codes`` [...] into ``into`` [...], contiguous too."""
-    pairs = codes.size // 2
-    flat, out = codes.reshape(-1), into.reshape(-1)
-    # Every index is in the table: "clip" is the mode that does not look.
-    np.take(_E4M3_PAIRS, flat[: 2 * pairs].view("<u2"), out=out[: 2 * pairs].view("<u8"), mode="clip")
-    out[2 * pairs :] = E4M3[flat[2 * pairs :]]
+def e4m3_small(codes: NDArray[np.uint8], into: F32) -> None:
+    """Values × `E4M3_SMALL` of ``codes`` [...], none of them NaN, into ``into`` [...], contiguous.
+
+    Exponent and mantissa lie in a float32 as in a code, 20 bits higher, and 120 more is taken from the exponent. Codes
+    below 8 become numbers below 2^-126, which count where `keeps_small` says so.
+    """
+    bits = into.view(np.int32)
+    np.left_shift(codes.view(np.int8), 20, out=bits, dtype=np.int32)  # the sign fills what is above
+    bits &= _SIGN_AND_CODE
 
 
-def round_in_place_to_bf16(values: F32, scratch: NDArray[np.uint32]) -> None:
-    """Finite ``values`` [...], contiguous, to the nearest bfloat16 (nearest even) as float32; ``scratch``: as large."""
+def keeps_small() -> bool:
+    """Whether this thread computes with numbers below 2^-126: libraries made for speed may have told it not to."""
+    return bool((np.full(16, 2.0**-129, np.float32) / E4M3_SMALL > 0).all())
+
+
+def has_nan(codes: NDArray[np.uint8]) -> bool:
+    """Whether E4M3 ``codes`` [...] hold one of the two that are NaN."""
+    return bool((codes & 127).max(initial=0) == 127)
+
+
+def halfway(scales: F32) -> bool:
+    """Whether a value of E4M3 times one of ``scales`` [...] may lie halfway between two bfloat16.
+
+    Powers of two do not matter, so the eight mantissas tell.
+    """
+    products = np.multiply.outer(scales, np.arange(8, 16, dtype=np.float32))
+    return bool(((products.view(np.uint32) & 0xFFFF) == 0x8000).any())
+
+
+def round_in_place_to_bf16(values: F32, scratch: NDArray[np.uint32] | None) -> None:
+    """Finite ``values`` [...], contiguous, to the nearest bfloat16 (nearest even) as float32; ``scratch``: as large, or
+    None where no value lies halfway between two."""
     bits = values.view(np.uint32)
-    np.right_shift(bits, 16, out=scratch)
-    scratch &= 1
-    scratch += 0x7FFF
-    bits += scratch
+    if scratch is None:
+        bits += 0x8000
+    else:
+        np.right_shift(bits, 16, out=scratch)
+        scratch &= 1
+        scratch += 0x7FFF
+        bits += scratch
     bits &= 0xFFFF0000
 
 
