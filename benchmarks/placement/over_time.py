@@ -39,7 +39,7 @@ def draw(panels: Mapping[str, tuple[Mapping[str, F64], int, float]], out: Path) 
     """A panel for each title: policy -> hit rates of windows, tokens a window, and the token at which text changes."""
 
     def figure() -> Figure:
-        found = new_figure(3.6 * len(panels))
+        found = new_figure(3.9 * len(panels))
         for axes, (title, (lines, size, change)) in zip(
             np.atleast_1d(found.subplots(len(panels), 1)), panels.items(), strict=True
         ):
@@ -50,7 +50,7 @@ def draw(panels: Mapping[str, tuple[Mapping[str, F64], int, float]], out: Path) 
             axes.set_xlabel("tokens")
             axes.set_ylabel("hits, %")
             axes.grid(True)
-            axes.legend(loc="lower left", ncols=4)
+            axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=len(lines))
         return found
 
     out.write_bytes(png(figure))

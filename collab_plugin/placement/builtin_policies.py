@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from collab_plugin.placement.policy import LayerUse, PlacementPolicy
-from collab_plugin.placement.residencies import CountOverAge, DecayedCount, LastUsed, TwoCounts
+from collab_plugin.placement.residencies import CountOverAge, DecayedCount, Foretold, LastUsed
 
 DECAY = 0.95
 """Of the decays .90, .95 and .99 the best one on OLMoE's trace (docs/placement.md)."""
@@ -86,10 +86,12 @@ LFRU = PlacementPolicy(
 )
 LFU_STEADY = PlacementPolicy(
     "lfu-steady",
-    "counts of a short and of a long time; an expert comes in only for one that is worth less",
+    "calibration and counts of three spans of time, weighed by how well they foretold what was chosen; an expert comes "
+    "in only for one that is worth less",
     _most_selected,
-    dynamic=TwoCounts,
-    parameters={"short": DECAY, "long": 0.998, "weight": 2.0},
+    rooms=_where_it_is_hot,
+    dynamic=Foretold,
+    parameters={"trust": 0.9, "rate": 0.03},
     selective=True,
 )
 POLICIES = (MOST_SELECTED, FRONT_LOADING, UNIFORM, RANDOM, LRU, LRU_WARM, LFU_DECAY, LFRU, LFU_STEADY)

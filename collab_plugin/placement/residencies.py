@@ -8,6 +8,13 @@ import numpy as np
 
 from collab_plugin.placement.policy import F64, Mask, Residency
 
+SPANS = (2, 20, 300)
+"""Steps after which a choice counts for a third of what it did at first."""
+_EVEN = 1e-3
+"""Share of calibration's choices that is spread evenly, so that no expert is thought impossible."""
+_LEAST = 1e-4
+"""Weight that every part keeps, so that it can come back."""
+
 
 class LastUsed(Residency):
     """LRU: worth is the step of the last use. Experts not yet used rank by what is expected of them."""
@@ -43,23 +50,48 @@ class DecayedCount(Residency):
         return self._count
 
 
-class TwoCounts(Residency):
-    """Choices a step over a short time and over a long one, the latter ``weight`` times: what is chosen now counts,
-    and what calibration saw is not forgotten at once."""
+class Foretold(Residency):
+    """The probability that the next choice falls on an expert: a mixture of calibration's shares and of shares counted
+    over several spans of time (`SPANS`).
+
+    Each part weighs as much as it explained of what was chosen lately: one step of EM for the weights of a mixture, of
+    size ``rate`` (online EM, as cache language models are interpolated: Jelinek and Mercer 1980, Kuhn and De Mori
+    1990). So a short memory counts where choices cluster in time, calibration where they do not, and a long memory once
+    calibration no longer fits. ``trust``: calibration's weight at first.
+    """
 
     def __init__(self, expected: F64, parameters: Mapping[str, float]) -> None:
-        self._decays = parameters["short"], parameters["long"]
-        self._shares = 1.0, parameters["weight"]
-        self._counts = [DecayedCount(expected, {"decay": decay}) for decay in self._decays]
+        rows, experts = expected.shape
+        total = expected.sum(1, keepdims=True)
+        shares = (1 - _EVEN) * expected / np.maximum(total, 1e-300) + _EVEN / experts
+        # What is expected may be less than a choice a step, where nothing but an order is known: so much less it is
+        # trusted.
+        known = parameters["trust"] * np.minimum(total, 1)
+        self._keep = 1 - np.array([*(1 / span for span in SPANS), 0.0])[:, None, None]
+        self._rate = parameters["rate"]
+        self._parts = np.repeat(np.where(total > 0, shares, 1 / experts)[None], len(SPANS) + 1, 0)
+        self._weights = np.concatenate([np.repeat((1 - known)[None] / len(SPANS), len(SPANS), 0), known[None]])
+        self._mix()
 
     def saw(self, chosen: Mask) -> None:
-        for count in self._counts:
-            count.saw(chosen)
+        number = chosen.sum(1, keepdims=True)
+        share = chosen / np.maximum(number, 1)
+        explained = self._parts * (share / self._worth)
+        reached = number > 0
+        rate = self._rate * reached
+        self._weights *= 1 - rate + rate * explained.sum(2, keepdims=True)
+        keep = np.where(reached, self._keep, 1.0)
+        self._parts *= keep
+        self._parts += (1 - keep) * share
+        self._mix()
+
+    def _mix(self) -> None:
+        np.maximum(self._weights, _LEAST, out=self._weights)
+        self._worth = np.asarray((self._weights * self._parts).sum(0))
 
     @property
     def worth(self) -> F64:
-        parts = zip(self._counts, self._decays, self._shares, strict=True)
-        return np.asarray(sum(share * (1 - decay) * count.worth for count, decay, share in parts))
+        return self._worth
 
 
 class CountOverAge(Residency):

@@ -135,9 +135,33 @@ def test_what_changes_with_the_text_is_followed_only_by_dynamic_policies() -> No
     uses = [LayerUse(0, EXPERTS, LayerRouting(200, np.bincount(first.ravel(), minlength=EXPERTS)))]
     assert replay(trace, MOST_SELECTED, [3], uses)[0].hit_rate == 0.5
     for policy in (LRU_WARM, LFU_DECAY, LFRU, LFU_STEADY):
-        # The long memory of the steady one takes 144 tokens to be outweighed.
-        least = 0.6 if policy is LFU_STEADY else 0.9
-        assert replay(trace, policy, [3], uses)[0].hit_rate > least, policy.name
+        assert replay(trace, policy, [3], uses)[0].hit_rate > 0.9, policy.name
+
+
+@pytest.mark.parametrize("room", [4, 8, 16, 24])
+def test_the_steady_policy_loses_nothing_where_choices_do_not_cluster(room: int) -> None:
+    """Draws by fixed shares, calibrated on others of them: there is nothing to adapt to. And where each is made again
+    with a probability of a half, it has what a recent past gives, but for a room of one token's choices alone."""
+    random = np.random.default_rng(1)
+    logits = 1.2 * random.standard_normal(32)
+
+    def drawn(tokens: int, again: float) -> np.ndarray:
+        keys = logits + random.gumbel(size=(tokens, 32))
+        for at in range(1, tokens):
+            before = np.argsort(-keys[at - 1])[:4]
+            keys[at, before[random.random(4) < again]] = 99.0
+        return np.argsort(-keys, axis=1)[:, :4].astype(np.int16)
+
+    seen = LayerRouting(1000, np.bincount(drawn(1000, 0).ravel(), minlength=32))
+    uses = [LayerUse(0, 32, seen)]
+    hits = {}
+    for again in (0.0, 0.5):
+        trace = RoutingTrace(drawn(2000, again)[:, None], (0,), 32)
+        for policy in (MOST_SELECTED, LRU_WARM, LFU_STEADY):
+            hits[policy.name, again] = replay(trace, policy, [room], uses)[0].hit_rate
+    assert hits["lfu-steady", 0.0] > hits["most-selected", 0.0] - 0.005
+    assert hits["lfu-steady", 0.5] > hits["lru-warm", 0.5] - (0.05 if room == 4 else 0.01)
+    assert hits["lfu-steady", 0.5] > hits["most-selected", 0.5] + 0.01
 
 
 def test_a_selective_policy_brings_in_only_what_is_worth_more() -> None:
