@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from collab_plugin.checkpoint.gguf import open_gguf
-from collab_plugin.errors import CollabError
+from collab_plugin.placement.match_artifact import check_made_for
 from collab_plugin.placement.placement import Placement
 
 ON_GPU = ("gpu", "unified")
@@ -23,14 +23,7 @@ class TensorPlaces:
 
 def tensor_places(placement: Placement, path: str | Path) -> TensorPlaces:
     """The placement as regular expressions; CollabError when the GGUF at ``path`` is another than it was made for."""
-    tensors = open_gguf(Path(path)).tensors
-    if unknown := [name for name in placement.tensors.tiers if name not in tensors]:
-        raise CollabError(f"the placement is for another model: {path} has no {unknown[0]}; place it again")
-    if (size := sum(info.nbytes for info in tensors.values())) != placement.artifact.bytes:
-        raise CollabError(
-            f"the placement is for another model: {placement.artifact.name} of {placement.artifact.bytes:,} bytes, and "
-            f"{path} has {size:,}; place it again"
-        )
+    check_made_for(placement, open_gguf(Path(path)))
     kinds = {tier.name: tier.kind for tier in placement.tiers}
     where: dict[bool, list[str]] = {True: [], False: []}
     for name, tier in placement.tensors.tiers.items():

@@ -60,7 +60,7 @@ def place(
     it is known (``"gpu=24GB@1008GB"`` is 1008 GB a second), or `Tier` objects. ``stats``: what `calibrate` wrote, of
     this model or of the one that it was pruned from; ``trace``: which experts tokens chose one after another, on which
     policies are then compared. ``policy``: the placement policy; None: the fastest one on the trace, or without a
-    trace lfu-steady, which moves few experts. ``measure``: time this machine's memory, disk and kernels with
+    trace lfu-steady. ``measure``: time this machine's memory, disk and kernels with
     ``engine``; else what was measured before counts. ``parameters``: the policy's own, by name. ``setup``: how the
     model is to run, whose KV cache takes room. `write_placement` keeps ``.placement`` in a file.
 

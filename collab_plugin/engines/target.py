@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,19 +118,25 @@ class KernelBench(ABC):
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """``kv_type``: ggml type of the key and value cache, "f16" being llama.cpp's own; ``ctx``: tokens."""
+    """``kv_type``: ggml type of the key and value cache, "f16" being llama.cpp's own; ``ctx``: tokens.
+    ``placement``: the document that says in which memory experts lie, None: as the engine does it by itself."""
 
     ctx: int = 1024
     kv_type: str = "f32"
     threads: int = 1
+    placement: Path | None = None
 
 
 class Target(ABC):
-    """Made in the child process; native code may abort there."""
+    """Made in the child process; native code may abort there. ``places``: `load` carries out a placement; others are
+    not asked to."""
+
+    places: ClassVar[bool] = False
 
     @abstractmethod
     def load(self, artifact: Path, options: LoadOptions) -> AbstractContextManager[Session]:
-        """Load a GGUF. CollabError when the engine refuses it, NotOfferedError for an option it lacks."""
+        """Load a GGUF. CollabError when the engine refuses it or the placement, NotOfferedError for an option it
+        lacks."""
 
     def kernels(self) -> AbstractContextManager[KernelBench]:
         """Single operations; NotOfferedError where the engine has no interface to them."""

@@ -61,7 +61,7 @@ class Foretold(Residency):
     """
 
     def __init__(self, expected: F64, parameters: Mapping[str, float]) -> None:
-        rows, experts = expected.shape
+        experts = expected.shape[1]
         total = expected.sum(1, keepdims=True)
         shares = (1 - _EVEN) * expected / np.maximum(total, 1e-300) + _EVEN / experts
         # What is expected may be less than a choice a step, where nothing but an order is known: so much less it is

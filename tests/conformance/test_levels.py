@@ -126,6 +126,26 @@ def test_the_packs_own_answers_differ_in_nothing() -> None:
     assert kinds == [(1024, "f32"), (1024, "f16"), (1024, "q8_0"), (70, "f32")], "loaded once for each use"
 
 
+def test_only_targets_that_place_experts_are_given_a_placement() -> None:
+    job = Job("toy:cpu", (), (), True, 1, 0, "", (), "/there/placement.json")
+    target = known()
+    subject = Subject("tiny", "tiny.gguf", "none")
+    found = figures(
+        [c for level in (routing, logits, text) for c in level.checks(Running(target, subject, pack(), job))]
+    )
+    assert set(found.values()) == {"this target takes no placement"}
+    assert target.loads == []
+
+    class Places(KnownTarget):
+        places = True
+
+    placing = Places(lambda options: Known(options))
+    under_test = Running(placing, subject, pack(), job)
+    assert figures(logits.checks(under_test))["logits.same_top1"] == 1.0
+    under_test.close()
+    assert [str(options.placement) for options in placing.loads] == ["/there/placement.json"]
+
+
 def test_a_factor_is_found_in_scale_and_nmse() -> None:
     found = figures(logits.checks(running(known(change=lambda x, *_: x * np.float32(1.01)))))
     assert found["logits.scale"] == pytest.approx(0.01, rel=1e-3)

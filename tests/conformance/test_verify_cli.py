@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -21,7 +22,9 @@ from collab_conformance.report.verify_report import LEVELS
 from collab_conformance.suite.suite_subjects import suite_subjects
 from hand_reports import ABSENT, ALL, PASSED, report
 
+import collab_plugin as cp
 from collab_plugin.cli import main
+from collab_plugin.formats.file_hash import file_sha256
 
 ROOT = Path(__file__).parents[2]
 TOOL = (sys.executable, "-c", "from collab_plugin.cli import main; main()")
@@ -86,6 +89,7 @@ def test_help_shows_options_commands_and_an_example() -> None:
         (("--suite", "--html", "."), ". is a folder"),
         (("--suite", "--target", "nowhere"), "no target is called 'nowhere'; known: "),
         (("--suite", "--skips", "nowhere"), "cannot read nowhere"),
+        (("--suite", "--placement", "p.json"), "--placement is for one ARTIFACT"),
         (("--list", "--junit", "x.xml"), "--list makes no report"),
         (("merge", "nowhere.json", "-o", "x.html"), "cannot read the report nowhere.json"),
         (("pack", "here.gguf", "-o", "."), ". exists"),
@@ -206,8 +210,30 @@ def test_files_of_skips_and_expected_failures(odd: dict[str, str], tmp_path: Pat
     assert "a reason is needed" in mistake(*run, "-", "--skips", rules, **odd)
 
 
-ARTIFACT = Path(suite_subjects(short=True)[0].artifact)
+SUBJECT = suite_subjects(short=True)[0]
+ARTIFACT = Path(SUBJECT.artifact)
 ONE = ("--threads", 1, "--target", "llamacpp:cpu")
+
+
+@pytest.mark.native
+def test_an_artifact_is_verified_under_a_placement(tmp_path: Path) -> None:
+    """Its name and hash are in the report; one that was made for another artifact fails in a line."""
+    document = tmp_path / "placement.json"
+    placed = cp.place(ARTIFACT, tiers=["gpu=1105MB", "ram=1GB"]).placement
+    assert set(placed.tensors.tiers.values()) == {"gpu", "ram"}
+    cp.write_placement(document, placed)
+    run = (ARTIFACT, "--against", SUBJECT.pack, "--placement", document, *ONE, "--short")
+    done = verify(*run, "--level", "logits", "--level", "text", "--json")
+    assert done.returncode == 0, done.stderr + done.stdout
+    (target,) = json.loads(done.stdout)["targets"]
+    assert target["versions"]["placement"] == f"placement.json, lfu-steady, sha256 {file_sha256(document)}"
+    other = dataclasses.replace(placed, artifact=dataclasses.replace(placed.artifact, bytes=1))
+    cp.write_placement(document, other)
+    done = verify(*run, "--level", "text", "--json")
+    assert done.returncode == 1
+    assert "the placement is for another model" in json.loads(done.stdout)["targets"][0]["reason"]
+    document.write_text("{}")
+    assert "is not a placement file" in mistake(*run)
 
 
 @pytest.mark.slow

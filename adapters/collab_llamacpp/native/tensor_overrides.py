@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from collab_llamacpp.native.ggml import ggml
+from collab_llamacpp.native.model import DeviceChoice
 
 _GPU, _PROCESSOR = 1, 0  # ggml_backend_dev_type
 
@@ -19,22 +20,26 @@ class _Override(ctypes.Structure):
 
 @dataclass(frozen=True)
 class TensorOverrides:
-    """Regular expressions of tensor names; the first that matches counts (llama-model-loader.cpp:1235). ``on_gpu`` is
-    for the first GPU and left out where there is none. What none matches goes to the GPUs, if there are any."""
+    """Regular expressions of tensor names; the first that matches counts (llama-model-loader.cpp:1235). ``devices``:
+    the GPUs to use, None: all. ``on_gpu`` is for the first of them and left out where there is none. What no expression
+    matches goes to the GPUs, if there are any."""
 
     on_processor: tuple[str, ...]
     on_gpu: tuple[str, ...]
+    devices: DeviceChoice | None = None
 
     def apply(self, params: Any) -> Any:
         """Set it in llama_model_params; what is returned must live as long as the load."""
         lib = ggml()
-        devices = {kind: [d for d in lib.devices() if lib.ggml_backend_dev_type(d) == kind] for kind in (0, 1)}
-        processor = lib.ggml_backend_dev_buffer_type(devices[_PROCESSOR][0])
+        here = {kind: [d for d in lib.devices() if lib.ggml_backend_dev_type(d) == kind] for kind in (_PROCESSOR, _GPU)}
+        gpus = here[_GPU] if self.devices is None else self.devices.devices
+        params.n_gpu_layers = -1 if gpus else 0
+        kept = None if self.devices is None else self.devices.apply(params)
+        processor = lib.ggml_backend_dev_buffer_type(here[_PROCESSOR][0])
         found = [(pattern, processor) for pattern in self.on_processor]
-        if devices[_GPU]:
-            gpu = lib.ggml_backend_dev_buffer_type(devices[_GPU][0])
+        if gpus:
+            gpu = lib.ggml_backend_dev_buffer_type(gpus[0])
             found += [(pattern, gpu) for pattern in self.on_gpu]
         listed = (_Override * (len(found) + 1))(*(_Override(pattern.encode(), buft) for pattern, buft in found))
         params.tensor_buft_overrides = ctypes.addressof(listed)
-        params.n_gpu_layers = -1 if devices[_GPU] else 0
-        return listed
+        return kept, listed

@@ -10,12 +10,15 @@ import llama_cpp as llama
 import numpy as np
 
 from collab_llamacpp.native.libraries import library_folder
-from collab_llamacpp.native.model import ContextError, DeviceChoice, LoadedModel
+from collab_llamacpp.native.model import ContextError, DeviceChoice, LoadedModel, PlacementChoice
 from collab_llamacpp.native.observe import RoutingObserver
+from collab_llamacpp.native.tensor_overrides import TensorOverrides
 from collab_llamacpp.targets.selection import DeviceSelection
+from collab_llamacpp.tensor_places import tensor_places
 from collab_plugin import CollabError, LoadOptions, LogProbabilities, NotOfferedError, Routing, Session
 from collab_plugin.engines.compare_logits import log_softmax
 from collab_plugin.engines.target import F32, I32
+from collab_plugin.placement.placement_file import read_placement
 
 # What a step of `greedy` tells.
 _ALTERNATIVES = 5
@@ -87,9 +90,14 @@ def _best(logits: F32, n: int) -> LogProbabilities:
 
 @contextmanager
 def load(selection: DeviceSelection, artifact: Path, options: LoadOptions) -> Iterator[LlamaCppSession]:
-    """Load with every layer on the selected device, or on the CPU alone."""
+    """Load with every layer on the selected device but for what a placement keeps on the processor, or on the CPU
+    alone."""
     _check_layout()
-    placement = DeviceChoice((selection.device,) if selection.offloads else (), selection.extra_buffers)
+    devices = DeviceChoice((selection.device,) if selection.offloads else (), selection.extra_buffers)
+    placement: PlacementChoice = devices
+    if options.placement is not None:
+        places = tensor_places(read_placement(options.placement), artifact)
+        placement = TensorOverrides(places.on_processor, places.on_gpu, devices)
     with ExitStack() as stack:
         try:
             made = LoadedModel(

@@ -54,6 +54,8 @@ class LlamaCppTargets(TargetProvider):
 class LlamaCppTarget(Target):
     """A device by the part of its target's name after the engine. Imports llama_cpp on first use."""
 
+    places = True
+
     def __init__(self, device: str) -> None:
         self._device = device
 

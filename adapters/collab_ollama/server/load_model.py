@@ -43,14 +43,11 @@ def load(
         raise CollabError(f"{client.url} has no model {model}; create it there first (`collab-plugin ollama create`)")
     client.generate({"model": model, "keep_alive": -1})
     running = next((entry for entry in client.running() if entry.get("name") == model), None)
-    runners = runners_of(server.process.pid)
-    if running is None or not runners:
+    if running is None:
         raise CollabError(f"Ollama did not keep {model} loaded: {server.last_words()}")
-    runner = runners[-1]
-    _refuse_lost(runner, variables)
+    runner, kept = check_placed(server, placement, variables)
     sizes = buffers(server.log.read_text(errors="replace"), runner.option("--port") or "")
     context = int(running.get("context_length") or 0)
-    kept = _host_bytes(runner, placement) if placement and not placement.tensors.fit else 0
     return Applied(
         model=model,
         pid=runner.pid,
@@ -65,10 +62,17 @@ def load(
     )
 
 
-def _refuse_lost(runner: Runner, variables: Mapping[str, str]) -> None:
+def check_placed(server: Server, placement: Placement | None, variables: Mapping[str, str]) -> tuple[Runner, int]:
+    """The last runner of ``server``, and the bytes of experts that the placement keeps on the host. CollabError when it
+    was not told ``variables``, or the placement is for another model."""
+    runners = runners_of(server.process.pid)
+    if not runners:
+        raise CollabError(f"Ollama keeps no model loaded: {server.last_words()}")
+    runner = runners[-1]
     lost = [name for name, value in variables.items() if runner.variables.get(name) != value]
     if lost:
         raise CollabError(f"the runner did not get {lost[0]}={variables[lost[0]]}; this Ollama drops it")
+    return runner, _host_bytes(runner, placement) if placement and not placement.tensors.fit else 0
 
 
 def _host_bytes(runner: Runner, placement: Placement) -> int:

@@ -23,6 +23,7 @@ from collab_plugin import (
     TargetInfo,
     TargetProvider,
     open_gguf,
+    read_placement,
 )
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def _wait_for_devices(server: Server) -> list[Device]:
 class OllamaTarget(Target):
     """The models folder stays until this process ends: an artifact is created once, however often it is loaded."""
 
+    places = True
+
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="collab-ollama-")
         self._created: Path | None = None
@@ -82,18 +85,24 @@ class OllamaTarget(Target):
     @contextmanager
     def load(self, artifact: Path, options: LoadOptions) -> Iterator[Session]:
         from collab_ollama.server.llama_server import LlamaServer
+        from collab_ollama.server.load_model import check_placed
         from collab_ollama.server.own_server import create_model, own_server
+        from collab_ollama.server.placement_environment import environment_of
 
         if options.kv_type not in _CACHES:
             raise NotOfferedError(f"Ollama has no cache of type {options.kv_type}")
+        placement = None if options.placement is None else read_placement(options.placement)
+        told = {} if placement is None else environment_of(placement)
         with ExitStack() as stack:
             cache = {"OLLAMA_KV_CACHE_TYPE": _CACHES[options.kv_type]}
-            server, client = stack.enter_context(own_server(Path(self._folder.name), cache))
+            server, client = stack.enter_context(own_server(Path(self._folder.name), {**cache, **told}))
             if self._created != artifact:
                 create_model(artifact, MODEL, client, Path(self._folder.name))
                 self._created = artifact
             settings = {"num_ctx": options.ctx, "num_thread": options.threads, "temperature": 0, "seed": 0}
             client.generate({"model": MODEL, "keep_alive": -1, "options": settings})
+            if placement is not None:
+                check_placed(server, placement, told)
             _refuse_elsewhere(client, _wait_for_devices(server))
             port = runner_port(server.log.read_text(errors="replace"))
             if port is None:

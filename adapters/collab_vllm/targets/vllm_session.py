@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collab_plugin import LoadOptions, LogProbabilities, NotOfferedError, Routing, Session
+from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.engines.target import F32
+from collab_plugin.placement.match_artifact import check_made_for
+from collab_plugin.placement.placement_file import read_placement
 from collab_vllm.load.latent_attention import around_latent_attention
 from collab_vllm.targets.hugging_face import write_folder
 
@@ -108,6 +111,13 @@ def load(artifact: Path, options: LoadOptions) -> Iterator[Session]:
     if options.kv_type != "f32":
         raise NotOfferedError("vLLM's key and value cache has the model's type, which is float32 here")
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # else routers are in another process
+    how: dict[str, Any] = {}
+    if options.placement is not None:
+        import collab_vllm
+
+        collab_vllm.register()
+        check_made_for(read_placement(options.placement), open_gguf(artifact))
+        how = {"load_format": "collab", "model_loader_extra_config": {"placement": str(options.placement)}}
     import psutil
     import torch
     from vllm import LLM
@@ -128,6 +138,7 @@ def load(artifact: Path, options: LoadOptions) -> Iterator[Session]:
             max_logprobs=-1,
             logprobs_mode="raw_logits",
             **around_latent_attention(folder),
+            **how,
         )
         try:
             yield VllmSession(llm)

@@ -107,6 +107,8 @@ class VllmTargets(TargetProvider):
 class VllmTarget(Target):
     """Imports vLLM on first use."""
 
+    places = True
+
     def __init__(self, kind: str, number: str) -> None:
         self._kind, self._number = kind, number
 

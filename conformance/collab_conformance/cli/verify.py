@@ -46,6 +46,7 @@ class Request:
     threads: int
     original: Path | None
     texts: tuple[Path, ...]
+    placement: Path | None
 
 
 @click.group(cls=ArtifactsOrCommand, invoke_without_command=True)
@@ -73,6 +74,9 @@ class Request:
     type=click.Path(path_type=Path),
     multiple=True,
     help="UTF-8 text for --original; may be repeated.",
+)
+@click.option(
+    "--placement", type=click.Path(path_type=Path), help="Verify with experts where this document of `place` has them."
 )
 @click.option("--skips", type=click.Path(path_type=Path), help="File of checks to leave out, with reasons.")
 @click.option("--xfails", type=click.Path(path_type=Path), help="File of expected failures, with reasons.")
@@ -106,6 +110,7 @@ def command(
     short: bool,
     original: Path | None,
     texts: tuple[Path, ...],
+    placement: Path | None,
     skips: Path | None,
     xfails: Path | None,
     time_limit: float,
@@ -130,8 +135,9 @@ def command(
         _list(targets, outputs)
         return
     request = Request(
-        artifacts, suite, against, targets, levels, short, skips, xfails, time_limit, threads, original, texts
-    )
+        artifacts, suite, against, targets, levels, short, skips, xfails, time_limit, threads, original, texts,
+        placement,
+    )  # fmt: skip
     _check(request)
     from collab_conformance.report.verify_report import exit_code
     from collab_plugin.formats.text_file import text_file
@@ -163,6 +169,8 @@ def _check(request: Request) -> None:
         raise CollabError("--original and --text go together: the comparison is made on text")
     if request.original is not None and not request.artifacts:
         raise CollabError("--original is the original of an ARTIFACT: give one")
+    if request.placement is not None and len(request.artifacts) != 1:
+        raise CollabError("--placement is for one ARTIFACT; verify others by themselves")
     names = [path.name for path in request.artifacts]
     if len(set(names)) < len(names):
         raise CollabError("two artifacts have the same file name, by which reports call them; rename one")
@@ -197,6 +205,7 @@ def _verify(request: Request, scratch: Path) -> Report:
             skips=skips,
             xfails=xfails,
             time_limit=request.time_limit,
+            placement=request.placement,
             progress=progress,
         )
     if request.original is None:

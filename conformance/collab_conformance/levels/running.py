@@ -9,7 +9,15 @@ from typing import TypeVar
 
 from collab_conformance.pack.pack_document import Pack, Prompt, Recording
 from collab_conformance.run.job import Job, Subject
-from collab_plugin.engines.target import F32, LoadOptions, LogProbabilities, Routing, Session, Target
+from collab_plugin.engines.target import (
+    F32,
+    LoadOptions,
+    LogProbabilities,
+    NotOfferedError,
+    Routing,
+    Session,
+    Target,
+)
 
 T = TypeVar("T")
 CTX = 1024
@@ -27,7 +35,7 @@ class Running:
         self.prompts: tuple[tuple[Prompt, Recording], ...] = (
             tuple(pair for pair in pairs if len(pair[0].tokens) <= SHORT_TOKENS) if job.short else pairs
         )
-        self._target = target
+        self._target, self._placement = target, None if job.placement is None else Path(job.placement)
         self._kept: dict[object, object] = {}
         self._loaded: tuple[LoadOptions, AbstractContextManager[Session], Session] | None = None
 
@@ -38,7 +46,9 @@ class Running:
 
     def session(self, *, ctx: int | None = None, kv_type: str = "f32") -> Session:
         """The artifact loaded with these options; the one before is closed, as two may not fit."""
-        options = LoadOptions(ctx or self.ctx, kv_type, self.threads)
+        if self._placement is not None and not self._target.places:
+            raise NotOfferedError("this target takes no placement")
+        options = LoadOptions(ctx or self.ctx, kv_type, self.threads, self._placement)
         if self._loaded is None or self._loaded[0] != options:
             self.close()
             manager = self._target.load(Path(self.subject.artifact), options)

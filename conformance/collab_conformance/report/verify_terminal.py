@@ -87,6 +87,8 @@ def _figure(row: SummaryRow, index: int) -> Text:
 def _reasons(console: Console, target: TargetReport, rows: list[SummaryRow]) -> None:
     lines = list(dict.fromkeys(reason for row in rows for reason in row.reasons))
     console.print(Text.assemble(_line(target.name, "bold"), "  ", _line(device_words(target.device), "dim")))
+    if placement := target.versions.get("placement"):
+        console.print(_line(f"  placement: {placement}", "dim"), soft_wrap=True)
     for line in lines[:_MOST_REASONS]:
         style = "red" if line.startswith("FAIL") else "dim"
         console.print(Text.assemble("  ", _line(line, style)), soft_wrap=True)

@@ -31,7 +31,7 @@ class Skip:
 class Job:
     """``target`` as a provider's `find` names it; ``levels`` in their order; ``short`` as `Report.short`;
     ``threads`` of the engine; ``seed`` of the kernels' random operands, which are kept in the folder
-    ``scratch`` for the next target."""
+    ``scratch`` for the next target; ``placement``: the document that artifacts are loaded with."""
 
     target: str
     subjects: tuple[Subject, ...]
@@ -41,6 +41,7 @@ class Job:
     seed: int
     scratch: str
     skips: tuple[Skip, ...]
+    placement: str | None = None
 
 
 @dataclass(frozen=True)
