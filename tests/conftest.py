@@ -14,6 +14,16 @@ NATIVE_FOLDERS = ("behaviour/", "llamacpp/", "native/", "vllm/")
 NATIVE_FIXTURES = {"kernels", "bench", "runnable", "made", "ollama", "parse", "llama_tools", "llama_libraries"}
 # Files that take long: first, so that no worker is left alone with one at the end.
 LONGEST = ("vllm/", "repository/", "behaviour/", "conformance/", "ollama/", "evaluation/", "compression/")
+# Files that quantize to ggml's smallest types: it makes their tables once a process, in 15 seconds.
+SMALLEST_TYPES = (
+    "behaviour/test_behaviour_unchanged.py",
+    "compression/test_same_as_llamacpp.py",
+    "conformance/test_packs_of_the_suite.py",
+    "llamacpp/test_targets_bench.py",
+    "planning/test_corners.py",
+    "quantize/test_kernels.py",
+    "repository/test_readme.py",
+)
 pytest_plugins = ["small_models.benches"]
 
 
@@ -79,8 +89,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def shared_scope(nodeid: str) -> str:
-    """A file, the two files that read what one process of vLLM printed, or one trained model."""
+    """A file, the two files that read what one process of vLLM printed, those that need the same tables, or one trained
+    model."""
     path, _, test = nodeid.partition("::")
+    if path.removeprefix("tests/") in SMALLEST_TYPES:
+        return "smallest types"
     if path.removeprefix("tests/vllm/") in ("test_vllm_families.py", "test_vllm_mistakes.py"):
         return "tests/vllm"
     return path + test[test.find("[") :] if path.endswith("test_models.py") else path

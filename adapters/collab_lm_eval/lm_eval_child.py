@@ -9,7 +9,6 @@ A process of its own, because lm-evaluation-harness prints, logs and draws bars 
 from __future__ import annotations
 
 import random
-import sys
 from typing import Any, NoReturn
 
 import numpy as np
@@ -28,8 +27,8 @@ SEED, NUMPY_SEED, SHOT_SEED = 0, 1234, 1234
 BOOTSTRAPS = 1000
 
 
-def main() -> int:
-    return run_child({TasksJob: _serve})
+def main() -> None:
+    run_child({TasksJob: _serve})
 
 
 def _serve(job: TasksJob, parent: Parent) -> NoReturn:
@@ -56,4 +55,4 @@ def _run(loaded: dict[str, Any], served: dict[str, Any], job: TasksJob, progress
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,13 +1,16 @@
-"""Run where torch is: python reference_child.py JOB.json OUT.npz. What the reference, and transformers, compute.
+"""Run where torch is: python reference_child.py. What the reference, and transformers, compute.
 
-The job has "gguf", "tokens", "scales", and "folder": the checkpoint for transformers, null for the reference alone.
+A line of standard input is a job: "gguf", "tokens", "scales", "folder" (the checkpoint for transformers, null for the
+reference alone) and "out", the .npz file to write. Answered by a line: null, or what went wrong.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import traceback
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,15 +40,20 @@ def transformers_arrays(folder: str, tokens: list[int]) -> dict[str, NDArray[np.
     return {"original": logits, **parts}
 
 
-def main(job_path: str, out: str) -> None:
-    job = json.loads(Path(job_path).read_text())
+def write(job: dict[str, Any]) -> None:
     found = ReferenceModel(Path(job["gguf"]), job["scales"]).run(job["tokens"])
     arrays = {"logits": found.logits, "layers": np.array(list(found.routing))}
     for number, layer in enumerate(found.routing.values()):
         arrays |= {f"{number}.{name}": getattr(layer, name) for name in ("ids", "weights", "margins")}
     if job["folder"]:
         arrays |= transformers_arrays(job["folder"], job["tokens"])
-    np.savez(out, **arrays)
+    np.savez(job["out"], **arrays)
 
 
-main(*sys.argv[1:])
+for line in sys.stdin:
+    try:
+        write(json.loads(line))
+        error = None
+    except Exception:
+        error = traceback.format_exc()
+    print(json.dumps(error), flush=True)

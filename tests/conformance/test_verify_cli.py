@@ -37,12 +37,17 @@ def verify(*arguments: object, **environment: str) -> subprocess.CompletedProces
 
 
 def mistake(*arguments: object, **environment: str) -> str:
-    """The one line that it is refused with."""
-    done = verify(*arguments, **environment)
-    assert done.returncode == 2, done.stderr + done.stdout
-    (line,) = done.stderr.splitlines()
+    """The one line that it is refused with, told by a process when it has an ``environment`` of its own."""
+    if environment:
+        done = verify(*arguments, **environment)
+        code, stderr, stdout = done.returncode, done.stderr, done.stdout
+    else:
+        result = CliRunner().invoke(main, ["verify", *map(str, arguments)])
+        code, stderr, stdout = result.exit_code, result.stderr, result.stdout
+    assert code == 2, stderr + stdout
+    (line,) = stderr.splitlines()
     assert line.startswith("error: ")
-    assert done.stdout == ""
+    assert stdout == ""
     return line
 
 
@@ -87,7 +92,6 @@ def test_help_shows_options_commands_and_an_example() -> None:
         (("--suite", "--json", "out.gguf"), "a report's name ends in .json"),
         (("--suite", "--junit", "nowhere/x.xml"), "nowhere does not exist"),
         (("--suite", "--html", "."), ". is a folder"),
-        (("--suite", "--target", "nowhere"), "no target is called 'nowhere'; known: "),
         (("--suite", "--skips", "nowhere"), "cannot read nowhere"),
         (("--suite", "--placement", "p.json"), "--placement is for one ARTIFACT"),
         (("--list", "--junit", "x.xml"), "--list makes no report"),
@@ -100,8 +104,13 @@ def test_mistakes_are_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("here.gguf").write_bytes(b"GGUF")
-    assert says in mistake(*arguments, COLLAB_LOAD_PLUGINS="conformance")
+    assert says in mistake(*arguments)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here.gguf"]
+
+
+def test_a_target_that_nobody_offers() -> None:
+    said = mistake("--suite", "--target", "nowhere", COLLAB_LOAD_PLUGINS="conformance")
+    assert "no target is called 'nowhere'; known: " in said
 
 
 def test_a_json_file_cannot_take_a_models_place(tmp_path: Path) -> None:
@@ -213,6 +222,7 @@ def test_files_of_skips_and_expected_failures(odd: dict[str, str], tmp_path: Pat
 SUBJECT = suite_subjects(short=True)[0]
 ARTIFACT = Path(SUBJECT.artifact)
 ONE = ("--threads", 1, "--target", "llamacpp:cpu")
+ALONE = {"COLLAB_LOAD_PLUGINS": "conformance,llamacpp"}  # other engines are asked for their devices, too
 
 
 @pytest.mark.native
@@ -239,14 +249,14 @@ def test_an_artifact_is_verified_under_a_placement(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_pack_of_a_target_is_a_yardstick(tmp_path: Path) -> None:
     pack = tmp_path / "pack"
-    done = verify("pack", ARTIFACT, "-o", pack, *ONE, "--json")
+    done = verify("pack", ARTIFACT, "-o", pack, *ONE, "--json", **ALONE)
     assert done.returncode == 0, done.stderr
     assert "llama_" not in done.stderr
     made = json.loads(done.stdout)
     assert made["recorder"]["kind"] == "engine"
     assert made["recorder"]["name"].startswith("llamacpp:cpu")
     # Held to itself: not a bit differs.
-    done = verify(ARTIFACT, "--against", pack, *ONE, "--level", "artifact", "--level", "text", "--json")
+    done = verify(ARTIFACT, "--against", pack, *ONE, "--level", "artifact", "--level", "text", "--json", **ALONE)
     assert done.returncode == 0, done.stderr
     (target,) = json.loads(done.stdout)["targets"]
     figures = {check["name"]: check["value"] for check in target["checks"]}
@@ -254,7 +264,7 @@ def test_a_pack_of_a_target_is_a_yardstick(tmp_path: Path) -> None:
     # Another file is not what was recorded.
     other = tmp_path / "other.gguf"
     other.write_bytes(ARTIFACT.read_bytes() + b"\0")
-    done = verify(other, "--against", pack, *ONE, "--level", "artifact", "--json")
+    done = verify(other, "--against", pack, *ONE, "--level", "artifact", "--json", **ALONE)
     assert done.returncode == 1
     assert "artifact.sha256" in json.loads(done.stdout)["targets"][0]["reason"]
     assert "exists; name a folder that does not" in mistake("pack", ARTIFACT, "-o", pack)
@@ -270,7 +280,7 @@ def test_a_pack_of_a_target_is_a_yardstick(tmp_path: Path) -> None:
     ],
 )
 def test_a_pack_is_of_one_target_that_is_here(target: str, says: str, tmp_path: Path) -> None:
-    assert says in mistake("pack", ARTIFACT, "-o", tmp_path / "pack", "--target", target)
+    assert says in mistake("pack", ARTIFACT, "-o", tmp_path / "pack", "--target", target, **ALONE)
     assert not (tmp_path / "pack").exists()
 
 
@@ -297,7 +307,7 @@ def test_fidelity_is_beside_the_verdict(tmp_path: Path) -> None:
     subject = suite_subjects(short=True)[0]
     original = ROOT / "tests" / "models" / "tiny-qwen3moe"
     run = (subject.artifact, "--against", subject.pack, *ONE, "--level", "artifact")
-    done = verify(*run, "--original", original, "--text", text, "--json")
+    done = verify(*run, "--original", original, "--text", text, "--json", **ALONE)
     assert done.returncode == 0, done.stderr
     (found,) = json.loads(done.stdout)["fidelity"]
     # A quarter of the experts is left, and bits are counted over the original's weights.
@@ -305,7 +315,7 @@ def test_fidelity_is_beside_the_verdict(tmp_path: Path) -> None:
     assert found["mean_kld"] > 5 * found["mean_kld_stderr"] > 0
     assert found["grade"] == NOT_GRADED
     other = ROOT / "tests" / "models" / "tiny-deepseek-v3"
-    done = verify(*run, "--original", other, "--text", text)
+    done = verify(*run, "--original", other, "--text", text, **ALONE)
     assert done.returncode == 2
     assert "not its original" in done.stderr.splitlines()[-1]
 

@@ -65,4 +65,4 @@ def work(job: Odd, parent: Parent) -> Mapping[str, NDArray[Any]] | None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_child({Odd: work}))
+    run_child({Odd: work})

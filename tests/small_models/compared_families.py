@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,7 @@ from collab_plugin.plugins.open_checkpoint import open_checkpoint
 from small_models.converted import TOKENS, as_gguf, llama_cpp_logits, make_checkpoints, nmse
 from small_models.converter_differences import converter_differences
 from small_models.family_cases import KEPT
-from small_models.torch_python import run_python
-
-_REFERENCE = Path(__file__).parents[1] / "checkpoint" / "reference_job.py"
+from small_models.torch_python import compute
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ def compare_families(
         if not cases[case].get("whole"):
             ggufs.append(as_gguf(checkpoint, folder / case / "kept.gguf", KEPT, wide=wide))
     found = dict(zip(ggufs, llama_cpp_logits(*ggufs), strict=True))
-    _reference(python, folder, decoded)
+    reference = {gguf: compute(gguf, TOKENS, gguf.with_suffix(".npz"))["logits"] for gguf in decoded}
 
     def error(case: str, gguf: str, by: str) -> float | None:
         logits = found.get(folder / case / gguf)
@@ -68,7 +65,7 @@ def compare_families(
     compared = {}
     for case, checkpoint in opened.items():
         at = folder / case
-        pruned, mine = at / "pruned.npy", at / "whole.reference.npy"
+        pruned, mine = at / "pruned.npy", reference.get(at / "whole.gguf")
         made, text = at / "converted.gguf", at / "converter.txt"
         original = np.load(at / "original.npy")
         compared[case] = ComparedFamily(
@@ -78,16 +75,9 @@ def compare_families(
             original=error(case, "whole.gguf", "original.npy"),
             pruned=error(case, "kept.gguf", "pruned.npy"),
             changed=nmse(original, np.load(pruned)) if pruned.is_file() else None,
-            reference=nmse(original, np.load(mine)) if mine.is_file() else None,
+            reference=None if mine is None else nmse(original, mine),
             differences=None if text.is_file() or not made.is_file()
             else tuple(converter_differences(checkpoint, open_checkpoint(made))),
             why_not=text.read_text() if text.is_file() else None,
         )  # fmt: skip
     return compared
-
-
-def _reference(python: str, folder: Path, ggufs: list[Path]) -> None:
-    path = folder / "reference.json"
-    path.write_text(json.dumps({"tokens": TOKENS, "ggufs": [str(gguf) for gguf in ggufs]}))
-    done = run_python(python, _REFERENCE, path)
-    assert done.returncode == 0, done.stderr[-3000:]

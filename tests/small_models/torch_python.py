@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -31,13 +33,6 @@ def torch_python(*needed: str) -> str:
     return done.stdout.strip()
 
 
-def run_python(python: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run ``python`` with this checkout's packages."""
-    paths = [str(ROOT / folder) for folder in (".", "adapters", "conformance")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "COLLAB_LOAD_PLUGINS": ""}
-    return subprocess.run([python, *arguments], capture_output=True, text=True, check=False, env=environment)
-
-
 def compute(
     gguf: Path,
     tokens: Sequence[int],
@@ -45,11 +40,31 @@ def compute(
     folder: Path | None = None,
     scales: Mapping[str, float] | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """What reference_child.py writes of ``gguf``; ``folder``: compared with transformers there."""
-    python = torch_python(*(["transformers"] if folder else []))
+    """What reference_child.py writes of ``gguf``; ``folder``: compared with transformers there. RuntimeError with what
+    went wrong there."""
+    child, log = _child(torch_python(*(["transformers"] if folder else [])))
     job = {"gguf": str(gguf), "tokens": list(tokens), "folder": str(folder) if folder else None, "scales": scales or {}}
-    out.with_suffix(".json").write_text(json.dumps(job))
-    done = run_python(python, ROOT / "tests" / "conformance" / "reference_child.py", out.with_suffix(".json"), out)
-    assert done.returncode == 0, done.stderr
+    assert child.stdin is not None and child.stdout is not None
+    child.stdin.write(json.dumps(job | {"out": str(out)}) + "\n")
+    child.stdin.flush()
+    answer = child.stdout.readline()
+    if not answer:
+        _child.cache_clear()
+        log.seek(0)
+        raise RuntimeError(f"exit code {child.wait()}: {log.read()[-3000:]}")
+    if error := json.loads(answer):
+        raise RuntimeError(error)
     with np.load(out) as found:
         return dict(found)
+
+
+@cache
+def _child(python: str) -> tuple[subprocess.Popen[str], IO[str]]:
+    """A process that computes one job after the other until this one ends, because importing PyTorch and transformers
+    takes seconds; and what it says."""
+    paths = [str(ROOT / folder) for folder in (".", "adapters", "conformance")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "COLLAB_LOAD_PLUGINS": ""}
+    command = [python, str(ROOT / "tests" / "conformance" / "reference_child.py")]
+    log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # it is written as long as the child lives
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True, env=environment), log

@@ -11,20 +11,22 @@ from typing import Any
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # before the import
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
-from vllm import LLM, SamplingParams
-from vllm.distributed import cleanup_dist_env_and_memory
+from collab_vllm.import_vllm import import_vllm
+
+LLM, SamplingParams = import_vllm().LLM, import_vllm().SamplingParams
+gc.unfreeze = lambda: None  # an engine's end would have vLLM's own modules searched again, six times
 
 Tokens = Sequence[Sequence[int]]
 
 
-def engine(model: Path, options: dict[str, Any] | None, **others: Any) -> LLM:
+def engine(model: Path, options: dict[str, Any] | None, **others: Any) -> Any:
     """An engine of ``model``: load format collab with ``options``, or vLLM's own loader for None."""
     how = {} if options is None else {"load_format": "collab", "model_loader_extra_config": options}
     given = {"dtype": "float32", "enforce_eager": True, "max_model_len": 128, "max_num_seqs": 4, "max_logprobs": -1}
     return LLM(str(model), **{**given, **how, **others})
 
 
-def prompt_logprobs(llm: LLM, prompts: Tokens) -> list[list[float]]:
+def prompt_logprobs(llm: Any, prompts: Tokens) -> list[list[float]]:
     """log p of each prompt token but the first, given those before it."""
     wanted = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
     outputs = llm.generate([{"prompt_token_ids": list(p)} for p in prompts], wanted, use_tqdm=False)
@@ -34,9 +36,6 @@ def prompt_logprobs(llm: LLM, prompts: Tokens) -> list[list[float]]:
     ]
 
 
-def close(llm: LLM) -> None:
+def close(llm: Any) -> None:
     """Give back what the engine holds, so that another can start here."""
     llm.llm_engine.engine_core.shutdown()
-    del llm
-    gc.collect()
-    cleanup_dist_env_and_memory()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from collab_llamacpp.calibrate.disturb import disturb
 from collab_llamacpp.calibrate.job_types import (
     CalibrateJob,
@@ -29,4 +27,4 @@ if __name__ == "__main__":
         MeasureJob: lambda job, parent: measure(job),
         GenerateJob: lambda job, parent: generate(job, lambda text: parent.say(text=text)),
     }
-    sys.exit(run_child(works))
+    run_child(works)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hmac
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -189,9 +188,9 @@ def _serve(job: ServeJob, parent: Parent) -> None:
         web.run_app(app, sock=listener, print=None, access_log=None, handle_signals=False)
 
 
-def main() -> int:
-    return run_child({ServeJob: _serve})
+def main() -> None:
+    run_child({ServeJob: _serve})
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from collab_plugin.errors import CollabError
+from collab_vllm.import_vllm import import_vllm
 
 
 def start_vllm(model: str, *, ctx: int, stats: bool = False, **options: Any) -> Any:
@@ -12,7 +13,7 @@ def start_vllm(model: str, *, ctx: int, stats: bool = False, **options: Any) -> 
 
     With ``stats`` its routers are counted, which our load format does. CollabError when vLLM refuses the model.
     """
-    from vllm import LLM
+    vllm = import_vllm()
     from vllm.platforms import current_platform
 
     from collab_vllm.load.latent_attention import around_latent_attention
@@ -23,7 +24,7 @@ def start_vllm(model: str, *, ctx: int, stats: bool = False, **options: Any) -> 
         collab_vllm.register()
         options |= {"load_format": "collab", "model_loader_extra_config": {"stats": True}}
     try:
-        return LLM(
+        return vllm.LLM(
             model,
             dtype="float32" if current_platform.is_cpu() else "auto",
             enforce_eager=True,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from collab_plugin.engines.child_main import run_child
 from collab_vllm.jobs.calibrate import calibrate
 from collab_vllm.jobs.compare import evaluate, reference
@@ -17,4 +15,4 @@ if __name__ == "__main__":
         VllmEvaluateJob: lambda job, parent: evaluate(job, parent.progress),
         VllmGenerateJob: lambda job, parent: generate(job, lambda text: parent.say(text=text)),
     }
-    sys.exit(run_child(works))
+    run_child(works)

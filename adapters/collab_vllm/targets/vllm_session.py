@@ -17,6 +17,7 @@ from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.engines.target import F32
 from collab_plugin.placement.match_artifact import check_made_for
 from collab_plugin.placement.placement_file import read_placement
+from collab_vllm.import_vllm import import_vllm
 from collab_vllm.load.latent_attention import around_latent_attention
 from collab_vllm.targets.hugging_face import write_folder
 
@@ -111,6 +112,7 @@ def load(artifact: Path, options: LoadOptions) -> Iterator[Session]:
     if options.kv_type != "f32":
         raise NotOfferedError("vLLM's key and value cache has the model's type, which is float32 here")
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # else routers are in another process
+    vllm = import_vllm()
     how: dict[str, Any] = {}
     if options.placement is not None:
         import collab_vllm
@@ -120,13 +122,12 @@ def load(artifact: Path, options: LoadOptions) -> Iterator[Session]:
         how = {"load_format": "collab", "model_loader_extra_config": {"placement": str(options.placement)}}
     import psutil
     import torch
-    from vllm import LLM
 
     with tempfile.TemporaryDirectory(prefix="collab-vllm-") as scratch:
         folder = Path(scratch, "model")
         write_folder(artifact, folder, memory=psutil.virtual_memory().total)
         torch.set_num_threads(options.threads)
-        llm = LLM(
+        llm = vllm.LLM(
             str(folder),
             skip_tokenizer_init=True,
             dtype="float32",

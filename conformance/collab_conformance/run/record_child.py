@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +24,8 @@ class RecordJob:
     recorder: Recorder
 
 
-def main() -> int:
-    return run_child({RecordJob: _record})
+def main() -> None:
+    run_child({RecordJob: _record})
 
 
 def _record(job: RecordJob, parent: Parent) -> None:
@@ -38,4 +37,4 @@ def _record(job: RecordJob, parent: Parent) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -6,7 +6,6 @@ It tells Begun and MeasuredFigure as lines ``{"begun": ...}`` and ``{"measured":
 from __future__ import annotations
 
 import math
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -28,8 +27,8 @@ Say = Callable[[Begun | MeasuredFigure], None]
 RUN = {"routing": routing.checks, "logits": logits.checks, "text": text.checks, "behaviour": behaviour.checks}
 
 
-def main() -> int:
-    return run_child({Job: _run})
+def main() -> None:
+    run_child({Job: _run})
 
 
 def _run(job: Job, parent: Parent) -> None:
@@ -107,4 +106,4 @@ def outcome(check: Planned) -> MeasuredFigure:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
