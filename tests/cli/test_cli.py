@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from small_models.random_moe import imagined_stats
 from small_models.random_moe import write_qwen3moe as write_random_qwen3moe
 from small_models.tiny_moe import some_stats
@@ -27,6 +27,11 @@ PROGRESS = ("measuring quantization errors", "compressing", "calibrating", "eval
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*TOOL, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+def in_process(*arguments: object) -> Result:
+    """The same without a start, which takes 0.7 seconds; a mistake's process is in test_plan_for_a_program."""
+    return CliRunner().invoke(main, [*map(str, arguments)])
 
 
 def mistake(stderr: str) -> str:
@@ -79,7 +84,9 @@ def test_help_is_instant() -> None:
 def test_plan_for_a_program(qwen3moe: Path, stats: Path, tmp_path: Path) -> None:
     out = tmp_path / "plan.json"
     arguments = ("plan", qwen3moe, "--stats", stats, "--budget", "7bpw", "-o", out, "--threads", 1)
-    assert "unknown program 'steam'; known: ollama" in mistake(run(*arguments, "--for", "steam").stderr)
+    done = run(*arguments, "--for", "steam")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "unknown program 'steam'; known: ollama" in mistake(done.stderr)
     done = run(*arguments, "--for", "ollama", "--types", "Q4_K,Q8_0")
     assert done.returncode == 0, done.stderr
     assert {tensor["type"] for tensor in json.loads(out.read_text())["tensors"].values()} == {"F32", "Q4_K", "Q8_0"}
@@ -100,8 +107,8 @@ def test_plan_refuses_in_one_line(
     options: tuple[str, ...], words: str, qwen3moe: Path, stats: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "plan.json"
-    done = run("plan", qwen3moe, "--stats", stats, "-o", out, "--threads", 1, *options)
-    assert done.returncode == 2, done.stderr
+    done = in_process("plan", qwen3moe, "--stats", stats, "-o", out, "--threads", 1, *options)
+    assert done.exit_code == 2, done.stderr
     assert words in mistake(done.stderr)
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
@@ -121,14 +128,14 @@ def test_plan_refuses_in_one_line(
     ],
 )
 def test_missing_file_is_named(arguments: tuple[str, ...]) -> None:
-    done = run(*arguments)
-    assert done.returncode == 2, done.stderr
+    done = in_process(*arguments)
+    assert done.exit_code == 2, done.stderr
     assert "nowhere" in mistake(done.stderr)
 
 
 def test_unknown_engine(qwen3moe: Path) -> None:
-    done = run("run", qwen3moe, "-p", "Once", "--engine", "steam")
-    assert done.returncode == 2
+    done = in_process("run", qwen3moe, "-p", "Once", "--engine", "steam")
+    assert done.exit_code == 2
     assert mistake(done.stderr).startswith("error: unknown engine 'steam'; known: ")
 
 
