@@ -25,8 +25,8 @@ from collab_plugin.plans.planned_source import as_planned
 from collab_plugin.progress import Advance
 from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.repair.repaired_checkpoint import RepairedCheckpoint
+from collab_plugin.repair.rounding import Rounding
 from collab_plugin.repair.samples import BlockSamples
-from collab_plugin.repair.stored_experts import stored_experts
 from collab_plugin.stats.importance_matrix import ImportanceMatrix
 from collab_plugin.stats.match_model import match_model
 from collab_plugin.stats.stats import Stats
@@ -116,7 +116,7 @@ def check_against_source(
     imatrix = ImportanceMatrix.of(stats, plan.calibration.borrow if plan.calibration else 0.0)
     chosen = tiles if pieces is None else list(_pieces(tiles, source, pieces, seed))
     if samples is not None:
-        source = RepairedCheckpoint(source, plan, samples, stored_experts(source, plan, imatrix, kernels))
+        source = RepairedCheckpoint(source, plan, samples, Rounding(source, plan, imatrix, kernels))
     prepare(plan, source, kernels)
 
     def differs(tile: Tile) -> bool:

@@ -27,8 +27,8 @@ from collab_plugin.plans.planned_source import as_planned
 from collab_plugin.progress import Advance
 from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.repair.repaired_checkpoint import RepairedCheckpoint
+from collab_plugin.repair.rounding import Rounding
 from collab_plugin.repair.samples import BlockSamples
-from collab_plugin.repair.stored_experts import stored_experts
 from collab_plugin.stats.importance_matrix import ImportanceMatrix
 from collab_plugin.stats.match_model import match_model
 from collab_plugin.stats.stats import Stats
@@ -90,7 +90,7 @@ def compress(
     start = time.monotonic()
     checkpoint.check_conversion()
     if samples is not None:
-        checkpoint = RepairedCheckpoint(checkpoint, plan, samples, stored_experts(checkpoint, plan, imatrix, kernels))
+        checkpoint = RepairedCheckpoint(checkpoint, plan, samples, Rounding(checkpoint, plan, imatrix, kernels))
     if cluster is None:
         prepare(plan, checkpoint, kernels)
     source = source_state(checkpoint)

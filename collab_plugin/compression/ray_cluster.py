@@ -27,8 +27,8 @@ from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.planned_source import as_planned
 from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.repair.repaired_checkpoint import RepairedCheckpoint
+from collab_plugin.repair.rounding import Rounding
 from collab_plugin.repair.samples import BlockSamples
-from collab_plugin.repair.stored_experts import stored_experts
 from collab_plugin.stats.importance_matrix import ImportanceMatrix
 
 MOST_VALUES = 2**26
@@ -81,8 +81,8 @@ class TileWorker:
         checkpoint = as_planned(job.cluster.open_model(), job.plan)
         samples, self.kernels = job.cluster.samples(), job.cluster.kernels()
         if samples is not None:
-            stored = stored_experts(checkpoint, job.plan, job.imatrix, self.kernels)
-            checkpoint = RepairedCheckpoint(checkpoint, job.plan, samples, stored)
+            rounding = Rounding(checkpoint, job.plan, job.imatrix, self.kernels)
+            checkpoint = RepairedCheckpoint(checkpoint, job.plan, samples, rounding)
         self.checkpoint = checkpoint
 
     def do(self, indices: Sequence[int]) -> list[tuple[int, str]]:

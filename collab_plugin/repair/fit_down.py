@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from collab_plugin.repair.routed_block import RoutedBlock, RoutedTokens
-from collab_plugin.repair.samples import LayerSample
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -44,8 +43,8 @@ class LayerRepair:
 
 
 @dataclass(frozen=True)
-class _Taken:
-    """Tokens that an expert gets, and its hidden values there, times their weights: f32[n, f]."""
+class Taken:
+    """Tokens ``rows`` i64[n] that an expert gets, and its ``hidden`` values there, times their weights: f32[n, f]."""
 
     rows: I64
     hidden: F32
@@ -62,24 +61,28 @@ class _Taken:
         return (z @ z.T if self.few else z.T @ z).astype(np.float64)
 
 
-def fit_layer(
-    block: RoutedBlock, sample: LayerSample, ctx: int, kept: tuple[int, ...], choice: RoutedTokens
-) -> LayerRepair:
-    """Fit the layer pruned to ``kept``, whose router makes ``choice`` for the sample's tokens."""
-    inputs, wanted = np.asarray(sample.inputs), np.asarray(sample.outputs)
-    missing = wanted.copy()
-    taken: dict[int, _Taken] = {}
+def taken_by(block: RoutedBlock, inputs: F32, kept: tuple[int, ...], choice: RoutedTokens) -> dict[int, Taken]:
+    """What each of the ``kept`` experts gets of ``inputs`` f32[n, d] as the router makes its ``choice``; not those that
+    get nothing."""
+    found = {}
     for expert in kept:
         rows, weights = choice.by_expert(expert)
         if len(rows):
             hidden = block.hidden(inputs[rows], expert) * weights[:, None]
-            missing[rows] -= hidden @ block.checkpoint.read(block.down, expert=expert).T
-            taken[expert] = _Taken(rows, np.asarray(hidden, np.float32))
-    held = np.arange(len(inputs)) // ctx % HELD_OUT == HELD_OUT - 1
-    scale = float(np.square(wanted[held], dtype=np.float64).sum()) or 1.0
+            found[expert] = Taken(rows, np.asarray(hidden, np.float32))
+    return found
+
+
+def fit_layer(block: RoutedBlock, outputs: F32, ctx: int, taken: Mapping[int, Taken]) -> LayerRepair:
+    """Fit the layer whose experts get what is ``taken`` to ``outputs`` f32[n, d], in windows of ``ctx`` tokens."""
+    missing = outputs.copy()
+    for expert, t in taken.items():
+        missing[t.rows] -= t.hidden @ block.checkpoint.read(block.down, expert=expert).T
+    held = np.arange(len(outputs)) // ctx % HELD_OUT == HELD_OUT - 1
+    scale = float(np.square(outputs[held], dtype=np.float64).sum()) or 1.0
     before = float(np.square(missing[held], dtype=np.float64).sum()) / scale
     best, ridge = before, 0.0
-    shown = {expert: _Taken(t.rows[~held[t.rows]], t.hidden[~held[t.rows]]) for expert, t in taken.items()}
+    shown = {expert: Taken(t.rows[~held[t.rows]], t.hidden[~held[t.rows]]) for expert, t in taken.items()}
     for candidate in RIDGES if held.any() and not held.all() else ():
         after = _left(missing, held, taken, _deltas(shown, missing, candidate)) / scale
         if after < best:
@@ -87,7 +90,7 @@ def fit_layer(
     return LayerRepair(_deltas(taken, missing, ridge) if ridge else {}, before, best)
 
 
-def _left(missing: F32, held: NDArray[np.bool_], taken: Mapping[int, _Taken], deltas: Mapping[int, F32]) -> float:
+def _left(missing: F32, held: NDArray[np.bool_], taken: Mapping[int, Taken], deltas: Mapping[int, F32]) -> float:
     """Squared error that ``deltas`` leave of held-out tokens."""
     rest = missing.copy()
     for expert, delta in deltas.items():
@@ -97,7 +100,7 @@ def _left(missing: F32, held: NDArray[np.bool_], taken: Mapping[int, _Taken], de
     return float(np.square(rest[held], dtype=np.float64).sum())
 
 
-def _deltas(taken: Mapping[int, _Taken], missing: F32, ridge: float) -> dict[int, F32]:
+def _deltas(taken: Mapping[int, Taken], missing: F32, ridge: float) -> dict[int, F32]:
     rest = missing.copy()
     deltas: dict[int, F32] = {}
     solvers = {expert: _Ridge(t, ridge) for expert, t in taken.items() if len(t.rows)}
@@ -115,7 +118,7 @@ def _deltas(taken: Mapping[int, _Taken], missing: F32, ridge: float) -> dict[int
 class _Ridge:
     """Δ f32[d, f] that minimises ‖Y - Z Δᵀ‖² + μ ‖Δ‖²."""
 
-    def __init__(self, taken: _Taken, ridge: float) -> None:
+    def __init__(self, taken: Taken, ridge: float) -> None:
         self.hidden, self.few = taken.hidden, taken.few
         mean = max(float(np.trace(taken.gram)) / self.hidden.shape[1], 1e-30)
         self.factor = cho_factor(taken.gram + ridge * mean * np.eye(len(taken.gram)), lower=True, overwrite_a=True)

@@ -1,4 +1,4 @@
-"""A checkpoint whose kept experts do the work of the dropped ones too."""
+"""A checkpoint whose experts are what a plan's file should hold, so that it computes nearest what was sampled."""
 
 from __future__ import annotations
 
@@ -11,64 +11,58 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from collab_plugin.checkpoint.checkpoint import F32, Bytes, Checkpoint
-from collab_plugin.checkpoint.topology import topology_of
+from collab_plugin.checkpoint.topology import Topology, topology_of
 from collab_plugin.plans.plan import Plan
-from collab_plugin.repair.fit_down import LayerRepair, fit_layer
+from collab_plugin.repair.fit_down import LayerRepair
+from collab_plugin.repair.repaired_layer import RepairedLayer
+from collab_plugin.repair.rounding import Rounding
 from collab_plugin.repair.routed_block import RoutedBlock
 from collab_plugin.repair.samples import BlockSamples
-from collab_plugin.repair.stored_experts import ReadExpert
 
 LAYERS_AT_HAND = 2
 """Fitted layers that are kept: threads that read experts in order are in one, or in two at its end."""
 
 
 class RepairedCheckpoint(Checkpoint):
-    """``original`` with new down matrices, as F32, in the layers of ``samples`` whose experts are dropped or quantized.
+    """``original`` with other experts in the layers of ``samples`` whose experts are dropped or quantized: new down
+    matrices, as F32, and targets for the kernel of gate and up.
 
-    ``stored``: gate and up as the file will hold them, whose errors the fit then makes up for; None: as they are, and
-    layers are fitted for dropped experts alone. A layer is fitted when the first of its matrices is read. Raises
-    CollabError where the layers are not of a kind that can be fitted, or compute something else than was sampled.
+    ``rounding``: how the file will hold them; None: as they are, and layers are fitted for dropped experts alone. A
+    layer is fitted when the first of its down matrices is read. Raises CollabError where the layers are not of a kind
+    that can be fitted, or compute something else than was sampled.
     """
 
     def __init__(
-        self, original: Checkpoint, plan: Plan, samples: BlockSamples, stored: ReadExpert | None = None
+        self, original: Checkpoint, plan: Plan, samples: BlockSamples, rounding: Rounding | None = None
     ) -> None:
         self.path, self.format, self.notes = original.path, original.format, original.notes
         self.metadata = original.metadata
-        self._original, self._plan, self._samples = original, plan, samples
+        self._original, self._plan, self._samples, self._rounding = original, plan, samples, rounding
         topology = topology_of(original)
         self._grouped = topology.groups > 1 and plan.pruning.group_policy != "disband"
         self._blocks = {
             layer: RoutedBlock(original, topology, layer)
-            for layer, kept in plan.pruning.kept.items()
-            if layer in samples.layers
-            and (
-                len(kept) < topology.expert_count
-                or plan.activation.used < topology.experts_used
-                or (stored is not None and _requantized(original, plan, layer))
-            )
+            for layer in plan.pruning.kept
+            if layer in samples.layers and _changed(original, topology, plan, layer, rounding)
         }
         if first := next(iter(self._blocks.items()), None):
             first[1].check(samples.layers[first[0]])
-        if stored is not None:
-            self._blocks = {layer: block.reading(stored) for layer, block in self._blocks.items()}
-        self._down = {block.down: layer for layer, block in self._blocks.items()}
+        self._layer_of = {name: layer for layer, block in self._blocks.items() for name in block.matrices}
+        self._down = {block.down for block in self._blocks.values()}
         self.tensors = {
             name: replace(info, type=GGMLQuantizationType.F32, nbytes=4 * info.n_elements)
             if name in self._down
             else info
             for name, info in original.tensors.items()
         }
-        self._fitted: OrderedDict[int, LayerRepair] = OrderedDict()
+        self._at_hand: OrderedDict[int, RepairedLayer] = OrderedDict()
         self._lock = Lock()
 
     def read(self, name: str, *, expert: int | None = None, rows: slice | None = None) -> F32:
-        values = self._original.read(name, expert=expert, rows=rows)
-        layer = self._down.get(name)
+        layer = self._layer_of.get(name)
         if layer is None or expert is None:
-            return values
-        delta = self.repair(layer).deltas.get(expert)
-        return values if delta is None else values + (delta if rows is None else delta[rows])
+            return self._original.read(name, expert=expert, rows=rows)
+        return self._repaired(layer).values(name, expert, rows)
 
     def read_raw(self, name: str, *, expert: int | None = None, rows: slice | None = None) -> Bytes:
         if name not in self._down:
@@ -76,7 +70,7 @@ class RepairedCheckpoint(Checkpoint):
         return np.ascontiguousarray(self.read(name, expert=expert, rows=rows)).view(np.uint8)
 
     def by_rows(self, name: str) -> bool:
-        return self._original.by_rows(name)
+        return name not in self._layer_of and self._original.by_rows(name)
 
     @property
     def address(self) -> str:
@@ -90,21 +84,23 @@ class RepairedCheckpoint(Checkpoint):
 
     def repair(self, layer: int) -> LayerRepair:
         """The fit of one of the repaired layers."""
+        return self._repaired(layer).fit
+
+    def _repaired(self, layer: int) -> RepairedLayer:
         with self._lock:
-            if layer not in self._fitted:
-                block, sample, plan = self._blocks[layer], self._samples.layers[layer], self._plan
-                kept = tuple(sorted(plan.pruning.kept[layer]))
-                choice = block.choose(np.asarray(sample.inputs), kept, plan.activation.used, grouped=self._grouped)
-                self._fitted[layer] = fit_layer(block, sample, self._samples.ctx, kept, choice)
-                if len(self._fitted) > LAYERS_AT_HAND:
-                    self._fitted.popitem(last=False)
-            return self._fitted[layer]
+            if layer not in self._at_hand:
+                sample, ctx = self._samples.layers[layer], self._samples.ctx
+                self._at_hand[layer] = RepairedLayer(
+                    self._blocks[layer], sample, ctx, self._plan, self._rounding, grouped=self._grouped
+                )
+                if len(self._at_hand) > LAYERS_AT_HAND:
+                    self._at_hand.popitem(last=False)
+            return self._at_hand[layer]
 
 
-def _requantized(checkpoint: Checkpoint, plan: Plan, layer: int) -> bool:
-    """True when what the experts' down matrices multiply is no longer exact."""
-    return any(
-        info.by_expert and info.layer == layer and plan.tensors[name].type not in ("F32", info.type.name)
-        for name, info in checkpoint.tensors.items()
-        if len(info.shape) == 3 and "_down_exps" not in name
-    )
+def _changed(checkpoint: Checkpoint, topology: Topology, plan: Plan, layer: int, rounding: Rounding | None) -> bool:
+    """True when the layer loses experts, or its experts are quantized."""
+    if len(plan.pruning.kept[layer]) < topology.expert_count or plan.activation.used < topology.experts_used:
+        return True
+    experts = (n for n, i in checkpoint.tensors.items() if i.by_expert and i.layer == layer and len(i.shape) == 3)
+    return rounding is not None and any(rounding.quantizes(name) for name in experts)

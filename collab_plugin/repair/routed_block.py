@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +13,11 @@ from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.checkpoint.topology import Topology
 from collab_plugin.errors import CollabError
 from collab_plugin.repair.samples import LayerSample
-from collab_plugin.repair.stored_experts import ReadExpert
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
+ReadExpert = Callable[[str, int], F32]
+"""(tensor, expert) -> f32[rows, columns]."""
 _CHECKED_TOKENS = 16
 _MOST_DIFFERENCE = 0.25
 """Of a token's output, relative: a quantized copy that was sampled stays below, another arithmetic does not."""
@@ -35,19 +37,22 @@ class RoutedTokens:
 
 
 class RoutedBlock:
-    """Gated experts (gate, up and down) without biases of ``layer``. CollabError where the layer has others."""
+    """Gated experts (gate, up and down) without biases of ``layer``. CollabError where the layer has others.
+
+    ``matrices``: names of their tensors, that of `down` last.
+    """
 
     def __init__(self, checkpoint: Checkpoint, topology: Topology, layer: int) -> None:
         self.checkpoint, self.topology, self.layer = checkpoint, topology, layer
         self._read: ReadExpert = lambda name, expert: checkpoint.read(name, expert=expert)
         self.fused = self._name("ffn_gate_up_exps.weight") in checkpoint.tensors
         sides = ("gate_up", "down") if self.fused else ("gate", "up", "down")
-        weights = {self._name(f"ffn_{side}_exps.weight") for side in sides}
-        own = {self._name("ffn_gate_inp.weight"), self._name("exp_probs_b.bias"), *weights}
+        self.matrices = tuple(self._name(f"ffn_{side}_exps.weight") for side in sides)
+        own = {self._name("ffn_gate_inp.weight"), self._name("exp_probs_b.bias"), *self.matrices}
         others = [
             n for n, info in checkpoint.tensors.items() if info.by_expert and info.layer == layer and n not in own
         ]
-        if others or not weights <= set(checkpoint.tensors):
+        if others or not set(self.matrices) <= set(checkpoint.tensors):
             what = others[0] if others else "no gate, up and down"
             raise CollabError(
                 f"`samples` repair gated experts without biases, and layer {layer} has {what}; leave it out"
@@ -89,12 +94,25 @@ class RoutedBlock:
 
     def hidden(self, inputs: F32, expert: int) -> F32:
         """What the expert's down matrix multiplies, f32[n, f], of ``inputs`` f32[n, d]."""
+        gated, up = self._gated(inputs, expert)
+        return np.asarray(gated * _sigmoid(gated) * up, np.float32)
+
+    def slopes(self, inputs: F32, expert: int) -> dict[str, F32]:
+        """How much the hidden values of each token move with those of gate and of up, f32[n, rows] by tensor."""
+        gated, up = self._gated(inputs, expert)
+        open_ = _sigmoid(gated)
+        of_gate, of_up = up * (open_ + gated * open_ * (1 - open_)), gated * open_
+        if self.fused:
+            return {self._name("ffn_gate_up_exps.weight"): np.concatenate([of_gate, of_up], 1)}
+        return {self._name("ffn_gate_exps.weight"): of_gate, self._name("ffn_up_exps.weight"): of_up}
+
+    def _gated(self, inputs: F32, expert: int) -> tuple[F32, F32]:
+        """What gate and up make of ``inputs``, f32[n, f] each."""
         if self.fused:
             gate, up = np.split(self._read(self._name("ffn_gate_up_exps.weight"), expert), 2)
         else:
             gate, up = (self._read(self._name(f"ffn_{side}_exps.weight"), expert) for side in ("gate", "up"))
-        gated = inputs @ gate.T
-        return np.asarray(gated * _sigmoid(gated) * (inputs @ up.T), np.float32)
+        return inputs @ gate.T, inputs @ up.T
 
     def outputs(self, inputs: F32, choice: RoutedTokens) -> F32:
         """The weighted sum of what the chosen experts give, f32[n, d]."""

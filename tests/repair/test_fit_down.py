@@ -12,7 +12,7 @@ from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.checkpoint.topology import topology_of
 from collab_plugin.errors import CollabError
 from collab_plugin.plans.copy_plan import copy_plan
-from collab_plugin.repair.fit_down import LayerRepair, fit_layer
+from collab_plugin.repair.fit_down import LayerRepair, fit_layer, taken_by
 from collab_plugin.repair.repaired_checkpoint import RepairedCheckpoint
 from collab_plugin.repair.routed_block import RoutedBlock
 from collab_plugin.repair.samples import BlockSamples, LayerSample
@@ -36,7 +36,7 @@ def sample_of(block: RoutedBlock, tokens: int, rank: int = 24) -> LayerSample:
 
 def fitted(block: RoutedBlock, sample: LayerSample) -> LayerRepair:
     choice = block.choose(sample.inputs, KEPT, block.topology.experts_used, grouped=False)
-    return fit_layer(block, sample, CTX, KEPT, choice)
+    return fit_layer(block, sample.outputs, CTX, taken_by(block, sample.inputs, KEPT, choice))
 
 
 def test_fit_lowers_the_error_of_tokens_that_it_did_not_see(qwen3moe: Path) -> None:
@@ -63,7 +63,7 @@ def test_fit_is_the_least_squares_solution_of_one_expert(qwen3moe: Path) -> None
     block = block_of(qwen3moe)
     sample = sample_of(block, 1600)
     choice = block.choose(sample.inputs, (2,), 1, grouped=False)
-    found = fit_layer(block, sample, CTX, (2,), choice)
+    found = fit_layer(block, sample.outputs, CTX, taken_by(block, sample.inputs, (2,), choice))
     hidden = (block.hidden(sample.inputs, 2) * choice.weights).astype(np.float64)
     old = block.checkpoint.read(block.down, expert=2).astype(np.float64)
     missing = sample.outputs - hidden @ old.T
