@@ -42,7 +42,7 @@ class RepairedCheckpoint(Checkpoint):
         self._grouped = topology.groups > 1 and plan.pruning.group_policy != "disband"
         self._blocks = {
             layer: RoutedBlock(original, topology, layer)
-            for layer in plan.pruning.kept
+            for layer in topology.moe_layers
             if layer in samples.layers and _changed(original, topology, plan, layer, rounding)
         }
         if first := next(iter(self._blocks.items()), None):
@@ -100,7 +100,8 @@ class RepairedCheckpoint(Checkpoint):
 
 def _changed(checkpoint: Checkpoint, topology: Topology, plan: Plan, layer: int, rounding: Rounding | None) -> bool:
     """True when the layer loses experts, or its experts are quantized."""
-    if len(plan.pruning.kept[layer]) < topology.expert_count or plan.activation.used < topology.experts_used:
+    every = range(topology.expert_count)
+    if len(plan.pruning.kept.get(layer, every)) < topology.expert_count or plan.activation.used < topology.experts_used:
         return True
     experts = (n for n, i in checkpoint.tensors.items() if i.by_expert and i.layer == layer and len(i.shape) == 3)
     return rounding is not None and any(rounding.quantizes(name) for name in experts)

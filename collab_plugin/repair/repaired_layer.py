@@ -30,7 +30,7 @@ class RepairedLayer:
     ) -> None:
         self.block, self.ctx, self.rounding = block, ctx, rounding
         self.inputs, self.outputs = np.asarray(sample.inputs), np.asarray(sample.outputs)
-        self.kept = tuple(sorted(plan.pruning.kept[block.layer]))
+        self.kept = tuple(sorted(plan.pruning.kept.get(block.layer, range(block.topology.expert_count))))
         self.choice = block.choose(self.inputs, self.kept, plan.activation.used, grouped=grouped)
         self._lock = Lock()
 
