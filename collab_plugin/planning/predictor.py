@@ -29,8 +29,8 @@ REPAIRED = 0.5
 models at a quarter dropped (docs/quality.md §9)."""
 
 FED_BACK = 0.65
-"""What is left of the error of sampled experts that are rounded with feedback: 0.49 to 0.64 on tokens that it did not see
-with 1,024 or more for an expert, 0.55 to 0.7 with 256 and 0.8 with 64 (docs/quality.md §10)."""
+"""What is left of the error of sampled experts that are rounded with feedback, on tokens that it did not see: 0.49 to
+0.64 with 1,024 or more for an expert, 0.55 to 0.7 with 256 and 0.8 with 64 (docs/quality.md §10)."""
 
 ENOUGH_GROUPS = 3
 """Probed groups before their level is taken for that of the others: in a demo cut short after the

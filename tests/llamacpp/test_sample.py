@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from collab_llamacpp.llamacpp_engine import LlamaCppEngine
-from small_models.hand_made_plans import pruned
+from collab_llamacpp.native.ggml_kernels import GgmlKernels
+from small_models.hand_made_plans import pruned, typed_plan
 from small_models.tiny_moe import write_deepseek2, write_qwen3moe
 
 from collab_plugin.checkpoint.gguf import open_gguf
@@ -60,6 +61,31 @@ def test_written_file_holds_repaired_experts(qwen3moe: Path, tmp_path: Path, tex
         name = f"blk.{layer}.ffn_down_exps.weight"
         for new, old in enumerate((3, 0, 1)):
             assert np.array_equal(written.read(name, expert=new), repaired.read(name, expert=old))
+
+
+def test_quantized_experts_lose_less_on_text_that_they_were_not_fitted_to(
+    qwen3moe: Path, tmp_path: Path, text: Path
+) -> None:
+    """All experts kept: feedback of gate and up, `down` fitted to what they give, and feedback of that."""
+    original = open_gguf(qwen3moe)
+    seen = sampled(qwen3moe, text, tmp_path / "seen.gguf", chunks=10)
+    other = tmp_path / "other.txt"
+    other.write_text(Path(__file__).read_text())
+    unseen = sampled(qwen3moe, other, tmp_path / "unseen.gguf", chunks=4)
+    plan = typed_plan(original, lambda i: "Q2_K" if i.by_expert else "F32")
+    lost = []
+    for samples in (None, seen):
+        out = tmp_path / "out.gguf"
+        compress(original, plan, None, out, kernels=GgmlKernels(), threads=2, report=untold, samples=samples)
+        written = open_gguf(out)
+        topology = topology_of(written)
+        lost.append(0.0)
+        for layer, sample in unseen.layers.items():
+            block = RoutedBlock(written, topology, layer)
+            every = tuple(range(topology.expert_count))
+            choice = block.choose(sample.inputs, every, topology.experts_used, grouped=False)
+            lost[-1] += float(np.square(block.outputs(sample.inputs, choice) - sample.outputs).sum())
+    assert lost[1] < 0.8 * lost[0]
 
 
 def test_other_files_are_refused(qwen3moe: Path, tmp_path: Path) -> None:
