@@ -11,6 +11,7 @@ import argparse
 import csv
 from collections import defaultdict
 from pathlib import Path
+from statistics import median
 
 from scipy.stats import spearmanr
 
@@ -128,6 +129,19 @@ def repair(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def feedback(rows: Rows) -> str:
+    """A line a type, a column a number of tokens: the median over models of what is left of the error."""
+    counts = sorted(unique(rows, "tokens"), key=int)
+    parts = {"gate_and_up": "gate, up", "down": "down"}
+    titles = [f"{name}, {int(n):,} tokens" for name in parts.values() for n in counts]
+    lines = ["| type | " + " | ".join(titles) + " |", "|---|" + "---|" * len(titles)]
+    for kind in unique(rows, "type"):
+        here = [r for r in rows if r["type"] == kind]
+        cells = [f"{median(float(r[part]) for r in here if r['tokens'] == n):.2f}" for part in parts for n in counts]
+        lines.append(f"| {kind} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 TABLES = {
     "goals": ("quality.csv", goals),
     "quality": ("quality.csv", quality),
@@ -137,6 +151,7 @@ TABLES = {
     "correlation": ("sensitivity.csv", correlation),
     "noise": ("noise.csv", noise),
     "repair": ("repair.csv", repair),
+    "feedback": ("feedback.csv", feedback),
 }
 
 
