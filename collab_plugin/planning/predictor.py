@@ -30,7 +30,7 @@ models at a quarter dropped (docs/quality.md §9)."""
 
 FED_BACK = 0.75
 """What is left of the error of sampled experts that are rounded with feedback, on tokens that it did not see: medians
-of five models and seven types are 0.62 (gate, up) and 0.76 (down) with 1,024 tokens for an expert, 0.78 and 0.90 with 64
+of five models and seven types are 0.62 (gate, up) and 0.76 (down) with 1,024 tokens an expert, 0.78 and 0.90 with 64
 (docs/quality.md §10)."""
 
 ENOUGH_GROUPS = 3
