@@ -12,17 +12,20 @@ from small_models.tiny_moe import write_deepseek2, write_qwen3moe
 # What the marker `native` is given to: whole folders, and tests that ask for one of these fixtures.
 NATIVE_FOLDERS = ("behaviour/", "llamacpp/", "native/", "vllm/")
 NATIVE_FIXTURES = {"kernels", "bench", "runnable", "made", "ollama", "parse", "llama_tools", "llama_libraries"}
-# Files that take long: first, so that no worker is left alone with one at the end.
-LONGEST = ("vllm/", "repository/", "behaviour/", "conformance/", "ollama/", "evaluation/", "compression/")
+# Folders with files that take long: first, so that no worker is left alone with one at the end.
+LONGEST = (
+    *("behaviour/", "vllm/", "repository/", "lm_eval/", "conformance/", "ollama/", "planning/", "checkpoint/"),
+    *("llamacpp/", "compression/", "plugins/", "cli/", "reports/"),
+)
 # Files that quantize to ggml's smallest types: it makes their tables once a process, in 15 seconds.
 SMALLEST_TYPES = (
-    "behaviour/test_behaviour_unchanged.py",
-    "compression/test_same_as_llamacpp.py",
-    "conformance/test_packs_of_the_suite.py",
-    "llamacpp/test_targets_bench.py",
-    "planning/test_corners.py",
-    "quantize/test_kernels.py",
-    "repository/test_readme.py",
+    "tests/behaviour/test_behaviour_unchanged.py",
+    "tests/compression/test_same_as_llamacpp.py",
+    "tests/conformance/test_packs_of_the_suite.py",
+    "tests/llamacpp/test_targets_bench.py",
+    "tests/planning/test_corners.py",
+    "tests/quantize/test_kernels.py",
+    "tests/repository/test_readme.py",
 )
 pytest_plugins = ["small_models.benches"]
 
@@ -92,7 +95,7 @@ def shared_scope(nodeid: str) -> str:
     """A file, the two files that read what one process of vLLM printed, those that need the same tables, or one trained
     model."""
     path, _, test = nodeid.partition("::")
-    if path.removeprefix("tests/") in SMALLEST_TYPES:
+    if path in SMALLEST_TYPES:
         return "smallest types"
     if path.removeprefix("tests/vllm/") in ("test_vllm_families.py", "test_vllm_mistakes.py"):
         return "tests/vllm"
