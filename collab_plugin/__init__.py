@@ -82,7 +82,7 @@ _HOMES = {
     "reports.gather": ("Facts",),
     "reports.write": ("write_report",),
     "stats.routing_trace": ("RoutingTrace",),
-    "stats.sensitivity": ("GroupProbe", "PruningProbe", "Sensitivity"),
+    "stats.sensitivity": ("GroupProbe", "PruningProbe", "Sensitivity", "TogetherProbe"),
     "stats.sensitivity_file": ("read_sensitivity", "write_sensitivity"),
     "stats.stats": ("ImatrixEntry", "LayerRouting", "Stats", "Stream"),
     "stats.stats_file": ("read_stats", "write_stats"),
@@ -227,6 +227,7 @@ if TYPE_CHECKING:
     from collab_plugin.stats.sensitivity import GroupProbe as GroupProbe
     from collab_plugin.stats.sensitivity import PruningProbe as PruningProbe
     from collab_plugin.stats.sensitivity import Sensitivity as Sensitivity
+    from collab_plugin.stats.sensitivity import TogetherProbe as TogetherProbe
     from collab_plugin.stats.sensitivity_file import read_sensitivity as read_sensitivity
     from collab_plugin.stats.sensitivity_file import write_sensitivity as write_sensitivity
     from collab_plugin.stats.stats import ImatrixEntry as ImatrixEntry

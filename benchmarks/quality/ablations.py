@@ -1,14 +1,16 @@
 """Ideas beyond the paper, measured before anything was built: what pruned models lose with each.
 
-    python -m benchmarks.quality.ablations [MODEL ...] [--keep 75%] [-o benchmarks/results]
+    python -m benchmarks.quality.ablations [MODEL ...] [--keep 75%] [--parts merging ...] [-o benchmarks/results]
 
-Nothing is quantized but in the last part. All experts kept are chosen by the criterion named; top-k
-stays as it was. Prints and writes ideas.csv: model, idea, mean KL divergence on the validation text.
+Nothing is quantized but where bits are named. All experts kept are chosen by the criterion named; top-k stays as it
+was, but in the part on it. Prints and writes ideas.csv: model, idea, mean KL divergence on the validation text; rows of
+other runs stay.
 
 - criteria: the paper's, REAP, REAP's sum ("mass"), sums of router weights, frequency.
 - super experts: those whose mean output norm is two standard deviations above the layer's are kept.
 - merging (REAM, arXiv 2604.04356, in short): dropped experts are averaged into the kept one with the
-  most similar router row, weighted by router weight; with and without their neurons matched first.
+  most similar router row, weighted by router weight; with and without their neurons matched first; also at 1.5 bits.
+- one expert a token more than before.
 - router rescaling: rows of the kept experts times 0.9 and 1.1.
 - borrowing: importance of the layer mixed into each expert's, after little calibration, at IQ2_XXS.
 """
@@ -20,8 +22,9 @@ import csv
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,32 +74,50 @@ def main() -> None:
     p.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     p.add_argument("--work", type=Path, default=Path("/tmp/collab-quality"))
     p.add_argument("-o", "--output", type=Path, default=ROOT / "benchmarks" / "results")
+    p.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="NAME", help=", ".join(PARTS))
     a = p.parse_args()
     a.output.mkdir(parents=True, exist_ok=True)
-    with (a.output / "ideas.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("model", "idea", "mean_kld", "stderr"))
-        for model in a.models or trained_models():
-            bench = Bench(model, a.work / model.name, a.chunks, a.threads)
-            for part in (criteria, merging, rescaling):
-                for idea, kld, stderr in part(bench, a.keep):
-                    writer.writerow((model.name, f"keep {a.keep}, {idea}", kld, stderr))
-                    print(f"{model.name:18} keep {a.keep}, {idea:42} {kld:.4f} ± {stderr:.4f}", flush=True)
-            for idea, kld, stderr in borrowing(bench):
-                writer.writerow((model.name, idea, kld, stderr))
+    for model in a.models or trained_models():
+        bench = Bench(model, a.work / model.name, a.chunks, a.threads)
+        for part in a.parts:
+            for idea, kld, stderr in PARTS[part](bench, a.keep):
                 print(f"{model.name:18} {idea:54} {kld:.4f} ± {stderr:.4f}", flush=True)
+                keep_row(a.output / "ideas.csv", (model.name, idea, f"{kld:.6g}", f"{stderr:.6g}"))
 
 
-def pruned(bench: Bench, checkpoint: cp.Checkpoint, keep: str, criterion: str | cp.ImportanceCriterion) -> cp.Plan:
+def keep_row(path: Path, row: tuple[str, str, str, str]) -> None:
+    """In the place of the row of the same model and idea, or at the end."""
+    with path.open(newline="") as file:
+        head, *rows = (tuple(line) for line in csv.reader(file))
+    at = [index for index, other in enumerate(rows) if other[:2] == row[:2]]
+    rows[at[0] if at else len(rows) : at[0] + 1 if at else len(rows)] = [row]
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows((head, *rows))
+
+
+def pruned(
+    bench: Bench,
+    checkpoint: cp.Checkpoint,
+    keep: str,
+    criterion: str | cp.ImportanceCriterion,
+    *,
+    more: int = 0,
+    bits: float | None = None,
+) -> cp.Plan:
+    """``more``: experts a token beyond the model's own; ``bits`` None: types stay."""
     # Of no model in particular: the routers of some are changed on purpose.
     stats = dataclasses.replace(cp.read_stats(bench.stats), model_id=None)
-    return cp.plan(checkpoint, stats=stats, criterion=criterion, keep=keep, experts_used=bench.topology.experts_used,
-                   keep_types=True)  # fmt: skip
+    size: dict[str, Any] = (
+        {} if bits is None else {"budget": f"{bits}bpw", "kernels": bench.kernels, "threads": bench.threads}
+    )
+    return cp.plan(checkpoint, stats=stats, criterion=criterion, keep=keep, keep_types=bits is None,
+                   experts_used=bench.topology.experts_used + more, **size)  # fmt: skip
 
 
 def measure(bench: Bench, checkpoint: cp.Checkpoint, plan: cp.Plan, idea: str) -> Measured:
     out = bench.work / "idea.gguf"
-    cp.compress(checkpoint, plan, out, threads=bench.threads)
+    stats = dataclasses.replace(cp.read_stats(bench.stats), model_id=None)
+    cp.compress(checkpoint, plan, out, stats=stats, kernels=bench.kernels, threads=bench.threads)
     return evaluate(bench, out, idea)
 
 
@@ -107,18 +128,33 @@ def evaluate(bench: Bench, file: Path, idea: str) -> Measured:
 
 def criteria(bench: Bench, keep: str) -> Iterator[Measured]:
     for criterion in CRITERIA:
-        yield measure(bench, bench.checkpoint, pruned(bench, bench.checkpoint, keep, criterion), criterion.name)
+        plan = pruned(bench, bench.checkpoint, keep, criterion)
+        yield measure(bench, bench.checkpoint, plan, f"keep {keep}, {criterion.name}")
+
+
+# -- experts a token
+
+
+def one_more(bench: Bench, keep: str) -> Iterator[Measured]:
+    for more in (0, 1, 2):
+        plan = pruned(bench, bench.checkpoint, keep, "mass", more=more)
+        yield measure(bench, bench.checkpoint, plan, f"keep {keep}, mass, top-{plan.activation.used}")
 
 
 # -- merging
 
 
+LOW_BITS = 1.5
+
+
 def merging(bench: Bench, keep: str) -> Iterator[Measured]:
-    for matched in (False, True):
-        path = merged(bench, keep, matched)
-        checkpoint = open_gguf(path)
-        plan = pruned(bench, checkpoint, keep, "mass")
-        yield measure(bench, checkpoint, plan, f"mass, merged{' with neurons matched' if matched else ''}")
+    for matched in (None, False, True):
+        checkpoint = bench.checkpoint if matched is None else open_gguf(merged(bench, keep, matched))
+        told = {None: "", False: ", merged", True: ", merged with neurons matched"}[matched]
+        for bits in (None, LOW_BITS):
+            plan = pruned(bench, checkpoint, keep, "mass", bits=bits)
+            at = "" if bits is None else f", {bits} bpw"
+            yield measure(bench, checkpoint, plan, f"keep {keep}, mass{told}{at}")
 
 
 def merged(bench: Bench, keep: str, matched: bool) -> Path:
@@ -193,13 +229,13 @@ def rescaling(bench: Bench, keep: str) -> Iterator[Measured]:
                 file.write(bench.kernels.quantize(values, info.type.name).tobytes())
         checkpoint = open_gguf(path)
         plan = pruned(bench, checkpoint, keep, "mass")
-        yield measure(bench, checkpoint, plan, f"mass, router rows × {factor}")
+        yield measure(bench, checkpoint, plan, f"keep {keep}, mass, router rows × {factor}")
 
 
 # -- borrowing
 
 
-def borrowing(bench: Bench) -> Iterator[Measured]:
+def borrowing(bench: Bench, keep: str) -> Iterator[Measured]:
     for chunks, texts in ((1, bench.calibration[:1]), (1, bench.calibration), (8, bench.calibration)):
         stats = cp.calibrate(bench.original, texts=texts, chunks=chunks, threads=bench.threads)
         for borrow in (0.0, 1.0, 8.0, 32.0, 128.0):
@@ -210,6 +246,15 @@ def borrowing(bench: Bench) -> Iterator[Measured]:
             out = bench.work / "idea.gguf"
             cp.compress(bench.checkpoint, plan, out, stats=stats, kernels=bench.kernels, threads=bench.threads)
             yield evaluate(bench, out, f"IQ2_XXS after {stats.tokens} tokens, borrowing {borrow:g}")
+
+
+PARTS: Mapping[str, Callable[[Bench, str], Iterator[Measured]]] = {
+    "criteria": criteria,
+    "experts-used": one_more,
+    "merging": merging,
+    "rescaling": rescaling,
+    "borrowing": borrowing,
+}
 
 
 if __name__ == "__main__":

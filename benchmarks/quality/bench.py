@@ -177,7 +177,7 @@ class Bench:
         repaired: bool = False,
         confirm: int = 0,
         allocator: str = "knapsack",
-        criterion: str = "freq-score",
+        criterion: str = "auto",
         **options: Any,
     ) -> list[Row]:
         """Plan, build and measure; no row when no plan holds the budget."""

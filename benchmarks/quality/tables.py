@@ -94,13 +94,20 @@ def ideas(rows: Rows) -> str:
 
 
 def correlation(rows: Rows) -> str:
+    """Spearman's rank correlation by model and kind of plans, and how far the last kind of prediction is off."""
     kinds = ("error alone", "default weights", "probed")
-    lines = ["| model | plans | " + " | ".join(kinds) + " |", "|---|---|" + "---|" * len(kinds)]
+    lines = [
+        "| model | plans | number | " + " | ".join(kinds) + " | probed over measured, smallest to largest |",
+        "|---|---|---|" + "---|" * len(kinds) + "---|",
+    ]
     for model in unique(rows, "model"):
-        here = [r for r in rows if r["model"] == model]
-        measured = [float(r["measured"]) for r in here]
-        cells = [f"{spearmanr([float(r[k]) for r in here], measured).statistic:.3f}" for k in kinds]
-        lines.append(f"| {model} | {len(here)} | " + " | ".join(cells) + " |")
+        for plans in unique(rows, "plans"):
+            here = [r for r in rows if (r["model"], r["plans"]) == (model, plans)]
+            measured = [float(r["measured"]) for r in here]
+            ranks = [f"{spearmanr([float(r[k]) for r in here], measured).statistic:.2f}" for k in kinds]
+            ratios = [float(r[kinds[-1]]) / float(r["measured"]) for r in here]
+            cells = (model, plans, str(len(here)), *ranks, f"{min(ratios):.2f} to {max(ratios):.2f}")
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -18,12 +18,14 @@ PRESET = "llama-quantize"
 
 
 def planned(**options: Any) -> Make:
-    """A plan with ``options``; ``probed`` False: statistics alone."""
+    """A plan with ``options``; ``probed`` False: statistics alone; ``more``: experts a token beyond the model's own."""
 
     def make(bench: Bench, variant: str, bpw: float) -> list[Row]:
-        if options.get("experts_used") == "as it was":
-            return bench.planned(variant, bpw, **{**options, "experts_used": bench.topology.experts_used})
-        return bench.planned(variant, bpw, **options)
+        more = options.get("more")
+        if more is None:
+            return bench.planned(variant, bpw, **options)
+        rest = {name: value for name, value in options.items() if name != "more"}
+        return bench.planned(variant, bpw, experts_used=bench.topology.experts_used + more, **rest)
 
     return make
 
@@ -49,16 +51,17 @@ RIVALS: Mapping[str, Make] = {
 VARIANTS: Mapping[str, Make] = {**OURS, **RIVALS}
 
 ABLATIONS: Mapping[str, Make] = {
-    "all parts": OURS[PROBED],
-    "with confirmation": planned(experts_used="auto", confirm=3),
-    "bits only (keep 100 %)": planned(keep="100%"),
-    "without probes (default weights)": planned(experts_used="auto", probed=False),
-    "without sensitivity (error alone)": planned(keep="100%", allocator="error-alone"),
-    "without mixed types (uniform)": planned(keep="100%", allocator="uniform"),
-    "without borrowed importance": planned(keep="100%", borrow=0.0),
-    "experts in order of heat": planned(keep="100%", order="importance"),
+    "all parts": OURS[REPAIRED],
+    "without repair": OURS[PROBED],
+    # The rest is without repair too.
+    "all experts": planned(keep="100%"),
+    "without probes": OURS[DEFAULT],
+    "without sensitivity (error alone, all experts)": planned(keep="100%", allocator="error-alone"),
+    "without mixed types (uniform, all experts)": planned(keep="100%", allocator="uniform"),
     "keep 75 %, k scaled": planned(keep="75%"),
-    "keep 75 %, k as it was": planned(keep="75%", experts_used="as it was"),
-    "keep 75 %, k as it was, by mass": planned(keep="75%", experts_used="as it was", criterion="mass"),
-    "keep 75 %, k as it was, by REAP": planned(keep="75%", experts_used="as it was", criterion="reap"),
+    "keep 75 %, k as it was": planned(keep="75%", more=0),
+    "keep 75 %, k and one more": planned(keep="75%", more=1),
+    "keep 75 %, k as it was, by freq-score": planned(keep="75%", more=0, criterion="freq-score"),
+    "keep 75 %, k as it was, by mass": planned(keep="75%", more=0, criterion="mass"),
+    "keep 75 %, k as it was, by REAP": planned(keep="75%", more=0, criterion="reap"),
 }

@@ -5,9 +5,10 @@ Reading and writing: sensitivity_file.py. Page: docs/formats/sensitivity.md.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-SENSITIVITY_VERSION = 1
+SENSITIVITY_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,27 @@ class PruningProbe:
 
 
 @dataclass(frozen=True)
+class TogetherProbe:
+    """Mean KL divergence (nats) against the original when all these tensors were disturbed at once.
+
+    ``errors``: the relative error of each.
+    """
+
+    errors: Mapping[str, float]
+    kld: float
+    stderr: float
+
+
+@dataclass(frozen=True)
 class Sensitivity:
     """All probes of one model on one text.
 
     ``model_id``: checkpoint.identity.model_id of the probed model. ``stats_sha256``: of the stats file whose
     importance matrix weighed errors and whose routing pruned. ``texts``: file names; ``text_sha256``: of their bytes,
-    one after the other. Each probe ran ``windows`` windows of ``ctx`` tokens, evenly spread over the texts, of which
-    ``tokens`` are scored. ``tokens_run``: what all probes took, tokens of the undisturbed model included.
+    one after the other. Windows have ``ctx`` tokens and are evenly spread over the texts. Each probe of ``groups`` ran
+    ``windows`` of them, of which ``tokens`` are scored; each of ``prunings`` and ``together`` ran ``level_windows``,
+    which are more: those of groups are compared with each other, these say how much. ``tokens_run``: what all probes
+    took, tokens of the undisturbed model included.
     ``engine``: its name and version.
     """
 
@@ -56,11 +71,13 @@ class Sensitivity:
     text_sha256: str
     ctx: int
     windows: int
+    level_windows: int
     tokens: int
     tokens_run: int
     engine: str
     groups: tuple[GroupProbe, ...] = ()
     prunings: tuple[PruningProbe, ...] = ()
+    together: tuple[TogetherProbe, ...] = ()
 
     @property
     def probed(self) -> frozenset[str]:

@@ -17,7 +17,7 @@ LEAST_ERROR = 1e-12
 
 def _check(sensitivity: Sensitivity) -> None:
     """What the types cannot say."""
-    for name in ("ctx", "windows", "tokens", "tokens_run"):
+    for name in ("ctx", "windows", "level_windows", "tokens", "tokens_run"):
         if getattr(sensitivity, name) < 1:
             raise CollabError(f"$.{name} is {getattr(sensitivity, name)}")
     for index, probe in enumerate(sensitivity.groups):
@@ -26,6 +26,11 @@ def _check(sensitivity: Sensitivity) -> None:
             raise CollabError(f"$.groups[{index}].error is {probe.error}, which nothing measures")
     for index, pruned in enumerate(sensitivity.prunings):
         _check_figures(f"$.prunings[{index}]", pruned.kld, pruned.stderr)
+    for index, whole in enumerate(sensitivity.together):
+        _check_figures(f"$.together[{index}]", whole.kld, whole.stderr)
+        for name, error in whole.errors.items():
+            if not 0 <= error <= MOST_NATS:
+                raise CollabError(f"$.together[{index}].errors.{name} is {error}, which nothing measures")
 
 
 def _check_figures(where: str, kld: float, stderr: float) -> None:

@@ -66,7 +66,17 @@ def test_stats_in_memory_plan_as_those_of_a_file(softmax: Bench, tmp_path: Path)
 def test_sensitivity_in_memory_plans_as_that_of_a_file(softmax: Bench, tmp_path: Path) -> None:
     probes = tuple(cp.GroupProbe((name,), 0.1, 0.2, 0.01) for name in ("output.weight", "blk.0.attn_q.weight"))
     found = cp.Sensitivity(
-        model_id(softmax.checkpoint), softmax.source.sha256, ("a.txt",), "0", 512, 8, 2040, 86_016, "an engine", probes
+        model_id(softmax.checkpoint),
+        softmax.source.sha256,
+        ("a.txt",),
+        "0",
+        512,
+        4,
+        8,
+        1020,
+        86_016,
+        "an engine",
+        probes,
     )
     path = tmp_path / "sensitivity.json"
     cp.write_sensitivity(str(path), found)

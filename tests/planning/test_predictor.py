@@ -24,7 +24,7 @@ DEFAULT = {"a": 1.0, "b": 2.0, "c": 4.0, "d": 8.0}
 
 
 def _probes(*types: GroupProbe) -> Sensitivity:
-    return Sensitivity("model", "stats", ("text.txt",), "", 512, 8, 2040, 86016, "engine", types)
+    return Sensitivity("model", "stats", ("text.txt",), "", 512, 4, 8, 1020, 86016, "engine", types)
 
 
 def _type(names: str, error: float, kld: float) -> GroupProbe:

@@ -124,9 +124,20 @@ def test_parts_of_the_model_and_prunings_come_first_and_every_tensor_alone_in_th
         assert 0 < one.stderr < one.kld
 
 
+def test_all_tensors_at_once_come_before_some_apart(probed: Probed) -> None:
+    first = next(kept for kept in probed.kept if kept.together)
+    assert len(first.groups) == len(coarse(probed.bench.checkpoint))
+    assert first.together == probed.found.together
+    klds = [whole.kld for whole in first.together]
+    assert len(klds) >= 2
+    assert klds == sorted(klds)
+    assert all(set(whole.errors) == probed.found.probed for whole in first.together)
+
+
 def test_probes_say_of_what_they_are(probed: Probed, text: Path) -> None:
     s = probed.found
-    assert (s.texts, s.ctx, s.windows, s.tokens) == ((text.name,), CTX, WINDOWS, WINDOWS * (CTX // 2 - 1))
+    assert (s.texts, s.ctx, s.windows, s.level_windows) == ((text.name,), CTX, WINDOWS, WINDOWS)
+    assert s.tokens == WINDOWS * (CTX // 2 - 1)
     assert s.tokens_run == probed.engine.run
     assert s.engine == LlamaCppEngine().version()
     assert s.stats_sha256 == probed.bench.source.sha256
@@ -175,7 +186,7 @@ def test_disbanded_groups_are_not_probed(text: Path, tmp_path: Path, kernels: Gg
         planning = bench.planning(threads=1, groups=groups, allow_few_tokens=True)
         kept: list[Sensitivity] = []
         probe(planning, Measuring(Counting(), Windows((text,), CTX, 1)), 60 * CTX, kept.append)
-        assert bool(kept[0].prunings) is any_pruning
+        assert bool(kept[-1].prunings) is any_pruning
 
 
 # -- what is kept
@@ -205,7 +216,7 @@ def test_no_more_tokens_run_than_were_given(tokens: int, probed: Probed, text: P
     assert {frozenset(g.tensors) for g in coarse(probed.bench.checkpoint)} <= {
         frozenset(p.tensors) for p in found.groups
     }
-    assert found.windows == (1 if tokens == 30 * CTX else 2)
+    assert found.windows == (1 if tokens == 30 * CTX else 3)
 
 
 def test_too_few_tokens_are_refused_before_anything_runs(probed: Probed, text: Path) -> None:

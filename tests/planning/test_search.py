@@ -51,7 +51,7 @@ def _budget(bench: Bench, bpw: float) -> int:
 
 def _found(bench: Bench, pruned: tuple[PruningProbe, ...], groups: tuple[GroupProbe, ...] = ()) -> Sensitivity:
     model, stats = model_id(bench.checkpoint), bench.source.sha256
-    return Sensitivity(model, stats, ("text.txt",), "", 512, 8, 2040, 86016, "engine", groups, pruned)
+    return Sensitivity(model, stats, ("text.txt",), "", 512, 4, 8, 1020, 86016, "engine", groups, pruned)
 
 
 def _of(plan: Plan, kind: str) -> list[Point]:

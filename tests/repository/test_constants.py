@@ -51,6 +51,8 @@ SENTENCES = [
     ),
     ("method.md", "{0} / max(L, {0})", ("planning.learned_weights:TABLE_LAYERS",)),
     ("method.md", "f(x) = x₀ (x / x₀)^{} with x₀ = {}", (f"{PREDICTOR}:POWER", f"{PREDICTOR}:PIVOT")),
+    ("method.md", "cost {} times as much", (f"{PREDICTOR}:REAL_ERRORS",)),
+    ("method.md", "ε_i = c n_i / ω_i, at most {}", ("planning.measure.together:MOST_ERROR",)),
     ("method.md", "ω_i = D_G / ({} |G|)", ("planning.measure.probe:PROBE_ERROR",)),
     ("plan.md", "from the smallest file to {} times yours", (f"{CONSIDERED}:FRONT_SPAN",)),
     ("plan.md", "({} selections each on average)", (LEAST,)),

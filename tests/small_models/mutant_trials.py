@@ -119,7 +119,7 @@ def write_base(folder: Path) -> Path:
     every = tuple(name for name in checkpoint.tensors if "exps" in name)
     sensitivity = Sensitivity(
         model_id=model_id(checkpoint), stats_sha256=file_sha256(folder / "stats.gguf"), texts=("a.txt",),
-        text_sha256="ab" * 32, ctx=60, windows=2, tokens=60, tokens_run=120, engine="imagined",
+        text_sha256="ab" * 32, ctx=60, windows=2, level_windows=2, tokens=60, tokens_run=120, engine="imagined",
         groups=(GroupProbe(every, 0.1, 0.02, 0.001),),
         prunings=(PruningProbe("freq-score groups=disband", 2, 2, 0.1, 0.01),),
     )  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 
 from collab_plugin.errors import CollabError
 from collab_plugin.planning.sources import SensitivitySource
-from collab_plugin.stats.sensitivity import GroupProbe, PruningProbe, Sensitivity
+from collab_plugin.stats.sensitivity import GroupProbe, PruningProbe, Sensitivity, TogetherProbe
 from collab_plugin.stats.sensitivity_file import read_sensitivity, sensitivity_schema, write_sensitivity
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "formats" / "sensitivity.schema.json"
@@ -22,8 +22,9 @@ MEASURED = Sensitivity(
     texts=("a.txt", "ü b.txt"),
     text_sha256="3",
     ctx=512,
-    windows=8,
-    tokens=2040,
+    windows=4,
+    level_windows=8,
+    tokens=1020,
     tokens_run=86016,
     engine="llama-cpp-python 0.3.36",
     groups=(
@@ -31,10 +32,11 @@ MEASURED = Sensitivity(
         GroupProbe(("blk.1.attn_q.weight",), 0.1, -1e-12, 0.0),
     ),
     prunings=(PruningProbe("freq-score alpha=0.5 groups=none", 6, 2, 0.25, 0.0125),),
+    together=(TogetherProbe({"blk.1.attn_q.weight": 0.01, "blk.2.attn_q.weight": 0.3}, 0.05, 0.002),),
 )
 
 
-@pytest.mark.parametrize("document", [MEASURED, dataclasses.replace(MEASURED, groups=(), prunings=())])
+@pytest.mark.parametrize("document", [MEASURED, dataclasses.replace(MEASURED, groups=(), prunings=(), together=())])
 def test_round_trip(document: Sensitivity, tmp_path: Path) -> None:
     path = tmp_path / "sensitivity.json"
     write_sensitivity(path, document)
@@ -70,11 +72,14 @@ def _with(path: Path, *at: str | int, value: object) -> Path:
     ("at", "value", "message"),
     [
         (("format",), "collab-plugin plan", "is not a sensitivity file"),
-        (("version",), 2, "has sensitivity version 2"),
+        (("version",), 1, "has sensitivity version 1"),
         (("surprise",), 1, "unknown member 'surprise'"),
         (("ctx",), "512", r"\$\.ctx"),
         (("ctx",), 0, r"\$\.ctx is 0"),
         (("windows",), -1, r"\$\.windows is -1"),
+        (("level_windows",), 0, r"\$\.level_windows is 0"),
+        (("together", 0, "kld"), 1e7, r"\$\.together\[0\]\.kld is 1"),
+        (("together", 0, "errors", "blk.1.attn_q.weight"), -0.1, r"\$\.together\[0\]\.errors\.blk\.1\.attn_q\.weight"),
         (("groups", 0, "kld"), float("nan"), r"\$\.groups\[0\]\.kld"),
         (("prunings", 0, "kld"), float("inf"), r"\$\.prunings\[0\]\.kld"),
         # Their ratio is a weight: it would be infinite in the knapsack.

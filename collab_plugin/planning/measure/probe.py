@@ -14,12 +14,13 @@ from collab_plugin.planning.measure.error_shapes import error_shapes
 from collab_plugin.planning.measure.groups import Group, coarse
 from collab_plugin.planning.measure.measuring import Measuring, check_disturbing
 from collab_plugin.planning.measure.probe_order import Task, next_round
-from collab_plugin.planning.measure.token_budget import MOST_PRUNINGS, default_tokens, tasks_left, windows_each
+from collab_plugin.planning.measure.together import LEVELS, Together
+from collab_plugin.planning.measure.token_budget import MOST_PRUNINGS, default_tokens, windows_each
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.search_space import prunings_by_rule
 from collab_plugin.planning.sources import SensitivitySource, StatsSource
 from collab_plugin.progress import OnProgress, silent, track
-from collab_plugin.stats.sensitivity import GroupProbe, PruningProbe, Sensitivity
+from collab_plugin.stats.sensitivity import GroupProbe, PruningProbe, Sensitivity, TogetherProbe
 from collab_plugin.stats.text_hash import texts_sha256
 
 PROBE_ERROR = 0.03
@@ -38,9 +39,9 @@ def probe(
 
     ``tokens`` None: twice those of the stats. What the sensitivity document of ``planning`` holds is not measured
     again, and its tokens count. ``keep`` gets all probes after every round, which is up to 15 tasks. The first rounds
-    take every part of the model at three depths and the prunings that the request leaves open; later ones split the
-    groups with the largest KL divergence. Nothing is written but the document: the engine runs the model as it is, and
-    disturbs what it computes.
+    take every part of the model at three depths, the prunings that the request leaves open, and errors of all tensors
+    at once; later ones split the groups with the largest KL divergence. Nothing is written but the document: the engine
+    runs the model as it is, and disturbs what it computes.
 
     Raises CollabError without stats, when the tokens are too few for the first rounds' groups, and where the document
     at hand is of other stats, another text, windows or engine.
@@ -55,31 +56,32 @@ def probe(
         return [] if planning.policy == "disband" else prunings_by_rule(candidates, found)
 
     budget = default_tokens(planning.stats) if tokens is None else tokens
-    each = windows_each(budget, measuring.windows.ctx, len(coarse(planning.checkpoint)), MOST_PRUNINGS)
+    groups, levels = len(coarse(planning.checkpoint)), MOST_PRUNINGS + len(LEVELS)
+    each = windows_each(budget, measuring.windows.ctx, groups, levels)
     found = _begun(planning, planning.stats_source, measuring, each)
     pruned(found)  # what cannot be pruned is refused before anything runs
     model = runnable(measuring.engine, "disturb", planning.checkpoint, planning.request.threads, progress)
     shapes: dict[str, ErrorShape] = {}
     number = 0
-    while todo := next_round(planning.checkpoint, pruned(found), found, tasks_left(budget, found)):
+    while (todo := next_round(planning.checkpoint, pruned(found), found, budget)).tasks:
         number += 1
-        _add_shapes(planning, shapes, todo, progress)
+        _add_shapes(planning, shapes, todo.tasks, progress)
         with track(progress, f"probing, round {number}", unit="tokens") as advance:
             effects = measuring.engine.disturb(
                 model,
-                [_disturbance(candidates, task) for task in todo],
+                [_disturbance(candidates, task) for task in todo.tasks],
                 shapes,
                 measuring.windows,
-                most=found.windows,
+                most=todo.windows,
                 threads=planning.request.threads,
                 progress=advance,
             )
-        found = _with(found, todo, effects)
+        found = _with(found, todo.tasks, effects)
         keep(found)
     return found
 
 
-def _begun(planning: PlanningInput, stats: StatsSource, measuring: Measuring, each: int) -> Sensitivity:
+def _begun(planning: PlanningInput, stats: StatsSource, measuring: Measuring, each: tuple[int, int]) -> Sensitivity:
     """The document at hand, or one without probes; CollabError when the one at hand was measured otherwise."""
     windows = measuring.windows
     fresh = Sensitivity(
@@ -88,7 +90,8 @@ def _begun(planning: PlanningInput, stats: StatsSource, measuring: Measuring, ea
         texts=windows.names,
         text_sha256=texts_sha256(windows.texts),
         ctx=windows.ctx,
-        windows=each,
+        windows=each[0],
+        level_windows=each[1],
         tokens=0,
         tokens_run=0,
         engine=measuring.engine.version(),
@@ -116,7 +119,9 @@ def _add_shapes(
     planning: PlanningInput, shapes: dict[str, ErrorShape], todo: Sequence[Task], progress: OnProgress
 ) -> None:
     """Shapes of the errors of every tensor that is to be disturbed."""
-    names = [n for task in todo if isinstance(task.what, Group) for n in task.what.tensors if n not in shapes]
+    disturbed = [task.what.tensors for task in todo if isinstance(task.what, Group)]
+    disturbed += [tuple(task.what.errors) for task in todo if isinstance(task.what, Together)]
+    names = [n for n in dict.fromkeys(n for tensors in disturbed for n in tensors) if n not in shapes]
     if not names:
         return
     with track(progress, "reading what errors will be like", unit="slices") as advance:
@@ -126,24 +131,31 @@ def _add_shapes(
 def _disturbance(candidates: Mapping[str, Candidates], task: Task) -> Disturbance:
     if isinstance(task.what, Group):
         return Disturbance(errors=dict.fromkeys(task.what.tensors, PROBE_ERROR))
+    if isinstance(task.what, Together):
+        return Disturbance(errors=task.what.errors)
     rule, count, used = task.what
     candidate = candidates[rule].candidate(count, used)
     return Disturbance(kept=candidate.plan.pruning.kept, experts_used=used)
 
 
 def _with(found: Sensitivity, todo: Sequence[Task], effects: Effects) -> Sensitivity:
-    groups, pruned = list(found.groups), list(found.prunings)
+    groups, pruned, together = list(found.groups), list(found.prunings), list(found.together)
     for task, effect in zip(todo, effects.each, strict=True):
         if isinstance(task.what, Group):
             error = PROBE_ERROR * len(task.what.tensors)
             groups.append(GroupProbe(task.what.tensors, error, effect.mean_kld, effect.stderr))
+        elif isinstance(task.what, Together):
+            together.append(TogetherProbe(task.what.errors, effect.mean_kld, effect.stderr))
         else:
             pruned.append(PruningProbe(*task.what, effect.mean_kld, effect.stderr))
+    if len(groups) > len(found.groups):
+        found = replace(found, windows=effects.windows, tokens=effects.scored)
+    else:
+        found = replace(found, level_windows=effects.windows)
     return replace(
         found,
-        windows=effects.windows,
-        tokens=effects.scored,
         tokens_run=found.tokens_run + effects.tokens_run,
         groups=tuple(groups),
         prunings=tuple(pruned),
+        together=tuple(together),
     )

@@ -10,12 +10,13 @@ CALIBRATIONS = 2
 """Tokens to spend unless told, in those that calibration took."""
 TASKS_AT_ONCE = 15
 """Probes that share one run of the undisturbed model, and are kept together."""
-FIRST_SHARE = 0.5
-"""Of the tokens, at most so many go to the first probes; the rest tells layers apart."""
+GROUPS_SHARE, LEVELS_SHARE = 1 / 3, 1 / 2
+"""Of the tokens, at most so many go to the first groups of tensors, and to prunings and errors of all tensors at once;
+the rest tells layers apart."""
 MOST_PRUNINGS = 12
-"""Prunings that the first half of the tokens is reckoned for; there are seldom more."""
-MOST_WINDOWS = 8
-"""Windows a probe at most: more of them say less than more probes do (docs/quality.md §2)."""
+"""Prunings that tokens are reckoned for; there are seldom more."""
+MOST_WINDOWS, MOST_LEVEL_WINDOWS = 4, 8
+"""Windows a probe at most. More of a group say less than more groups do (docs/quality.md §2)."""
 
 
 def default_tokens(stats: Stats) -> int:
@@ -23,9 +24,9 @@ def default_tokens(stats: Stats) -> int:
     return CALIBRATIONS * stats.tokens
 
 
-def windows_each(tokens: int, ctx: int, groups: int, prunings: int) -> int:
-    """Windows of ``ctx`` tokens that each probe runs, for ``groups`` groups of tensors at first and up to ``prunings``
-    prunings.
+def windows_each(tokens: int, ctx: int, groups: int, levels: int) -> tuple[int, int]:
+    """Windows of ``ctx`` tokens that each probe of ``groups`` groups of tensors runs at first, and each of up to
+    ``levels`` prunings and errors of all tensors at once.
 
     CollabError when not even one window of each group holds ``tokens``.
     """
@@ -35,13 +36,16 @@ def windows_each(tokens: int, ctx: int, groups: int, prunings: int) -> int:
             f"`tokens` {tokens:,} are too few: one window of {ctx} tokens for each of {groups} groups of tensors takes "
             f"{least:,}; raise `tokens` or calibrate on more text"
         )
-    affordable = int(FIRST_SHARE * tokens) // (_sequences(groups + prunings) * ctx)
-    return max(1, min(MOST_WINDOWS, affordable))
+
+    def affordable(share: float, tasks: int, most: int) -> int:
+        return max(1, min(most, int(share * tokens) // (_sequences(tasks) * ctx)))
+
+    return affordable(GROUPS_SHARE, groups, MOST_WINDOWS), affordable(LEVELS_SHARE, levels, MOST_LEVEL_WINDOWS)
 
 
-def tasks_left(tokens: int, found: Sensitivity) -> int:
-    """Probes that one more round may have within ``tokens``."""
-    return max(0, min(TASKS_AT_ONCE, (tokens - found.tokens_run) // (found.windows * found.ctx) - 1))
+def tasks_left(tokens: int, found: Sensitivity, windows: int) -> int:
+    """Probes of ``windows`` windows that one more round may have within ``tokens``."""
+    return max(0, min(TASKS_AT_ONCE, (tokens - found.tokens_run) // (windows * found.ctx) - 1))
 
 
 def _sequences(tasks: int) -> int:
