@@ -2,8 +2,8 @@
 
     python -m benchmarks.placement.forecast [--threads 1] [--tokens 192]
 
-The trained models as they are, and skewed-qwen2moe with experts 4 times as wide (see larger_than_memory.py) as F16,
-Q8_0, Q4_K and Q2_K. Each is placed with `--measure` in a memory that holds it, then run; a run is the best of three,
+The trained models as they are, and skewed-qwen2moe with experts 8 times as wide (see larger_than_memory.py) as F16,
+Q8_0, Q4_K and Q2_K, which no processor's caches hold. Each is placed with `--measure` in a memory that holds it, then run; a run is the best of three,
 because other work on a machine only slows it. Prints a table; writes placement_forecast.csv.
 """
 
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="collab-forecast-") as name:
         folder = Path(name)
         models = {path.name: path for path in (ROOT / "tests" / "models").iterdir() if (path / "config.json").exists()}
-        wide = widened(MODEL, folder / "wide.gguf", 4)
+        wide = widened(MODEL, folder / "wide.gguf", 8)
         models |= {"skewed, wide, F16": wide}
         models |= {f"skewed, wide, {kind}": quantized(wide, kind, folder / f"{kind}.gguf") for kind in TYPES}
         for title, model in models.items():

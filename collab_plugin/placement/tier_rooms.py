@@ -26,8 +26,8 @@ class TierSpeed:
         return None if speed is None else number / speed
 
     def least(self, number: float) -> float | None:
-        """At full bandwidth."""
-        return None if self.bandwidth is None else number / self.bandwidth
+        """At full bandwidth: the highest that was given or measured."""
+        return None if self.bandwidth is None else number / max(self.bandwidth, *self.kernels.values(), 0.0)
 
 
 @dataclass(frozen=True)

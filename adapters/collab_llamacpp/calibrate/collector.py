@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from collab_llamacpp.native.ggml import GgmlTensor
 from collab_llamacpp.native.model import MUL_MAT, MUL_MAT_ID, read_tensor, tensor_at
 from collab_llamacpp.native.observe import Observer
+from collab_plugin.engines.ggml_structs import GgmlTensor
 from collab_plugin.errors import CollabError
 
 F64 = NDArray[np.float64]

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collab_llamacpp.calibrate.random_errors import RandomErrors
-from collab_llamacpp.native.ggml import GgmlTensor
 from collab_llamacpp.native.model import GET_ROWS, MUL_MAT, MUL_MAT_ID, read_tensor, tensor_at, write_tensor
 from collab_llamacpp.native.observe import Observer
 from collab_plugin.engines.disturbance import Disturbance, ErrorShape
+from collab_plugin.engines.ggml_structs import GgmlTensor
 from collab_plugin.errors import CollabError
 
 F32 = NDArray[np.float32]

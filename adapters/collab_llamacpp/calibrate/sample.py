@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collab_llamacpp.calibrate.job_types import SampleJob
-from collab_llamacpp.native.ggml import GgmlTensor
 from collab_llamacpp.native.model import MUL_MAT_ID, LoadedModel, read_tensor, tensor_at
 from collab_llamacpp.native.observe import Observer
+from collab_plugin.engines.ggml_structs import GgmlTensor
 from collab_plugin.errors import CollabError
 from collab_plugin.progress import Advance
 from collab_plugin.repair.samples import LayerSample, writing_samples

@@ -10,11 +10,12 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 from gguf import GGMLQuantizationType
 
-from collab_llamacpp.native.ggml import Ggml, InitParams
+from collab_llamacpp.native.ggml import Ggml
+from collab_llamacpp.native.weight_buffers import WEIGHTS, extra_buffer_types, weight_buffer_type
+from collab_plugin.engines.ggml_structs import InitParams
 from collab_plugin.formats.ggml_types import row_bytes
 
 COLUMNS, ROWS, USED = 2048, 1024, 8
-_WEIGHTS = 1  # GGML_BACKEND_BUFFER_USAGE_WEIGHTS
 _MOST = 128 * 2**20
 """Bytes of experts of one type: more than the caches of a processor hold."""
 _SECONDS = 0.15
@@ -36,8 +37,9 @@ def started(lib: Ggml, device: int, threads: int) -> Iterator[int]:
 
 
 def expert_speed(lib: Ggml, device: int, backend: int, type_name: str) -> float | None:
-    """Bytes of experts a second when one token is multiplied with 8 experts at random; None where the device declines
-    the type. The experts are noise: products may be infinite, which takes no longer."""
+    """Bytes of experts a second when one token is multiplied with 8 experts at random, which lie where llama.cpp's
+    loader puts them: repacked, where the processor has a kernel for that. None where the device declines the type. The
+    experts are noise: products may be infinite, which takes no longer."""
     size = ROWS * row_bytes(type_name, COLUMNS)
     experts = max(_MOST // size, 2 * USED)
     with ExitStack() as stack:
@@ -46,19 +48,19 @@ def expert_speed(lib: Ggml, device: int, backend: int, type_name: str) -> float 
         x = lib.ggml_new_tensor_3d(context, _F32, COLUMNS, 1, 1)
         ids = lib.ggml_new_tensor_2d(context, _I32, USED, 1)
         node = lib.ggml_mul_mat_id(context, weights, x, ids)
-        if not lib.ggml_backend_dev_supports_op(device, node):
+        chosen_type = weight_buffer_type(lib, device, extra_buffer_types(lib, device), weights, node)
+        if chosen_type is None:
             return None
         own = lib.ggml_backend_dev_buffer_type(device)
-        for tensors, usage in ((held, _WEIGHTS), (context, 0)):
-            buffer = lib.ggml_backend_alloc_ctx_tensors_from_buft(tensors, own)
+        for tensors, kind, usage in ((held, chosen_type, WEIGHTS), (context, own, 0)):
+            buffer = lib.ggml_backend_alloc_ctx_tensors_from_buft(tensors, kind)
             if not buffer:
                 return None
             stack.callback(lib.ggml_backend_buffer_free, buffer)
             lib.ggml_backend_buffer_set_usage(buffer, usage)
         random = np.random.default_rng(0)
-        noise = random.bytes(size)
-        for expert in range(experts):
-            lib.ggml_backend_tensor_set(weights, noise, expert * size, size)
+        # Whole, because repacked buffers take nothing else.
+        lib.ggml_backend_tensor_set(weights, random.bytes(size) * experts, 0, experts * size)
         lib.ggml_backend_tensor_set(x, np.ones(COLUMNS, np.float32).ctypes.data, 0, 4 * COLUMNS)
         graph = lib.ggml_new_graph(context)
         lib.ggml_build_forward_expand(graph, node)

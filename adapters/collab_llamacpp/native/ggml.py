@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from collab_llamacpp.native.libraries import library, library_folder
+from collab_plugin.engines.ggml_structs import InitParams, same_layout
 from collab_plugin.errors import CollabError
 
 _POINTER, _SIZE, _INT, _TEXT, _INT64 = (
@@ -18,33 +19,6 @@ _POINTER, _SIZE, _INT, _TEXT, _INT64 = (
     ctypes.c_char_p,
     ctypes.c_int64,
 )
-
-
-class InitParams(ctypes.Structure):
-    """ggml_init_params (ggml.h:677)."""
-
-    _fields_ = (("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool))
-
-
-class GgmlTensor(ctypes.Structure):
-    """ggml_tensor (ggml.h:685); the layout is checked against the library's own size on loading."""
-
-    _fields_ = (
-        ("type", ctypes.c_int),
-        ("buffer", ctypes.c_void_p),
-        ("ne", ctypes.c_int64 * 4),
-        ("nb", ctypes.c_size_t * 4),
-        ("op", ctypes.c_int),
-        ("op_params", ctypes.c_int32 * 16),
-        ("flags", ctypes.c_int32),
-        ("src", ctypes.c_void_p * 10),
-        ("view_src", ctypes.c_void_p),
-        ("view_offs", ctypes.c_size_t),
-        ("data", ctypes.c_void_p),
-        ("name", ctypes.c_char * 64),
-        ("extra", ctypes.c_void_p),
-        ("padding", ctypes.c_char * 8),
-    )
 
 
 _BASE: dict[str, tuple[Any, list[Any]]] = {
@@ -104,8 +78,7 @@ class Ggml:
                     setattr(self, name, function)
         except (OSError, AttributeError) as error:
             raise CollabError(f"{folder} holds no llama.cpp that llama-cpp-python can use: {error}") from None
-        # A tensor object is a 32-byte ggml_object followed by the struct.
-        if self.ggml_tensor_overhead() != 32 + ctypes.sizeof(GgmlTensor):
+        if not same_layout(self.ggml_tensor_overhead()):
             raise CollabError(
                 f"{folder} holds another llama.cpp than llama-cpp-python 0.3.36 binds: ggml_tensor differs"
             )

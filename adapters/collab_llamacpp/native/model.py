@@ -14,7 +14,8 @@ import numpy as np
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
-from collab_llamacpp.native.ggml import GgmlTensor, ggml
+from collab_llamacpp.native.ggml import ggml
+from collab_plugin.engines.ggml_structs import GgmlTensor
 from collab_plugin.engines.text_windows import TextCut, windows_of
 from collab_plugin.errors import CollabError
 

@@ -11,8 +11,8 @@ import llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
-from collab_llamacpp.native.ggml import GgmlTensor
 from collab_llamacpp.native.model import read_tensor
+from collab_plugin.engines.ggml_structs import GgmlTensor
 
 # Node names: src/llama-graph.cpp build_moe_ffn (0c1e57098), and in the models' graphs the residual stream after a
 # layer's attention and after the layer.

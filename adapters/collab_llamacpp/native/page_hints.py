@@ -8,9 +8,9 @@ import re
 
 import numpy as np
 
-from collab_llamacpp.native.ggml import GgmlTensor
 from collab_llamacpp.native.model import MUL_MAT_ID, read_tensor, tensor_at
 from collab_llamacpp.native.observe import Observer
+from collab_plugin.engines.ggml_structs import GgmlTensor
 
 _OP, _NAME = GgmlTensor.op.offset, GgmlTensor.name.offset
 _EXPERTS = re.compile(rb"^blk\.(\d+)\.ffn_(?:up|gate|down|gate_up)_exps\.weight$")

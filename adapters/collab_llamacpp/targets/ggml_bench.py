@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
-from collab_llamacpp.native.ggml import Ggml, GgmlTensor, InitParams
+from collab_llamacpp.native.ggml import Ggml
+from collab_llamacpp.native.weight_buffers import WEIGHTS, extra_buffer_types, weight_buffer_type
 from collab_llamacpp.targets.selection import DeviceSelection
 from collab_plugin import KernelBench, NotOfferedError
+from collab_plugin.engines.ggml_structs import InitParams
 from collab_plugin.engines.target import F32, I32, Bytes
 from collab_plugin.formats.ggml_types import TYPES, row_bytes, type_info
 
 _F32, _I32 = GGMLQuantizationType.F32.value, GGMLQuantizationType.I32.value
-_WEIGHTS = 1  # GGML_BACKEND_BUFFER_USAGE_WEIGHTS
 # Asked of `types`: as large as a layer, since some backends decline small products.
 _ROWS, _COLUMNS, _TOKENS = 256, 512, 64
 
@@ -32,7 +33,7 @@ class GgmlBench(KernelBench):
 
     def __init__(self, lib: Ggml, selection: DeviceSelection, backend: int) -> None:
         self._lib, self._device, self._backend = lib, selection.device, backend
-        self._extra = _extra_buffer_types(lib, selection.device) if selection.extra_buffers else []
+        self._extra = extra_buffer_types(lib, selection.device) if selection.extra_buffers else []
 
     def types(self) -> tuple[str, ...]:
         def claimed(name: str) -> bool:
@@ -86,7 +87,7 @@ class GgmlBench(KernelBench):
             buffer_type = self._buffer_type(matrix, node)
             if buffer_type is None:
                 raise NotOfferedError(f"the device declines {type_name} weights of this shape")
-            stack.callback(lib.ggml_backend_buffer_free, self._allocate(held, buffer_type, _WEIGHTS))
+            stack.callback(lib.ggml_backend_buffer_free, self._allocate(held, buffer_type, WEIGHTS))
             own = lib.ggml_backend_dev_buffer_type(self._device)
             stack.callback(lib.ggml_backend_buffer_free, self._allocate(context, own, 0))
             for tensor, values in [(matrix, weights), *operands]:
@@ -111,16 +112,7 @@ class GgmlBench(KernelBench):
         return int(buffer)
 
     def _buffer_type(self, weights: int, node: int) -> int | None:
-        """Where the loader would put ``weights`` for ``node`` (llama-model-loader.cpp, weight_buft_supported)."""
-        lib, tensor = self._lib, GgmlTensor.from_address(weights)
-        for buffer_type in [*self._extra, lib.ggml_backend_dev_buffer_type(self._device)]:
-            tensor.buffer = lib.ggml_backend_buft_alloc_buffer(buffer_type, 0)
-            supported = lib.ggml_backend_dev_supports_op(self._device, node)
-            lib.ggml_backend_buffer_free(tensor.buffer)
-            tensor.buffer = None
-            if supported:
-                return int(buffer_type)
-        return None
+        return weight_buffer_type(self._lib, self._device, self._extra, weights, node)
 
     @contextmanager
     def _context(self) -> Iterator[int]:
@@ -146,18 +138,6 @@ def open_bench(lib: Ggml, selection: DeviceSelection) -> Iterator[GgmlBench]:
         yield GgmlBench(lib, selection, backend)
     finally:
         lib.ggml_backend_free(backend)
-
-
-def _extra_buffer_types(lib: Ggml, device: int) -> Sequence[int]:
-    """Buffer types that the backend offers beside its own: repacked weights, AMX."""
-    function = lib.procedure(
-        device, "ggml_backend_dev_get_extra_bufts", ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p
-    )
-    listed = function(device) if function is not None else None
-    found: list[int] = []
-    while listed and listed[len(found)]:
-        found.append(listed[len(found)])
-    return found
 
 
 def _number(type_name: str) -> int:

@@ -11,7 +11,8 @@ import torch
 from gguf import GGMLQuantizationType
 from torch import Tensor
 
-from collab_vllm.experts.host.ggml_cpu import ComputePlan, ContextParams, GgmlCpu, TensorStruct
+from collab_plugin.engines.ggml_structs import GgmlTensor, InitParams
+from collab_vllm.experts.host.ggml_cpu import ComputePlan, GgmlCpu
 
 _F32, _I32 = GGMLQuantizationType.F32.value, GGMLQuantizationType.I32.value
 _NODES = 16
@@ -59,7 +60,7 @@ class ExpertGraph:
     ) -> None:
         self._ggml, self._workspace, self._version = ggml, workspace, -1
         room = _NODES * ggml.ggml_tensor_overhead() + ggml.ggml_graph_overhead_custom(_NODES, False)
-        self._context = context = ggml.ggml_init(ContextParams(room, None, True))
+        self._context = context = ggml.ggml_init(InitParams(room, None, True))
         wide, narrow = layout.wide, layout.narrow
         self._matrices = [
             ggml.ggml_new_tensor_3d(context, GGMLQuantizationType[kind].value, columns, rows_of, layout.experts)
@@ -120,7 +121,7 @@ class ExpertGraph:
 
 
 def _point(tensor: int, address: int) -> None:
-    TensorStruct.from_address(tensor).data = address
+    GgmlTensor.from_address(tensor).data = address
 
 
 class ExpertGraphs:

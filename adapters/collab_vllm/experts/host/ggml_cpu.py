@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from gguf import GGMLQuantizationType
 
+from collab_plugin.engines.ggml_structs import GgmlTensor, InitParams, same_layout
 from collab_plugin.engines.program_settings import Setting, configured
 from collab_plugin.errors import CollabError
 
@@ -19,8 +20,6 @@ LIBRARIES = Setting("ggml_libraries", "COLLAB_GGML")
 LLAMA_CPP_FOLDER = "LLAMA_CPP_LIB_PATH"
 """llama-cpp-python's own variable, which other llama.cpp libraries are named with."""
 NAMES = ("libggml-cpu.so", "libggml-cpu.dylib", "ggml-cpu.dll")
-_OBJECT = 32
-"""Bytes of the ggml_object before each tensor, which ggml_tensor_overhead counts."""
 
 _POINTER, _SIZE, _INT, _TEXT, _INT64 = (
     ctypes.c_void_p,
@@ -29,33 +28,6 @@ _POINTER, _SIZE, _INT, _TEXT, _INT64 = (
     ctypes.c_char_p,
     ctypes.c_int64,
 )
-
-
-class ContextParams(ctypes.Structure):
-    """ggml_init_params."""
-
-    _fields_ = (("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool))
-
-
-class TensorStruct(ctypes.Structure):
-    """ggml_tensor, for its ``data``; its size and that member's place are checked when the library is loaded."""
-
-    _fields_ = (
-        ("type", ctypes.c_int),
-        ("buffer", ctypes.c_void_p),
-        ("ne", ctypes.c_int64 * 4),
-        ("nb", ctypes.c_size_t * 4),
-        ("op", ctypes.c_int),
-        ("op_params", ctypes.c_int32 * 16),
-        ("flags", ctypes.c_int32),
-        ("src", ctypes.c_void_p * 10),
-        ("view_src", ctypes.c_void_p),
-        ("view_offs", ctypes.c_size_t),
-        ("data", ctypes.c_void_p),
-        ("name", ctypes.c_char * 64),
-        ("extra", ctypes.c_void_p),
-        ("padding", ctypes.c_char * 8),
-    )
 
 
 class ComputePlan(ctypes.Structure):
@@ -88,7 +60,7 @@ class TypeTraits(ctypes.Structure):
 
 _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_version": (_TEXT, []),
-    "ggml_init": (_POINTER, [ContextParams]),
+    "ggml_init": (_POINTER, [InitParams]),
     "ggml_free": (None, [_POINTER]),
     "ggml_tensor_overhead": (_SIZE, []),
     "ggml_graph_overhead_custom": (_SIZE, [_SIZE, ctypes.c_bool]),
@@ -140,11 +112,11 @@ class GgmlCpu:
 
     def _check(self, path: Path) -> None:
         """CollabError when ggml's structures are others than those bound here."""
-        same = self.ggml_tensor_overhead() == _OBJECT + ctypes.sizeof(TensorStruct)
+        same = same_layout(self.ggml_tensor_overhead())
         if same:
-            context = self.ggml_init(ContextParams(2**12, None, True))
+            context = self.ggml_init(InitParams(2**12, None, True))
             tensor = self.ggml_new_tensor_2d(context, 0, 1, 1)
-            TensorStruct.from_address(tensor).data = 4096
+            GgmlTensor.from_address(tensor).data = 4096
             same = self.ggml_get_data(tensor) == 4096
             self.ggml_free(context)
         q8_0 = self.ggml_get_type_traits(GGMLQuantizationType.Q8_0.value).contents

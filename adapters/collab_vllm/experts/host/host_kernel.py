@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from collab_plugin.placement.policy import Mask
@@ -26,7 +27,26 @@ _TILE = 8
 """Tokens of an expert from which ggml unpacks its blocks once for all of them (ggml-cpu/tiled), for K and IQ types."""
 _Key = tuple[int, int, tuple[str, str, str], torch.dtype, int]
 _COSTS: dict[_Key, MissCost] = {}
-_FILLED_UP: dict[_Key, int] = {}
+_TILES: dict[_Key, TileCost] = {}
+
+
+@dataclass(frozen=True)
+class TileCost:
+    """Seconds that ggml takes for one expert: for each token (``token``), and for a ``tile`` of 8; ``sorting``: what it
+    takes to compute pairs sorted by expert, however few they are."""
+
+    token: float
+    tile: float
+    sorting: float
+
+    def filled_up(self, rows: I64) -> NDArray[np.bool_]:
+        """Whether to compute tokens of an expert again until there are 8, by how many chose it."""
+        return np.asarray((rows < _TILE) & (rows * self.token > self.tile))
+
+    def gain(self, rows: I64) -> float:
+        """Seconds saved by tiles that are full or filled up."""
+        spared = rows * self.token - -(-rows // _TILE) * self.tile
+        return float(spared[spared > 0].sum()) - self.sorting
 
 
 @cache
@@ -59,7 +79,7 @@ class HostKernel:
         if tokens > 1:
             chosen = ids.reshape(-1).numpy().astype(np.int64)
             rows = np.bincount(chosen, minlength=self._layout.experts)
-            if len(chosen) > self._pairs or rows.max() >= self._filled_up(x.dtype):
+            if len(chosen) > self._pairs or rows.max() >= _TILE or self._tiles(x.dtype).gain(rows) > 0:
                 out = torch.zeros(x.shape, dtype=torch.float32)
                 return self.add(out, x, weights, chosen, sorted_places(chosen, chosen >= 0))
         graph = self._graphs.of(self._layout, used, tokens)
@@ -78,7 +98,7 @@ class HostKernel:
                 add_experts(out, x, weights, chosen, places[apart], lambda e: self._dequantized(e, x.dtype))
                 places, rows = places[~apart], np.where(many, 0, rows)
         # A few tokens of an expert take longer than a tile of them: the first is computed again to fill it up.
-        short = np.flatnonzero((rows >= self._filled_up(x.dtype)) & (rows < _TILE))
+        short = np.flatnonzero(self._tiles(x.dtype).filled_up(rows)) if rows.max(initial=0) > 1 else ()
         if not len(short):
             return self._add_by_ggml(out, x, weights, chosen, places)
         first = places[np.searchsorted(chosen[places], short)]
@@ -106,14 +126,16 @@ class HostKernel:
             out.index_add_(0, tokens, result * share[part].unsqueeze(1))
         return out
 
-    def _filled_up(self, dtype: torch.dtype) -> int:
-        """Tokens of an expert from which it pays to compute some again so that there are 8; measured once for layers
-        of one shape. 8 where it never does."""
+    def _tiles(self, dtype: torch.dtype) -> TileCost:
+        """Measured once for layers of one shape. A call takes some time whatever it computes, so that only differences
+        say what a token costs."""
         key = self._key(dtype)
-        if key not in _FILLED_UP:
+        if key not in _TILES:
             one, seven, eight = (self._seconds(rows, dtype) for rows in (1, _TILE - 1, _TILE))
-            _FILLED_UP[key] = max(2, math.ceil(eight / one)) if eight < seven else _TILE
-        return min(_FILLED_UP[key], _TILE)
+            token = max(seven - one, 0.0) / (_TILE - 2)
+            sorting = max(one - token, 0.0)
+            _TILES[key] = TileCost(token, max(eight - sorting, 0.0), sorting)
+        return _TILES[key]
 
     def _dequantized(self, expert: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         gate, up, down = (
