@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from collab_vllm.experts.host.tile_cost import tile_cost
 from collab_vllm.experts.tiering import tier_counts
 from collab_vllm.experts.tiering.miss_cost import MissCost, measured_cost
 from collab_vllm.experts.tiering.resident_set import ResidentSet
@@ -146,3 +147,15 @@ def test_a_selective_policy_lets_in_only_what_is_worth_more() -> None:
     for _ in range(5):
         held.saw(mask(2))
     assert held.bring_in([2, 3], mask(1, 2, 3)) == [(2, 0)], "for one that the step does not use; 3 is worth nothing"
+
+
+def test_tokens_are_filled_up_where_a_tile_takes_less() -> None:
+    """A call takes 100 and a token 100 more; a tile takes as long as 3.2 tokens."""
+    rows = np.arange(10)
+    cost = tile_cost(200.0, 800.0, 420.0)
+    assert (cost.token, cost.tile, cost.sorting) == (100.0, 320.0, 100.0)
+    assert np.flatnonzero(cost.filled_up(rows)).tolist() == [4, 5, 6, 7], "8 and more are tiles by themselves"
+    assert cost.gain(np.array([1, 2, 3])) == -100.0, "sorting costs, and there is nothing to gain"
+    assert cost.gain(np.array([5, 9, 1])) == 500 - 320 + 900 - 640 - 100
+    none = tile_cost(200.0, 800.0, 900.0)  # a type without tiles
+    assert not none.filled_up(rows).any() and none.gain(rows) < 0

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from collab_plugin.placement.policy import Mask
 from collab_vllm.experts.grouped import I64, add_experts, sorted_places
 from collab_vllm.experts.host.expert_graph import ExpertGraphs, ExpertShape
 from collab_vllm.experts.host.ggml_cpu import GgmlCpu
+from collab_vllm.experts.host.tile_cost import TILE, TileCost, tile_cost
 from collab_vllm.experts.tiering.miss_cost import MissCost, measured_cost, shortest
 
 _WORKSPACE = 64 * 2**20
@@ -23,30 +22,9 @@ expert and cut, so that each matrix is read about once."""
 _FEW = 4
 """Tokens of an expert up to which it is not worth thinking of dequantizing it."""
 _ROWS = (16, 64)
-_TILE = 8
-"""Tokens of an expert from which ggml unpacks its blocks once for all of them (ggml-cpu/tiled), for K and IQ types."""
 _Key = tuple[int, int, tuple[str, str, str], torch.dtype, int]
 _COSTS: dict[_Key, MissCost] = {}
 _TILES: dict[_Key, TileCost] = {}
-
-
-@dataclass(frozen=True)
-class TileCost:
-    """Seconds that ggml takes for one expert: for each token (``token``), and for a ``tile`` of 8; ``sorting``: what it
-    takes to compute pairs sorted by expert, however few they are."""
-
-    token: float
-    tile: float
-    sorting: float
-
-    def filled_up(self, rows: I64) -> NDArray[np.bool_]:
-        """Whether to compute tokens of an expert again until there are 8, by how many chose it."""
-        return np.asarray((rows < _TILE) & (rows * self.token > self.tile))
-
-    def gain(self, rows: I64) -> float:
-        """Seconds saved by tiles that are full or filled up."""
-        spared = rows * self.token - -(-rows // _TILE) * self.tile
-        return float(spared[spared > 0].sum()) - self.sorting
 
 
 @cache
@@ -79,7 +57,7 @@ class HostKernel:
         if tokens > 1:
             chosen = ids.reshape(-1).numpy().astype(np.int64)
             rows = np.bincount(chosen, minlength=self._layout.experts)
-            if len(chosen) > self._pairs or rows.max() >= _TILE or self._tiles(x.dtype).gain(rows) > 0:
+            if len(chosen) > self._pairs or rows.max() >= TILE or self._tiles(x.dtype).gain(rows) > 0:
                 out = torch.zeros(x.shape, dtype=torch.float32)
                 return self.add(out, x, weights, chosen, sorted_places(chosen, chosen >= 0))
         graph = self._graphs.of(self._layout, used, tokens)
@@ -102,7 +80,7 @@ class HostKernel:
         if not len(short):
             return self._add_by_ggml(out, x, weights, chosen, places)
         first = places[np.searchsorted(chosen[places], short)]
-        again = np.concatenate([places, np.repeat(first, _TILE - rows[short])])
+        again = np.concatenate([places, np.repeat(first, TILE - rows[short])])
         order = np.argsort(chosen[again], kind="stable")
         return self._add_by_ggml(out, x, weights, chosen, again[order], order < len(places))
 
@@ -127,14 +105,11 @@ class HostKernel:
         return out
 
     def _tiles(self, dtype: torch.dtype) -> TileCost:
-        """Measured once for layers of one shape. A call takes some time whatever it computes, so that only differences
-        say what a token costs."""
+        """Measured once for layers of one shape."""
         key = self._key(dtype)
         if key not in _TILES:
-            one, seven, eight = (self._seconds(rows, dtype) for rows in (1, _TILE - 1, _TILE))
-            token = max(seven - one, 0.0) / (_TILE - 2)
-            sorting = max(one - token, 0.0)
-            _TILES[key] = TileCost(token, max(eight - sorting, 0.0), sorting)
+            one, seven, eight = (self._seconds(rows, dtype) for rows in (1, TILE - 1, TILE))
+            _TILES[key] = tile_cost(one, seven, eight)
         return _TILES[key]
 
     def _dequantized(self, expert: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
