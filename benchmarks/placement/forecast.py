@@ -4,7 +4,8 @@
 
 The trained models as they are, and skewed-qwen2moe with experts 8 times as wide (see larger_than_memory.py) as F16,
 Q8_0, Q4_K and Q2_K, which no processor's caches hold. Each is placed with `--measure` in a memory that holds it, then
-run; a run is the best of three, because other work on a machine only slows it. Prints a table; writes placement_forecast.csv.
+run; a run is the best of three, because other work on a machine only slows it. Prints a table; writes
+placement_forecast.csv.
 """
 
 from __future__ import annotations

@@ -39,11 +39,13 @@ WAYS = (
     *((name, "copy", NEVER) for name in (*STATIC, *DYNAMIC)),
     ("lfu-decay", "host", 16),
     ("lru-warm", "host", 16),
+    ("lfu-steady", "copy", NEVER),
+    ("lfu-steady", "host", 16),
 )
 PARTS = {"English": "english.validation.txt", "Python": "python.validation.txt"}
 COLOURS = {
     "uniform": "#999999", "most-selected": "#000000", "lru": "#56B4E9", "lru-warm": "#0072B2", "lfu-decay": "#D55E00",
-    "lfru": "#E69F00", "optimum": "#009E73",
+    "lfru": "#E69F00", "lfu-steady": "#CC79A7", "optimum": "#009E73",
 }  # fmt: skip
 
 
