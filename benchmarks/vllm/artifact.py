@@ -2,12 +2,14 @@
 llama.cpp on the same file.
 
     python -m benchmarks.vllm.artifact [--rounds 3] [--layers 3] [--types Q8_0,Q4_K,IQ4_XS,IQ3_S,IQ2_XXS] [--matrices]
+        [--processor-time]
 
 A Qwen3-MoE with random bfloat16 weights served in full, and from an artifact of each type with ggml's kernels; for the
 first type without them, too, as before they were used. One process a measurement, all ways in turn (A B A B), every
 program on the processors that this one may run on. Prints a table; writes results/vllm_artifact.csv and
 vllm_artifact.png. ``--matrices``: first, dequantizing one expert matrix in PyTorch, operation after operation, and
-compiled, in turn; writes results/vllm_dequantize.csv.
+compiled, in turn; writes results/vllm_dequantize.csv. ``--processor-time``: decoding is timed by the processor time
+that it takes, for a machine with other work; on one core.
 """
 
 from __future__ import annotations
@@ -164,9 +166,12 @@ def main() -> None:
     p.add_argument("--expert-width", type=int, default=512)
     p.add_argument("--types", default="Q8_0,Q4_K,IQ4_XS,IQ3_S,IQ2_XXS")
     p.add_argument("--matrices", action="store_true")
+    p.add_argument("--processor-time", action="store_true")
     p.add_argument("--folder", type=Path, help="where models are made; by default a temporary folder")
     p.add_argument("--results", type=Path, default=HERE / "results")
     a = p.parse_args()
+    if a.processor_time:
+        os.environ["BENCH_CLOCK"] = "processor"
     python = vllm_python()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
