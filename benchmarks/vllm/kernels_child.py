@@ -60,9 +60,6 @@ def whole(isa: str) -> Way:
 
 
 def main(kinds: list[str], numbers: list[int], rounds: int) -> None:
-    from vllm.platforms import current_platform
-
-    current_platform.import_kernels()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     isa = "amx" if torch.cpu._is_amx_tile_supported() else "vec"
