@@ -43,10 +43,10 @@ def frontier(items: Sequence[Item]) -> Frontier:
     size = cost = 0.0
     steps: list[tuple[float, float, float]] = []
     for item in items:
-        hull = _hull(item.choices)
-        size += hull[0].nbytes
-        cost += hull[0].cost
-        for a, b in pairwise(hull):
+        cut = hull(item.choices)
+        size += cut[0].nbytes
+        cost += cut[0].cost
+        for a, b in pairwise(cut):
             steps.append(((b.cost - a.cost) / (b.nbytes - a.nbytes), b.nbytes - a.nbytes, b.cost - a.cost))
     sizes, costs = [int(size)], [cost]
     for _, more, gain in sorted(steps):
@@ -56,16 +56,16 @@ def frontier(items: Sequence[Item]) -> Frontier:
     return Frontier(tuple(sizes), tuple(costs))
 
 
-def _hull(choices: Sequence[Choice]) -> list[Choice]:
+def hull(choices: Sequence[Choice]) -> list[Choice]:
     """The choices on the lower convex hull of (bytes, cost), cheapest bytes first, cost falling."""
-    hull: list[Choice] = []
+    found: list[Choice] = []
     for choice in sorted(choices, key=lambda c: (c.nbytes, c.cost)):
-        if hull and choice.cost >= hull[-1].cost:
+        if found and choice.cost >= found[-1].cost:
             continue
-        while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-2], choice):
-            hull.pop()
-        hull.append(choice)
-    return hull
+        while len(found) > 1 and _slope(found[-2], found[-1]) >= _slope(found[-2], choice):
+            found.pop()
+        found.append(choice)
+    return found
 
 
 def _slope(a: Choice, b: Choice) -> float:

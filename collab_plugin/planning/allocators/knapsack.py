@@ -10,6 +10,7 @@ from scipy.sparse import csr_matrix
 
 from collab_plugin.planning.allocators.allocator import Allocator, Choice, Item
 from collab_plugin.planning.allocators.quiet import quiet_stdout
+from collab_plugin.planning.allocators.reduction import reduced
 from collab_plugin.planning.options import Option, OptionValue
 
 GAP = 1e-6
@@ -40,8 +41,9 @@ def solve(items: Sequence[Item], budget: int, options: Mapping[str, OptionValue]
     floor = sum(item.choices[u[0]].nbytes for item, u in zip(items, useful, strict=True))
     if floor > budget:
         raise ValueError(f"the smallest choices take {floor} bytes of {budget}")
-    owner = np.repeat(np.arange(len(items)), [len(u) for u in useful])
-    flat = [(item, item.choices[j], j) for item, u in zip(items, useful, strict=True) for j in u]
+    asked = reduced(items, useful, budget)
+    owner = np.repeat(np.arange(len(items)), [len(u) for u in asked])
+    flat = [(item, item.choices[j], j) for item, u in zip(items, asked, strict=True) for j in u]
     cost = np.array([choice.cost for _, choice, _ in flat])
     size = np.array([choice.nbytes for _, choice, _ in flat], np.float64)
     scale = max(float(cost.max(initial=0)), 1e-300)
