@@ -1,4 +1,4 @@
-"""`check`: is a file what its plan makes of its source."""
+"""`check`: is a file or folder what its plan makes of its source."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Literal
 
 from collab_plugin.api.arguments import AnyPath, Model, at_least, object_or_path, opened, plan_of, threads_of
+from collab_plugin.checkpoint.gguf import GgufCheckpoint
+from collab_plugin.checkpoint.safetensors import SafetensorsCheckpoint
 from collab_plugin.compression.check_artifact import (
     CheckedArtifact,
-    as_gguf_artifact,
     check_against_plan,
     check_against_source,
 )
+from collab_plugin.compression.check_folder import check_folder
 from collab_plugin.compression.inputs import quantizes, samples_of, stats_of
 from collab_plugin.errors import CollabError
 from collab_plugin.plans.plan import Plan
@@ -36,19 +38,35 @@ def check(
     threads: int | None = None,
     progress: OnProgress = silent,
 ) -> CheckedArtifact:
-    """Return what of the GGUF ``artifact`` is not as ``plan`` says.
+    """Return what of ``artifact``, a GGUF or a folder, is not as ``plan`` says.
 
     The plan alone tells names, types, kept experts and bytes. With ``model``, what the plan was made for, keys, header
     and shapes are compared too, and ``pieces`` of tensors (128 of at most 131,072 weights each, drawn with ``seed``; or
     "all": every byte) are quantized anew and compared. ``stats`` and ``samples``: as `compress` takes
-    them. ``kernels`` quantize.
+    them, for a GGUF. ``kernels`` quantize. Of a folder, files that are copied are compared too.
 
     Example: ``cp.check("out.gguf", "plan.json", "DeepSeek-V3/").problems``
     """
     decided, folder = plan_of(plan)
     if pieces != "all":
         at_least("pieces", pieces, 1)
-    written = as_gguf_artifact(opened(artifact))
+    written = opened(artifact)
+    if isinstance(written, SafetensorsCheckpoint):
+        if stats is not None or samples is not None or kernels is not None:
+            raise CollabError("`stats`, `samples` and `kernels` are for GGUF files: leave them out")
+        source = None if model is None else opened(model)
+        with track(progress, "checking", unit="pieces") as advance:
+            return check_folder(
+                written,
+                decided,
+                source,
+                pieces=None if pieces == "all" else pieces,
+                seed=seed,
+                threads=threads_of(threads),
+                report=advance,
+            )
+    if not isinstance(written, GgufCheckpoint):
+        raise CollabError(f"{written.address} is no GGUF and no folder: `artifact` is what `compress` wrote")
     if model is None:
         if stats is not None or samples is not None:
             raise CollabError("`stats` and `samples` are of no use without `model`, which pieces are made anew from")

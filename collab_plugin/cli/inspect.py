@@ -19,7 +19,7 @@ MOST_PROBLEMS = 20
 
 @click.command()
 @click.argument("model", type=MODEL, required=False)
-@click.option("--check", "artifact", type=MODEL, metavar="ARTIFACT", help="Tell whether this GGUF is as --plan says.")
+@click.option("--check", "artifact", type=MODEL, metavar="ARTIFACT", help="Tell whether this is as --plan says.")
 @click.option("--plan", type=click.Path(path_type=Path), help="Plan that the artifact was made by.")
 @click.option("--stats", type=click.Path(path_type=Path), help="The plan's stats file, when it was moved.")
 @click.option("--samples", type=click.Path(path_type=Path), help="The plan's samples file, when it was moved.")
@@ -46,13 +46,13 @@ def command(
     threads: int,
     as_json: bool,
 ) -> None:
-    """Show a model's layers, experts, router and bytes by role; or check a file against its plan and source.
+    """Show a model's layers, experts, router and bytes by role; or check an artifact against its plan and source.
 
     MODEL is a GGUF file (any shard of a split one), a Hugging Face folder, or an address such as
     hf://organization/name, of which the headers alone are read.
 
-    With --check, MODEL is the source that the plan was made for; without it the plan alone is held against the file.
-    The exit code is 1 when something differs.
+    With --check, MODEL is the source that the plan was made for; without it the plan alone is held against ARTIFACT, a
+    GGUF or a folder. The exit code is 1 when something differs.
 
     Example: collab-plugin inspect DeepSeek-V3/
 

@@ -15,7 +15,6 @@ from collab_plugin.checkpoint.kept_experts import kept_experts
 from collab_plugin.compression.gguf_file import prepare
 from collab_plugin.compression.shards import Shards
 from collab_plugin.compression.tiles import Tile, tile_bytes, tiles_of
-from collab_plugin.errors import CollabError
 from collab_plugin.formats.name_list import few
 from collab_plugin.formats.tensor_names import is_hash_table
 from collab_plugin.plans.artifact import artifact_layout, artifact_metadata, check_one_count, kept_of, new_shape
@@ -170,14 +169,7 @@ def _other_frame(artifact: GgufCheckpoint, source: Checkpoint, plan: Plan) -> li
 def _pieces(tiles: Sequence[Tile], source: Checkpoint, count: int, seed: int) -> Iterator[Tile]:
     """``count`` pieces of tiles: half of them spread over tensors, half over all tiles, which mostly are experts'."""
     random = np.random.default_rng(seed)
-    by_tensor: dict[str, list[int]] = {}
-    for index, tile in enumerate(tiles):
-        by_tensor.setdefault(tile.tensor, []).append(index)
-    names = random.permutation(len(by_tensor))
-    of_tensors = [int(random.choice(list(by_tensor.values())[i])) for i in names]
-    over_all = [int(i) for i in random.permutation(len(tiles))]
-    order = dict.fromkeys(i for pair in zip(of_tensors, over_all, strict=False) for i in pair)
-    for index in sorted([*dict.fromkeys([*order, *over_all])][:count]):
+    for index in drawn([tile.tensor for tile in tiles], count, random):
         tile = tiles[index]
         rows = max(1, PIECE_VALUES // source.tensors[tile.tensor].shape[-1])
         height = tile.stop - tile.start
@@ -186,6 +178,18 @@ def _pieces(tiles: Sequence[Tile], source: Checkpoint, count: int, seed: int) ->
             continue
         start = tile.start + int(random.integers(height - rows + 1))
         yield dataclasses.replace(tile, start=start, stop=start + rows)
+
+
+def drawn(owners: Sequence[str], count: int, random: np.random.Generator) -> list[int]:
+    """Numbers of ``count`` pieces, ascending, half of them spread over tensors; ``owners``: the tensor of each."""
+    by_owner: dict[str, list[int]] = {}
+    for index, owner in enumerate(owners):
+        by_owner.setdefault(owner, []).append(index)
+    names = random.permutation(len(by_owner))
+    of_owners = [int(random.choice(list(by_owner.values())[i])) for i in names]
+    over_all = [int(i) for i in random.permutation(len(owners))]
+    order = dict.fromkeys(i for pair in zip(of_owners, over_all, strict=False) for i in pair)
+    return sorted([*dict.fromkeys([*order, *over_all])][:count])
 
 
 def _held(artifact: GgufCheckpoint, plan: Plan, tile: Tile) -> Bytes:
@@ -212,10 +216,3 @@ def _place(tile: Tile, plan: Plan) -> str:
     expert = "" if tile.expert is None else f", expert {tile.expert} of the source"
     rows = f"rows {tile.start} to {tile.stop - 1}"
     return f"{tile.tensor}{expert}, {rows}: other bytes than {plan.tensors[tile.tensor].type} of the source"
-
-
-def as_gguf_artifact(checkpoint: Checkpoint) -> GgufCheckpoint:
-    """``checkpoint``, which must be a GGUF; else CollabError."""
-    if not isinstance(checkpoint, GgufCheckpoint):
-        raise CollabError(f"{checkpoint.address} is no GGUF: `artifact` is what `compress` wrote")
-    return checkpoint

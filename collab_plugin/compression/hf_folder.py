@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from collab_plugin.checkpoint.tokenizer import load_json
 from collab_plugin.compression.gguf_file import source_state
 from collab_plugin.compression.hf_config import pruned_config
 from collab_plugin.compression.hf_precision import precisions, quantization_config
-from collab_plugin.compression.hf_tensors import Work, outputs, works
+from collab_plugin.compression.hf_tensors import Output, Work, outputs, works
 from collab_plugin.compression.journal import Journal, checksum
 from collab_plugin.compression.journaled_work import JournaledWork
 from collab_plugin.compression.peak_memory import peak_memory
@@ -93,29 +93,22 @@ def compress_folder(
             f"{checkpoint.path} has layers that take experts from a table of tokens; pruned, it is written as GGUF only"
         )
     as_planned(checkpoint, plan)
-    check_names(checkpoint.tensors, plan)
     _refuse(checkpoint, out)
     start = time.monotonic()
-    blocks = precisions(checkpoint, plan) if precision == "plan" else None
-    todo = list(outputs(checkpoint, plan, blocks))
-    tensors = [tensor for output in todo for tensor in output.tensors()]
-    shards = shards_of(tensors, shard_bytes)
+    content = folder_content(checkpoint, plan, precision)
+    shards = shards_of(content.tensors, shard_bytes)
     total = sum(shard.total for shard in shards)
-    matrices = [o.name for o in todo if o.quantizable]
-    quantization = quantization_config(blocks, matrices) if blocks is not None else None
-    config = pruned_config(checkpoint, plan, load_json(checkpoint.path / "config.json"), quantization)
-    if blocks is not None and quantization is None:
-        config.pop("quantization_config", None)  # FP8 was widened and nothing else is quantized
     state = source_state(checkpoint)
     header = hashlib.sha256(b"".join(shard.header for shard in shards)).hexdigest()
     job = f"{plan_fingerprint(plan)} {precision} {header} {state}"
     with _unfinished(out, shards, job) as (part, journal):
-        _copy_companions(checkpoint.path, part)
-        _write_json(part / "config.json", config)
+        for path in companions(checkpoint.path):
+            _write(part / path.name, path.read_bytes())
+        _write_json(part / "config.json", content.config)
         write_plan(part / PLAN_FILE, plan)
         if len(shards) > 1:
-            _write_json(part / INDEX, _index(tensors, shards))
-        pieces = list(works(todo))
+            _write_json(part / INDEX, _index(content.tensors, shards))
+        pieces = list(works(content.outputs))
         with _open(part, out, shards, fresh=not journal.done) as files:
             resumed = _run(pieces, shards, files, journal, threads, report)
             if source_state(checkpoint) != state:
@@ -127,6 +120,32 @@ def compress_folder(
     return CompressedFolder(
         str(out), total, total * 8 / weights, len(shards), time.monotonic() - start, peak_memory(), len(pieces), resumed
     )
+
+
+@dataclass(frozen=True)
+class FolderContent:
+    """What a plan makes of a folder: its ``config``.json and, of each stored matrix, what becomes of it."""
+
+    config: dict[str, Any]
+    outputs: list[Output]
+
+    @property
+    def tensors(self) -> list[SafetensorsTensor]:
+        """Of all files, in their order."""
+        return [tensor for output in self.outputs for tensor in output.tensors()]
+
+
+def folder_content(checkpoint: SafetensorsCheckpoint, plan: Plan, precision: FolderPrecision) -> FolderContent:
+    """What `compress_folder` writes; CollabError for a plan of other tensors."""
+    check_names(checkpoint.tensors, plan)
+    blocks = precisions(checkpoint, plan) if precision == "plan" else None
+    made = list(outputs(checkpoint, plan, blocks))
+    matrices = [o.name for o in made if o.quantizable]
+    quantization = quantization_config(blocks, matrices) if blocks is not None else None
+    config = pruned_config(checkpoint, plan, load_json(checkpoint.path / "config.json"), quantization)
+    if blocks is not None and quantization is None:
+        config.pop("quantization_config", None)  # FP8 was widened and nothing else is quantized
+    return FolderContent(config, made)
 
 
 def _refuse(checkpoint: SafetensorsCheckpoint, out: Path) -> None:
@@ -161,12 +180,12 @@ def _unfinished(out: Path, shards: list[Shard], job: str) -> Iterator[tuple[Path
             yield part, journal
 
 
-def _copy_companions(source: Path, part: Path) -> None:
-    """Copy what belongs to the model beside its weights; links are followed, as a download cache has them."""
+def companions(source: Path) -> Iterator[Path]:
+    """What belongs to the model beside its weights and is copied; links are followed, as a download cache has them."""
     for path in sorted(source.iterdir()):
         wanted = path.suffix in _COPIED or path.stem.lower().startswith(_LICENCES)
         if wanted and path.is_file() and path.name not in ("config.json", INDEX, PLAN_FILE):
-            _write(part / path.name, path.read_bytes())
+            yield path
 
 
 def _write_json(path: Path, value: object) -> None:
