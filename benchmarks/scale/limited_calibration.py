@@ -1,6 +1,6 @@
 """Calibrating a file that is larger than the memory: what is read from the disk, and how long it takes.
 
-    python -m benchmarks.scale.limited_calibration [--experts 24] [--limit 640] [--chunks 4] [--scratch FOLDER]
+    python -m benchmarks.scale.limited_calibration [--experts 40] [--limit 1024] [--chunks 4] [--scratch FOLDER]
 
 A layer of DeepSeek-V3's widths at Q8_0, calibrated by the command in a control group whose memory, page cache included,
 is limited to ``--limit`` MiB, and without a limit; in batches of one window and of four. Every run begins with nothing
@@ -22,9 +22,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -44,13 +45,15 @@ CTX, TOGETHER = 512, (1, 4)
 @dataclasses.dataclass(frozen=True)
 class Limited:
     """One calibration. ``limit_mib``: 0 for none. ``batch``: tokens that run at a time. ``read_bytes``: from the disk.
-    ``same``: the stats are those of the run without a limit, byte by byte."""
+    ``own_bytes``: most memory that holds no file's pages. ``same``: the stats are those of the run without a limit, byte
+    by byte."""
 
     file_bytes: int
     limit_mib: int
     batch: int
     tokens: int
     read_bytes: int
+    own_bytes: int
     seconds: float
     cpu_seconds: float
     same: bool
@@ -58,8 +61,8 @@ class Limited:
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--experts", type=int, default=24)
-    p.add_argument("--limit", type=int, default=640, help="MiB")
+    p.add_argument("--experts", type=int, default=40)
+    p.add_argument("--limit", type=int, default=1024, help="MiB")
     p.add_argument("--chunks", type=int, default=4)
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--scratch", type=Path, help="folder for the files, on the disk that is meant")
@@ -96,16 +99,19 @@ def _pair(model: Path, scratch: Path, batch: int, limit: int, chunks: int, threa
     expected = b""
     for most in (0, limit):
         out = scratch / f"stats-{batch}-{most}.gguf"
-        read, seconds, cpu = _calibrated(model, out, batch, most, chunks, threads)
+        read, own, seconds, cpu = _calibrated(model, out, batch, most, chunks, threads)
         found = out.read_bytes()
         expected = expected or found
         size = model.stat().st_size
-        rows.append(Limited(size, most, batch, chunks * CTX, read, seconds, cpu, found == expected))
+        rows.append(Limited(size, most, batch, chunks * CTX, read, own, seconds, cpu, found == expected))
     return rows
 
 
-def _calibrated(model: Path, out: Path, batch: int, limit: int, chunks: int, threads: int) -> tuple[int, float, float]:
-    """Bytes read, and seconds of the clock and of the processor, of the command."""
+def _calibrated(
+    model: Path, out: Path, batch: int, limit: int, chunks: int, threads: int
+) -> tuple[int, int, float, float]:
+    """Of the command: bytes read, the most bytes of memory that are no file's, seconds of the clock and of the
+    processor."""
     from small_models.memory_limit import memory_limit
 
     _forget(model)
@@ -115,13 +121,18 @@ def _calibrated(model: Path, out: Path, batch: int, limit: int, chunks: int, thr
         if limit and join is None:
             sys.exit("this system lets us make no control group: nothing is limited here")
         before, start, read = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic(), _read_bytes()
-        done = subprocess.run(command, preexec_fn=join, capture_output=True, text=True, check=False)
-        seconds = time.monotonic() - start
-        if done.returncode:
-            sys.exit(f"calibrate ended with {done.returncode}: {done.stderr[-2000:]}")
+        with subprocess.Popen(command, preexec_fn=join, stderr=subprocess.PIPE, text=True) as run:
+            own = 0
+            while run.poll() is None:
+                own = max(own, _own_memory(run.pid))
+                time.sleep(0.1)
+            seconds = time.monotonic() - start
+            if run.returncode:
+                assert run.stderr is not None
+                sys.exit(f"calibrate ended with {run.returncode}: {run.stderr.read()[-2000:]}")
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return _read_bytes() - read, seconds, cpu
+    return _read_bytes() - read, own, seconds, cpu
 
 
 def _read_bytes() -> int:
@@ -129,6 +140,17 @@ def _read_bytes() -> int:
     found = re.search(r"^read_bytes: (\d+)", Path("/proc/self/io").read_text(), re.MULTILINE)
     assert found is not None
     return int(found[1])
+
+
+def _own_memory(pid: int) -> int:
+    """Anonymous resident memory of a process and those below it, in bytes."""
+    total = 0
+    with suppress(psutil.Error, OSError):
+        root = psutil.Process(pid)
+        for process in (root, *root.children(recursive=True)):
+            found = re.search(r"^RssAnon:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
+            total += int(found[1]) * 1024 if found else 0
+    return total
 
 
 def _forget(path: Path) -> None:
@@ -142,12 +164,14 @@ def _forget(path: Path) -> None:
 
 
 def _table(rows: Sequence[Limited]) -> Table:
-    table = Table("file", "limit", "tokens", "at a time", "read", "times the file", "s", "s of processor", "same stats")
+    figures = ("own memory", "read", "times the file", "s", "s of processor", "same stats")
+    table = Table("file", "limit", "tokens", "at a time", *figures)
     for r in rows:
+        sizes = [f"{size / 2**20:,.0f} MiB" for size in (r.file_bytes, r.own_bytes, r.read_bytes)]
         table.add_row(
-            f"{r.file_bytes / 2**20:,.0f} MiB", f"{r.limit_mib} MiB" if r.limit_mib else "none", f"{r.tokens:,}",
-            f"{r.batch:,}", f"{r.read_bytes / 2**20:,.0f} MiB", f"{r.read_bytes / r.file_bytes:.2f}",
-            f"{r.seconds:.1f}", f"{r.cpu_seconds:.1f}", "yes" if r.same else "NO",
+            sizes[0], f"{r.limit_mib:,} MiB" if r.limit_mib else "none", f"{r.tokens:,}", f"{r.batch:,}", *sizes[1:],
+            f"{r.read_bytes / r.file_bytes:.2f}", f"{r.seconds:.1f}", f"{r.cpu_seconds:.1f}",
+            "yes" if r.same else "NO",
         )  # fmt: skip
     return table
 
