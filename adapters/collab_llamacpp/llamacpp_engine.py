@@ -143,6 +143,7 @@ class LlamaCppEngine(Engine):
         windows: Windows,
         *,
         most: int | None = None,
+        part: tuple[int, int] = (0, 1),
         threads: int,
         progress: Advance,
     ) -> Effects:
@@ -158,14 +159,17 @@ class LlamaCppEngine(Engine):
                 threads,
                 text_cut(windows, checkpoint.metadata),
                 most,
+                part,
                 tuple(disturbances),
                 str(file),
                 checkpoint.tensors["token_embd.weight"].shape[0],
                 topology_of(checkpoint).gating == "softmax-after-top-k",
             )
             found = run_job(job, f"run {checkpoint.path}", _progress(progress))
-        figures = zip(found["mean_kld"], found["stderr"], strict=True)
-        each = tuple(Effect(float(mean), float(stderr)) for mean, stderr in figures)
+        each = tuple(
+            Effect(tuple((float(kld), float(square), int(tokens)) for kld, square, tokens in sums))
+            for sums in found["sums"]
+        )
         return Effects(each, *(int(found[name]) for name in ("windows", "scored", "tokens_run")))
 
     def sample(self, model: Path, windows: Windows, *, out: Path, threads: int, progress: Advance) -> None:

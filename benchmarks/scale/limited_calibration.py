@@ -45,7 +45,7 @@ CTX, TOGETHER = 512, (1, 4)
 @dataclasses.dataclass(frozen=True)
 class Limited:
     """One calibration. ``limit_mib``: 0 for none. ``batch``: tokens that run at a time. ``read_bytes``: from the disk.
-    ``own_bytes``: most memory that holds no file's pages. ``same``: the stats are those of the run without a limit, byte
+    ``own_bytes``: most memory that holds no file's pages. ``same``: the stats are those without a limit, byte
     by byte."""
 
     file_bytes: int

@@ -116,7 +116,13 @@ def engine_of(engine: str | Engine) -> Engine:
 
 
 def measuring_of(
-    engine: str | Engine, texts: AnyPath | Sequence[AnyPath], ctx: int | None, chunks: int | None, stats: Stats | None
+    engine: str | Engine,
+    texts: AnyPath | Sequence[AnyPath],
+    ctx: int | None,
+    chunks: int | None,
+    stats: Stats | None,
+    cluster: str | None = None,
 ) -> Measuring:
-    """``ctx`` None: windows as long as those of the calibration."""
-    return Measuring(engine_of(engine), windows_of(texts, default_ctx(stats) if ctx is None else ctx, chunks))
+    """``ctx`` None: windows as long as those of the calibration. ``cluster``: address of a Ray cluster."""
+    windows = windows_of(texts, default_ctx(stats) if ctx is None else ctx, chunks)
+    return Measuring(engine_of(engine), windows, cluster)

@@ -50,6 +50,7 @@ def probe(
     criterion_options: Mapping[str, OptionValue] | None = None,
     groups: GroupPolicy | None = None,
     allow_few_tokens: bool = False,
+    cluster: str | None = None,
     threads: int | None = None,
     warn: Callable[[str], None] = warnings.warn,
     progress: OnProgress = silent,
@@ -62,8 +63,9 @@ def probe(
     measured again, and it is written also when the work is interrupted. ``criterion``,
     ``criterion_options``, ``groups`` and ``experts_used`` are those that plans will have: prunings are measured by
     that rule; ``allow_few_tokens``: although calibration saw too few. ``warn`` gets one sentence where windows are
-    longer than what the model was trained for. The model runs as it is and is disturbed while it runs: nothing is
-    written but ``out``.
+    longer than what the model was trained for. ``cluster``: address of a Ray cluster whose workers run the windows,
+    ``threads`` cores a worker, with the same numbers; texts and the model's GGUF lie on storage that all of them see.
+    The model runs as it is and is disturbed while it runs: nothing is written but ``out``.
 
     Raises CollabError when ``tokens`` are too few to measure every part, or ``out`` holds probes of another model,
     text, stats or engine.
@@ -89,7 +91,7 @@ def probe(
 
     if tokens is not None:
         at_least("tokens", tokens, 1)
-    measuring = measuring_of(engine, texts, ctx, None, planning.stats)
+    measuring = measuring_of(engine, texts, ctx, None, planning.stats, cluster)
     if note := window_note(checkpoint, measuring.windows.ctx):
         warn(note)
 

@@ -68,6 +68,9 @@ from collab_plugin.cli.threads import threads_option
     required=True,
     help="Sensitivity document to write, or to go on with.",
 )
+@click.option(
+    "--cluster", metavar="ADDRESS", help="Ray cluster that runs the windows: ray://HEAD:10001, or auto on a node of it."
+)
 @threads_option
 @json_option
 def command(
@@ -83,6 +86,7 @@ def command(
     groups: Literal["balanced", "disband"] | None,
     allow_few_tokens: bool,
     out: Path,
+    cluster: str | None,
     threads: int,
     as_json: bool,
 ) -> None:
@@ -110,6 +114,7 @@ def command(
         criterion_options=criterion_options,
         groups=groups,
         allow_few_tokens=allow_few_tokens,
+        cluster=cluster,
         threads=threads,
         warn=warn,
         progress=shown(),

@@ -9,17 +9,16 @@ same bytes.
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import uuid
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
+from collab_plugin.compression.ray_connection import TRIES, connected, cores_of, result
 from collab_plugin.compression.tiles import Tile, write_tile
 from collab_plugin.compression.whole_output import SizedFile
 from collab_plugin.errors import CollabError
@@ -35,8 +34,6 @@ MOST_VALUES = 2**26
 """Weights of a task at most, but for a tile that is larger: seconds to a minute of a core."""
 TASKS_A_CORE = 32
 """At least so many tasks for each core, where there are as many tiles: the last ones end together."""
-TRIES = 10
-"""How often a task is begun anew when its worker is lost."""
 _SAME_STORAGE = "workers read the model and write the output on storage that all of them see, under the same path"
 
 
@@ -130,8 +127,8 @@ def finished_on(job: ClusterJob, todo: Sequence[int]) -> Generator[list[tuple[in
     Raises CollabError without Ray, for a cluster that is not there, for what a task says, and where a task lost its
     worker too often.
     """
-    with _connected(job.cluster.address) as ray:
-        cores = max(int(ray.cluster_resources().get("CPU", 1)), 1)
+    with connected(job.cluster.address) as ray:
+        cores = cores_of(ray)
         shared = ray.put(job)
         task = ray.remote(num_cpus=1, max_retries=TRIES)(_do)
         waiting, running = iter(_tasks(job.tiles, todo, cores)), set[Any]()
@@ -143,7 +140,8 @@ def finished_on(job: ClusterJob, todo: Sequence[int]) -> Generator[list[tuple[in
                     return
                 ready, rest = ray.wait(list(running), num_returns=1)
                 running = set(rest)
-                yield _result(ray, ready[0])
+                found: list[tuple[int, str]] = result(ray, ready[0])
+                yield found
         finally:
             for left in running:
                 ray.cancel(left, force=False)
@@ -162,52 +160,6 @@ def _tasks(tiles: Sequence[Tile], todo: Sequence[int], cores: int) -> Iterator[l
         values += tiles[index].values
     if batch:
         yield batch
-
-
-def _result(ray: Any, ready: Any) -> list[tuple[int, str]]:
-    try:
-        found: list[tuple[int, str]] = ray.get(ready)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, CollabError):
-            raise CollabError(str(error.cause)) from None
-        raise
-    except ray.exceptions.RayError as error:
-        line = str(error).strip().splitlines()[0]
-        raise CollabError(f"the cluster lost a task {TRIES + 1} times ({line}); run the same command again") from None
-    return found
-
-
-@contextmanager
-def _connected(address: str) -> Iterator[Any]:
-    """Ray, connected to ``address``; what was connected before stays so."""
-    try:
-        import ray
-    except ImportError:
-        raise CollabError("no Ray here: pip install 'collab-plugin[ray]', here and on the cluster") from None
-    if ray.is_initialized():
-        yield ray
-        return
-    _reach(address)
-    try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        line = str(error).strip().splitlines()[0][:200]
-        raise CollabError(f"no Ray cluster at {address}: {line}") from None
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def _reach(address: str) -> None:
-    """CollabError where nothing answers at ``address``: Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():  # "auto", "local"
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, OverflowError) as error:
-        raise CollabError(f"no Ray cluster at {address}: {error}") from None
 
 
 def output_parts(files: Sequence[Path], starts: Sequence[int]) -> list[tuple[str, int]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,11 +41,27 @@ class Disturbance:
 
 @dataclass(frozen=True)
 class Effect:
-    """KL divergence (nats) of the undisturbed model from the disturbed one: mean over the scored tokens, and its
-    standard error."""
+    """KL divergence (nats) of the undisturbed model from the disturbed one. ``windows``: of each window, over its
+    scored tokens, their sum, the sum of their squares, and their number."""
 
-    mean_kld: float
-    stderr: float
+    windows: tuple[tuple[float, float, int], ...]
+
+    @property
+    def mean_kld(self) -> float:
+        """Mean over the scored tokens."""
+        return self._sum(0) / self._sum(2)
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of the mean."""
+        variance = max(self._sum(1) / self._sum(2) - self.mean_kld**2, 0.0)
+        return math.sqrt(variance / self._sum(2))
+
+    def _sum(self, at: int) -> float:
+        total = 0.0
+        for window in self.windows:  # one by one: sum() rounds otherwise from Python 3.12 on
+            total += window[at]
+        return total
 
 
 @dataclass(frozen=True)
@@ -56,3 +73,21 @@ class Effects:
     windows: int
     scored: int
     tokens_run: int
+
+    @classmethod
+    def joined(cls, parts: Sequence[Effects]) -> Effects:
+        """The effects of all windows, of which part i of n measured number i, i + n and so on."""
+        return cls(
+            tuple(
+                Effect(_in_turn([effect.windows for effect in effects]))
+                for effects in zip(*(part.each for part in parts), strict=True)
+            ),
+            sum(part.windows for part in parts),
+            sum(part.scored for part in parts),
+            sum(part.tokens_run for part in parts),
+        )
+
+
+def _in_turn(parts: Sequence[tuple[tuple[float, float, int], ...]]) -> tuple[tuple[float, float, int], ...]:
+    longest = max(map(len, parts), default=0)
+    return tuple(part[at] for at in range(longest) for part in parts if at < len(part))

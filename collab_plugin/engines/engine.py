@@ -121,14 +121,17 @@ class Engine(ABC):
         windows: Windows,
         *,
         most: int | None = None,
+        part: tuple[int, int] = (0, 1),
         threads: int,
         progress: Advance,
     ) -> Effects:
         """How far each disturbance moves the output of ``model`` on ``windows``, whose second halves are scored.
 
-        ``most`` of the windows run (None: all), evenly spread over them. ``shapes`` by tensor name, of every tensor
-        that ``disturbances`` names. The model is read, never written or copied; each token of a window is run once for
-        each disturbance, and once for the undisturbed model. The same on every run. CollabError for a tensor whose
+        ``most`` of the windows run (None: all), evenly spread over them, and of those, where ``part`` is (i, n), every
+        nth from number i on: the parts of n calls are together what one call measures, number for number
+        (`Effects.joined`). ``shapes`` by tensor name, of every tensor that ``disturbances`` names. The model is read,
+        never written or copied; each token of a window is run once for each disturbance, and once for the undisturbed
+        model. The same on every run. CollabError for a tensor whose
         product the model's graph does not show.
         """
         raise CollabError(f"engine {self.name!r} cannot disturb a running model")

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from collab_llamacpp.native.ggml_kernels import GgmlKernels
 from small_models import slow_disk
 from small_models.hand_made_plans import pruned, typed_plan
+from small_models.two_nodes import two_nodes
 
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.cli.main import main
@@ -27,17 +28,8 @@ pytestmark = [pytest.mark.native, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
-    """A cluster of two nodes on this machine, with a core each."""
-    from ray.cluster_utils import Cluster
-
-    small = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args=small)
-    cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
-    try:
+    with two_nodes() as cluster:
         yield cluster
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
 
 
 def test_a_node_that_is_lost_in_the_middle(qwen3moe: Path, nodes: Any, tmp_path: Path) -> None:

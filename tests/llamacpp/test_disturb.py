@@ -107,6 +107,25 @@ def test_tasks_that_fill_several_batches_share_one_undisturbed_run(qwen3moe: Pat
     assert run(qwen3moe, prose, tasks[-1], chunks=2, most=None).each[0] != last, "other windows: not the first two"
 
 
+def test_parts_are_together_what_one_run_measures(qwen3moe: Path, prose: Path) -> None:
+    """To the last bit: five windows in two parts, and a part that no window is left for."""
+    tasks = [Disturbance({"output.weight": 1e-3}), Disturbance(kept=dict.fromkeys(moe_layers(qwen3moe), (0, 1)))]
+    whole = run(qwen3moe, prose, *tasks, chunks=5, most=None)
+    shapes, windows = {"output.weight": SHAPE}, Windows((prose,), CTX, 5)
+
+    def joined(count: int) -> Effects:
+        return Effects.joined(
+            [
+                ENGINE.disturb(qwen3moe, tasks, shapes, windows, part=(i, count), threads=1, progress=untold)
+                for i in range(count)
+            ]
+        )
+
+    assert joined(2) == whole
+    assert joined(6) == whole
+    assert len(whole.each[0].windows) == 5
+
+
 def test_a_weight_without_products_is_told(qwen3moe: Path, prose: Path) -> None:
     with pytest.raises(CollabError, match=r"blk.0.attn_norm.weight was not multiplied with"):
         disturb(qwen3moe, prose, Disturbance({"blk.0.attn_norm.weight": 0.1}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,44 +28,22 @@ def sequences_for(ctx: int, vocabulary: int, wanted: int) -> int:
     return max(2, min(MOST_SEQUENCES, wanted, tokens // ctx))
 
 
-@dataclass
-class _Sums:
-    """Of one disturbance: KL divergence over all scored tokens, its square, and their number."""
-
-    kld: float = 0.0
-    square: float = 0.0
-    tokens: int = 0
-
-    def add(self, values: NDArray[np.float64]) -> None:
-        self.kld += float(values.sum())
-        self.square += float(np.square(values).sum())
-        self.tokens += len(values)
-
-    @property
-    def mean(self) -> float:
-        return self.kld / self.tokens
-
-    @property
-    def stderr(self) -> float:
-        variance = max(self.square / self.tokens - self.mean**2, 0.0)
-        return float(np.sqrt(variance / self.tokens))
-
-
 def disturb(job: DisturbJob, progress: Advance) -> dict[str, NDArray[Any]]:
     """See `Engine.disturb`. The first sequence of a window's first batch is undisturbed.
 
-    Returns ``mean_kld`` and ``stderr``, one of each a disturbance, and the numbers of `Effects`.
+    Returns ``sums`` f64[disturbances, windows, 3], as `Effect` has them, and the numbers of `Effects`.
     """
     ctx, disturbances = job.cut.ctx, job.disturbances
     runs: list[Disturbance | None] = [None, *disturbances]
     count = sequences_for(ctx, job.vocabulary, len(runs))
     disturber = Disturber(_shapes(job.shapes), ctx, job.logits_as_weights)
-    sums = [_Sums() for _ in disturbances]
-    tokens_run = 0
+    sums: list[list[tuple[float, float, int]]] = [[] for _ in disturbances]
+    tokens_run = scored = 0
     with LoadedModel(
         Path(job.model), ctx=ctx, threads=job.threads, callback=disturber.callback, sequences=count
     ) as session:
-        windows = spread(session.windows(job.cut), job.most)
+        first, step = job.part
+        windows = spread(session.windows(job.cut), job.most)[first::step]
         for window in windows:
             clean = np.empty((0, 0))
             for start in range(0, len(runs), count):
@@ -80,15 +57,16 @@ def disturb(job: DisturbJob, progress: Advance) -> dict[str, NDArray[Any]]:
                     if index == 0:
                         clean = log_softmax(rows)
                     else:
-                        sums[index - 1].add((np.exp(clean) * (clean - log_softmax(rows))).sum(-1))
+                        kld = (np.exp(clean) * (clean - log_softmax(rows))).sum(-1)
+                        sums[index - 1].append((float(kld.sum()), float(np.square(kld).sum()), len(kld)))
                 progress(tokens_run, len(windows) * len(runs) * ctx)
-    if missing := sorted({name for d in disturbances for name in d.errors} - disturber.hit):
+            scored += len(clean)
+    if windows and (missing := sorted({name for d in disturbances for name in d.errors} - disturber.hit)):
         raise CollabError(f"{missing[0]} was not multiplied with when {job.model} ran: its error cannot be told")
     return {
-        "mean_kld": np.array([each.mean for each in sums]),
-        "stderr": np.array([each.stderr for each in sums]),
+        "sums": np.array(sums, np.float64).reshape(len(disturbances), len(windows), 3),
         "windows": np.array(len(windows)),
-        "scored": np.array(sums[0].tokens),
+        "scored": np.array(scored),
         "tokens_run": np.array(tokens_run),
     }
 

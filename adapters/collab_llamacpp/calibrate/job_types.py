@@ -49,14 +49,15 @@ class EvaluateJob:
 
 @dataclass(frozen=True)
 class DisturbJob:
-    """``most`` of the cut's windows run, evenly spread. ``shapes``: an npz file with ``energy.NAME`` and
-    ``inputs.NAME`` for each tensor (`ErrorShape`). ``vocabulary``: tokens that the model knows.
-    ``logits_as_weights``: the router's softmax comes after its choice of experts."""
+    """``most`` of the cut's windows run, evenly spread, and of those ``part``, as for `Engine.disturb`. ``shapes``: an
+    npz file with ``energy.NAME`` and ``inputs.NAME`` for each tensor (`ErrorShape`). ``vocabulary``: tokens that the
+    model knows. ``logits_as_weights``: the router's softmax comes after its choice of experts."""
 
     model: str
     threads: int
     cut: TextCut
     most: int | None
+    part: tuple[int, int]
     disturbances: tuple[Disturbance, ...]
     shapes: str
     vocabulary: int

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from collab_plugin.engines.ability import check_able, check_reads
+from collab_plugin.engines.disturbance import Disturbance, Effects, ErrorShape
 from collab_plugin.engines.engine import Ability, Engine, Windows
 from collab_plugin.errors import CollabError
+from collab_plugin.planning.measure.probe_on_cluster import ClusterProbe, disturbed_on, on_shared
 from collab_plugin.planning.planning_input import PlanningInput
+from collab_plugin.progress import Advance
 from collab_plugin.stats.stats import Stats
 
 _NEEDED: tuple[Ability, ...] = ("reference", "evaluate")
@@ -15,10 +20,32 @@ _NEEDED: tuple[Ability, ...] = ("reference", "evaluate")
 
 @dataclass(frozen=True)
 class Measuring:
-    """``engine`` compares models with the original on ``windows``."""
+    """``engine`` compares models with the original on ``windows``. ``cluster``: address of a Ray cluster that `disturb`
+    runs on, None for this machine."""
 
     engine: Engine
     windows: Windows
+    cluster: str | None = None
+
+    def disturb(
+        self,
+        model: Path,
+        disturbances: Sequence[Disturbance],
+        shapes: Mapping[str, ErrorShape],
+        *,
+        most: int,
+        threads: int,
+        progress: Advance,
+    ) -> Effects:
+        """`Engine.disturb`, here or on the cluster: the same numbers."""
+        if self.cluster is None:
+            return self.engine.disturb(
+                model, disturbances, shapes, self.windows, most=most, threads=threads, progress=progress
+            )
+        job = ClusterProbe(
+            self.engine, model.resolve(), tuple(disturbances), shapes, on_shared(self.windows), most, threads
+        )
+        return disturbed_on(self.cluster, job, progress)
 
 
 def default_ctx(stats: Stats | None) -> int:

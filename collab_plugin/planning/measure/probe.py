@@ -67,11 +67,10 @@ def probe(
         number += 1
         _add_shapes(planning, shapes, todo.tasks, progress)
         with track(progress, f"probing, round {number}", unit="tokens") as advance:
-            effects = measuring.engine.disturb(
+            effects = measuring.disturb(
                 model,
                 [_disturbance(candidates, task) for task in todo.tasks],
                 shapes,
-                measuring.windows,
                 most=todo.windows,
                 threads=planning.request.threads,
                 progress=advance,

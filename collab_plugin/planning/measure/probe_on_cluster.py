@@ -1,0 +1,90 @@
+"""Disturbed windows on a Ray cluster: each window runs as it would on one machine, so the numbers are the same.
+
+Workers open the model and read the texts on storage that all of them see.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from collab_plugin.compression.ray_connection import TRIES, connected, cores_of, result
+from collab_plugin.engines.disturbance import Disturbance, Effects, ErrorShape
+from collab_plugin.engines.engine import Engine, Windows
+from collab_plugin.errors import CollabError
+from collab_plugin.progress import Advance, untold
+
+
+@dataclass(frozen=True)
+class ClusterProbe:
+    """The arguments of `Engine.disturb`; ``threads`` are a worker's, and the cores that it takes. ``version``: of the
+    engine here, which the workers' must be, for others may give other numbers."""
+
+    engine: Engine
+    model: Path
+    disturbances: tuple[Disturbance, ...]
+    shapes: Mapping[str, ErrorShape]
+    windows: Windows
+    most: int
+    threads: int
+
+    @property
+    def needed(self) -> tuple[Path, ...]:
+        """Files that every worker must see."""
+        return (self.model, *self.windows.texts)
+
+
+def on_shared(windows: Windows) -> Windows:
+    """``windows`` with texts as workers in other folders find them."""
+    return replace(windows, texts=tuple(text.resolve() for text in windows.texts))
+
+
+def disturbed_on(address: str, job: ClusterProbe, progress: Advance) -> Effects:
+    """`Engine.disturb` with the windows shared out over the cluster at ``address``.
+
+    A lost worker's windows are run again. Raises CollabError without Ray, for a cluster that is not there, for what a
+    worker says, and where its engine is of another version.
+    """
+    with connected(address) as ray:
+        parts = max(1, min(job.most, cores_of(ray) // job.threads))
+        shared, version = ray.put(job), job.engine.version()
+        task = ray.remote(num_cpus=job.threads, max_retries=TRIES)(_part)
+        running = {task.remote([shared], version, number, parts): number for number in range(parts)}
+        found: dict[int, Effects] = {}
+        total = job.most * (len(job.disturbances) + 1) * job.windows.ctx
+        progress(0, total)
+        try:
+            while running:
+                ready, _ = ray.wait(list(running), num_returns=1)
+                found[running.pop(ready[0])] = result(ray, ready[0])
+                progress(sum(part.tokens_run for part in found.values()), total)
+        finally:
+            for left in running:
+                ray.cancel(left, force=False)
+    return Effects.joined([found[number] for number in range(parts)])
+
+
+def _part(held: list[Any], version: str, number: int, parts: int) -> Effects:
+    """A task: the windows of part ``number`` of ``parts``, in a worker's process."""
+    import ray
+
+    job: ClusterProbe = ray.get(held[0])
+    where = f"on {socket.gethostname()}"
+    for path in job.needed:
+        if not path.exists():
+            raise CollabError(f"{path} is not there {where}; workers read the model and the texts under the same paths")
+    if (theirs := job.engine.version()) != version:
+        raise CollabError(f"the engine {where} is {theirs}, here it is {version}: install the same one")
+    return job.engine.disturb(
+        job.model,
+        job.disturbances,
+        job.shapes,
+        job.windows,
+        most=job.most,
+        part=(number, parts),
+        threads=job.threads,
+        progress=untold,
+    )
