@@ -1,6 +1,6 @@
 """Calibrating a file that is larger than the memory: what is read from the disk, and how long it takes.
 
-    python -m benchmarks.scale.limited_calibration [--experts 40] [--limit 1024] [--chunks 4] [--scratch FOLDER]
+    python -m benchmarks.scale.limited_calibration [--experts 40] [--limit 1024] [--chunks 8] [--scratch FOLDER]
 
 A layer of DeepSeek-V3's widths at Q8_0, calibrated by the command in a control group whose memory, page cache included,
 is limited to ``--limit`` MiB, and without a limit; in batches of one window and of four. Every run begins with nothing
@@ -39,7 +39,7 @@ from collab_plugin.progress import untold
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 TEXT = ROOT / "tests" / "texts" / "english.calibration.txt"
-CTX, TOGETHER = 512, (1, 4)
+CTX, TOGETHER = 128, (1, 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--experts", type=int, default=40)
     p.add_argument("--limit", type=int, default=1024, help="MiB")
-    p.add_argument("--chunks", type=int, default=4)
+    p.add_argument("--chunks", type=int, default=8)
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--scratch", type=Path, help="folder for the files, on the disk that is meant")
     p.add_argument("-o", "--output", type=Path, default=ROOT / "benchmarks" / "results")
@@ -104,6 +104,7 @@ def _pair(model: Path, scratch: Path, batch: int, limit: int, chunks: int, threa
         expected = expected or found
         size = model.stat().st_size
         rows.append(Limited(size, most, batch, chunks * CTX, read, own, seconds, cpu, found == expected))
+        print(rows[-1], file=sys.stderr)
     return rows
 
 

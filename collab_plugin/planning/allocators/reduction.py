@@ -15,7 +15,7 @@ from collab_plugin.planning.allocators.allocator import Choice, Item
 from collab_plugin.planning.allocators.frontier import hull
 
 _SLACK = 1e-9
-"""Of the costs: what rounding may add up to."""
+"""Of the largest cost: what rounding may add up to."""
 
 
 def reduced(items: Sequence[Item], useful: Sequence[Sequence[int]], budget: int) -> list[list[int]]:
@@ -28,7 +28,7 @@ def reduced(items: Sequence[Item], useful: Sequence[Sequence[int]], budget: int)
     at_price = [[c.cost + price * c.nbytes for c in each] for each in choices]
     least = [min(each) for each in at_price]
     room = cost - (sum(least) - price * budget)
-    room += _SLACK * max(abs(cost), *(abs(value) for value in least), 1e-300)
+    room += _SLACK * max(max(each) for each in at_price)
     return [
         [j for j, value in zip(u, each, strict=True) if value - low <= room]
         for u, each, low in zip(useful, at_price, least, strict=True)
