@@ -47,17 +47,18 @@ def planning() -> str:
 
 
 def types() -> str:
-    head = ("type", "million weights a second", "ns a weight: kernel", "all else", "kernel share", "hours on 16 cores",
-            "on 64")  # fmt: skip
+    head = ("type", "million weights a second", "ns a weight: kernel", "decoding", "all else", "kernel share",
+            "kernel and decoding", "hours on 16 cores", "on 64")  # fmt: skip
     rows = []
     for run in sorted((run for run in read_runs(RESULTS / "throughput.csv") if run.what == "types"),
                       key=lambda run: -run.core_weights_s):  # fmt: skip
-        rest = (run.read + run.decode + run.checksum + run.write + run.rest) / run.weights * 1e9
-        kernel = run.quantize / run.weights * 1e9
+        rest = (run.read + run.checksum + run.write + run.rest) / run.weights * 1e9
+        kernel, decode = run.quantize / run.weights * 1e9, run.decode / run.weights * 1e9
+        total = kernel + decode + rest
         kind = run.type + (", importance matrix" if run.imatrix else "")
         rows.append((
-            kind, f"{run.core_weights_s / 1e6:.2f}", f"{kernel:.1f}", f"{rest:.1f}",
-            f"{kernel / (kernel + rest):.0%}", f"{run.hours_16:.2f}", f"{run.hours_64:.2f}",
+            kind, f"{run.core_weights_s / 1e6:.2f}", f"{kernel:.1f}", f"{decode:.2f}", f"{rest:.2f}",
+            f"{kernel / total:.0%}", f"{(kernel + decode) / total:.0%}", f"{run.hours_16:.2f}", f"{run.hours_64:.2f}",
         ))  # fmt: skip
     return _table(head, rows)
 
@@ -106,6 +107,22 @@ def running() -> str:
     return _table(head, rows)
 
 
+def limited() -> str:
+    head = ("limit of memory", "tokens at a time", "memory of its own", "read from the disk", "times the file",
+            "s: clock, processor", "stats of the same batches")  # fmt: skip
+    rows = [
+        (
+            f"{int(r['limit_mib']):,} MiB" if int(r["limit_mib"]) else "none", f"{int(r['batch']):,}",
+            f"{int(r['own_bytes']) / 2**20:,.0f} MiB", f"{int(r['read_bytes']) / 1e9:.2f} GB",
+            f"{int(r['read_bytes']) / int(r['file_bytes']):.1f}",
+            f"{float(r['seconds']):.0f}, {float(r['cpu_seconds']):.0f}",
+            "the same bytes" if r["same"] == "True" else "other bytes",
+        )
+        for r in _read("limited_calibration.csv")
+    ]  # fmt: skip
+    return _table(head, rows)
+
+
 def cluster() -> str:
     rows = [
         (
@@ -126,7 +143,7 @@ def paper() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    made.__name__: made for made in (planning, types, layer, rivals, running, cluster, paper)
+    made.__name__: made for made in (planning, types, layer, rivals, running, limited, cluster, paper)
 }
 
 
