@@ -32,19 +32,19 @@ def nodes() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def stats(qwen3moe: Path, prose: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stats(qwen3moe: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("stats") / "stats.gguf"
-    cp.calibrate(qwen3moe, texts=prose, ctx=CTX, chunks=8, out=out, threads=1)
+    cp.calibrate(qwen3moe, texts=text, ctx=CTX, chunks=8, out=out, threads=1)
     return out
 
 
-def test_the_same_document(qwen3moe: Path, prose: Path, stats: Path, nodes: Any, tmp_path: Path) -> None:
+def test_the_same_document(qwen3moe: Path, text: Path, stats: Path, nodes: Any, tmp_path: Path) -> None:
     here, there = tmp_path / "here.json", tmp_path / "there.json"
     tokens = 100 * CTX  # several windows a probe, and two rounds
-    found = cp.probe(qwen3moe, stats=stats, texts=prose, out=here, tokens=tokens, allow_few_tokens=True, threads=1)
+    found = cp.probe(qwen3moe, stats=stats, texts=text, out=here, tokens=tokens, allow_few_tokens=True, threads=1)
     assert found.windows > 2
     assert found.prunings
-    arguments = ["probe", str(qwen3moe), "--stats", str(stats), "--text", str(prose), "--tokens", str(tokens)]
+    arguments = ["probe", str(qwen3moe), "--stats", str(stats), "--text", str(text), "--tokens", str(tokens)]
     done = CliRunner().invoke(
         main, [*arguments, "--allow-few-tokens", "--threads", "1", "--cluster", nodes.address, "-o", str(there)]
     )
@@ -52,11 +52,11 @@ def test_the_same_document(qwen3moe: Path, prose: Path, stats: Path, nodes: Any,
     assert json.loads(there.read_text()) == json.loads(here.read_text())
 
 
-def test_mistakes_are_one_line(qwen3moe: Path, prose: Path, stats: Path, nodes: Any) -> None:
+def test_mistakes_are_one_line(qwen3moe: Path, text: Path, stats: Path, nodes: Any) -> None:
     with pytest.raises(CollabError, match=r"no Ray cluster at 127\.0\.0\.1:1: "):
-        cp.probe(qwen3moe, stats=stats, texts=prose, allow_few_tokens=True, threads=1, cluster="127.0.0.1:1")
+        cp.probe(qwen3moe, stats=stats, texts=text, allow_few_tokens=True, threads=1, cluster="127.0.0.1:1")
     job = ClusterProbe(
-        LlamaCppEngine(), qwen3moe.with_name("gone.gguf"), (Disturbance(),), {}, Windows((prose,), CTX, 1), 1, 1
+        LlamaCppEngine(), qwen3moe.with_name("gone.gguf"), (Disturbance(),), {}, Windows((text,), CTX, 1), 1, 1
     )
     with pytest.raises(CollabError, match=r"gone.gguf is not there on .*; workers read the model and the texts"):
         disturbed_on(nodes.address, job, untold)
