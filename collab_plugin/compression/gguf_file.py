@@ -16,7 +16,7 @@ from collab_plugin.compression.journaled_work import JournaledWork
 from collab_plugin.compression.peak_memory import peak_memory
 from collab_plugin.compression.ray_cluster import ClusterJob, RayCluster, finished_on, output_parts
 from collab_plugin.compression.shards import ShardFiles, Shards, shards_of
-from collab_plugin.compression.tiles import Tile, tiles_of, write_tile
+from collab_plugin.compression.tiles import Tile, keep_freed_memory, tiles_of, write_tile
 from collab_plugin.compression.whole_output import allocate, check_space, part_of, sized_file, whole_outputs
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.output_path import check_output
@@ -93,6 +93,7 @@ def compress(
         checkpoint = RepairedCheckpoint(checkpoint, plan, samples, Rounding(checkpoint, plan, imatrix, kernels))
     if cluster is None:
         prepare(plan, checkpoint, kernels)
+    keep_freed_memory()
     source = source_state(checkpoint)
     job = f"{plan_fingerprint(plan)} {hashlib.sha256(shards.header).hexdigest()} {source}"
     with _output(out, files, shards, job) as (output, journal):

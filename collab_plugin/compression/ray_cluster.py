@@ -19,7 +19,7 @@ from typing import Any
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.compression.ray_connection import TRIES, connected, cores_of, result
-from collab_plugin.compression.tiles import Tile, write_tile
+from collab_plugin.compression.tiles import Tile, keep_freed_memory, write_tile
 from collab_plugin.compression.whole_output import SizedFile
 from collab_plugin.errors import CollabError
 from collab_plugin.plans.plan import Plan
@@ -81,6 +81,7 @@ class TileWorker:
             rounding = Rounding(checkpoint, job.plan, job.imatrix, self.kernels)
             checkpoint = RepairedCheckpoint(checkpoint, job.plan, samples, rounding)
         self.checkpoint = checkpoint
+        keep_freed_memory()
 
     def do(self, indices: Sequence[int]) -> list[tuple[int, str]]:
         """Write these tiles and sync them; their checksums."""

@@ -22,9 +22,9 @@ from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.stats.importance_matrix import ImportanceMatrix, importance_vector
 
 TILE_BYTES = 32 * 2**20
-STRIP_VALUES = 2**18
-"""Weights that are read, decoded, quantized and written together where that costs nothing (`Checkpoint.by_rows`): 1 MiB
-as float32 stays in the processor's cache, in memory that the process has already."""
+STRIP_VALUES = 2**19
+"""Weights that are read, decoded, quantized and written together where that costs nothing (`Checkpoint.by_rows`): 2 MiB
+as float32 stays in the processor's cache, in memory that the process has already (`keep_freed_memory`)."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,12 @@ def _tensor_tiles(info: TensorInfo, plan: Plan, offset: int) -> Iterator[Tile]:
             stop = min(rows, start + step)
             yield Tile(info.name, slice_index, start, stop, offset, (stop - start) * width, (stop - start) * n)
             offset += (stop - start) * width
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep freed memory for the next strip. glibc gives larger pieces back to the system, to take them
+    again page by page, until one of this size was freed (mallopt(3), M_MMAP_THRESHOLD); others are not moved by it."""
+    np.empty(8 * 4 * STRIP_VALUES, np.uint8)
 
 
 def write_tile(
