@@ -80,8 +80,8 @@ def _tensor_tiles(info: TensorInfo, plan: Plan, offset: int) -> Iterator[Tile]:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep freed memory for the next strip. glibc gives larger pieces back to the system, to take them
-    again page by page, until one of this size was freed (mallopt(3), M_MMAP_THRESHOLD); others are not moved by it."""
+    """Let the C library keep freed memory for the next strip. glibc gives larger pieces back to the system, and takes
+    them anew page by page, until one of this size was freed (mallopt(3), M_MMAP_THRESHOLD); others do not care."""
     np.empty(8 * 4 * STRIP_VALUES, np.uint8)
 
 
