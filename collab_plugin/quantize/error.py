@@ -151,11 +151,10 @@ class ErrorTable:
         return self.errors
 
     def _measure(self, todo: list[tuple[str, str]], samples: Mapping[str, Sequence[Sample]]) -> None:
-        # Types without tables first, so that one thread builds tables (one at a time: a lock of ggml's)
-        # while the others measure.
+        # Types without tables are measured first, while those that take longest to build are begun with.
         todo.sort(key=lambda pair: (_table_cost(pair[0]), pair[0]))
-        kinds = list(dict.fromkeys(kind for kind, _ in todo))
-        with ThreadPoolExecutor(1) as tables, ThreadPoolExecutor(self.threads) as pool:
+        kinds = sorted({kind for kind, _ in todo}, key=lambda kind: (_table_cost(kind) > 0, -_table_cost(kind)))
+        with ThreadPoolExecutor(self.threads) as tables, ThreadPoolExecutor(self.threads) as pool:
             ready = {kind: tables.submit(self.kernels.prepare, kind) for kind in kinds}
 
             def one(pair: tuple[str, str]) -> float:

@@ -33,7 +33,7 @@ class Kernels(ABC):
 
     @abstractmethod
     def prepare(self, type_name: str) -> None:
-        """Build the type's tables (up to 11 CPU-seconds for IQ1); call once before threading."""
+        """Build the type's tables (up to 11 CPU-seconds for IQ1); call once before threading. Several types at once."""
 
     @abstractmethod
     def quantize(self, values: F32, type_name: str, imatrix: F32 | None = None) -> Bytes:

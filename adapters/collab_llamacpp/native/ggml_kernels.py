@@ -32,6 +32,13 @@ class _Traits(ctypes.Structure):
     )
 
 
+# Types with a grid of their own, whose neighbours take seconds to find (ggml-quants.c, iq2xs_init_impl); the IQ1 types
+# share one. ggml_quantize_init builds one at a time, and nothing in them needs that.
+_GRIDS = {"IQ2_XXS": "IQ2_XXS", "IQ2_XS": "IQ2_XS", "IQ2_S": "IQ2_S", "IQ1_S": "IQ1", "IQ1_M": "IQ1"}
+_LOCKS = {grid: threading.Lock() for grid in _GRIDS.values()}
+"""Of the process, as the grids are."""
+
+
 class GgmlKernels(Kernels):
     """`Kernels` of libggml-base. ctypes releases the GIL during each call."""
 
@@ -67,10 +74,17 @@ class GgmlKernels(Kernels):
         return bool(self._lib.ggml_quantize_requires_imatrix(GGMLQuantizationType[type_name].value))
 
     def prepare(self, type_name: str) -> None:
-        with self._lock:
-            if type_name not in self._prepared:
-                self._lib.ggml_quantize_init(GGMLQuantizationType[type_name].value)
-                self._prepared.add(type_name)
+        if type_name in self._prepared:
+            return
+        kind = GGMLQuantizationType[type_name].value
+        build = getattr(self._lib, "iq2xs_init_impl", None) if type_name in _GRIDS else None
+        if build is None:
+            with self._lock:
+                self._lib.ggml_quantize_init(kind)
+        else:
+            with _LOCKS[_GRIDS[type_name]]:
+                build(kind)
+        self._prepared.add(type_name)
 
     def quantize(self, values: F32, type_name: str, imatrix: F32 | None = None) -> Bytes:
         info = type_info(type_name)
