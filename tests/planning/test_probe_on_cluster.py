@@ -40,9 +40,9 @@ def stats(qwen3moe: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 def test_the_same_document(qwen3moe: Path, text: Path, stats: Path, nodes: Any, tmp_path: Path) -> None:
     here, there = tmp_path / "here.json", tmp_path / "there.json"
-    tokens = 100 * CTX  # several windows a probe, and two rounds
+    tokens = 100 * CTX  # two windows a probe, and several rounds
     found = cp.probe(qwen3moe, stats=stats, texts=text, out=here, tokens=tokens, allow_few_tokens=True, threads=1)
-    assert found.windows > 2
+    assert found.windows > 1
     assert found.prunings
     arguments = ["probe", str(qwen3moe), "--stats", str(stats), "--text", str(text), "--tokens", str(tokens)]
     done = CliRunner().invoke(
