@@ -13,7 +13,8 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 from collab_vllm.import_vllm import import_vllm
 
-LLM, SamplingParams = import_vllm().LLM, import_vllm().SamplingParams
+vllm = import_vllm()
+LLM, SamplingParams = vllm.LLM, vllm.SamplingParams
 gc.unfreeze = lambda: None  # an engine's end would have vLLM's own modules searched again, six times
 
 Tokens = Sequence[Sequence[int]]

@@ -1,6 +1,6 @@
 """Log-probabilities of a pruned checkpoint by transformers; runs in vLLM's environment.
 
-usage: pruned_reference.py MODEL PLAN WINDOWS OUT. WINDOWS is a .npy of tokens i64[n, ctx]; OUT gets
+usage: pruned_reference.py [MODEL PLAN WINDOWS OUT]... WINDOWS is a .npy of tokens i64[n, ctx]; OUT gets
 f32[2, n, ctx - 1, V]: log p of the next token, after pruning and before.
 """
 
@@ -31,4 +31,6 @@ def main(folder: Path, plan_path: Path, windows_path: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    paths = iter(map(Path, sys.argv[1:]))
+    for files in zip(paths, paths, paths, paths, strict=True):
+        main(*files)

@@ -59,13 +59,6 @@ class Vllm:
             check=False,
         )  # fmt: skip
 
-    def start(self, log: Path, *command: str | Path) -> subprocess.Popen[bytes]:
-        """Run this Python with ``command`` in the background."""
-        with log.open("w") as out:
-            return subprocess.Popen(
-                [self.python, *command], env=self.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out
-            )
-
     def serve_command(self, model: Path, options: dict[str, Any], *more: str) -> list[str | Path]:
         """The real `vllm serve MODEL --load-format collab`."""
         return [

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from collab_llamacpp.llamacpp_engine import LlamaCppEngine
 from collab_vllm.vllm_engine import VllmEngine
-from real_vllm import MODELS, ROOT, TRAINED
+from real_vllm import MODELS, ROOT
 from trained_plans import pruning_plan
 
 from collab_plugin.cli.main import main
@@ -43,9 +43,10 @@ def _reference(model: str, folder: Path) -> Path:
     return folder / "original.npy"
 
 
-@pytest.mark.parametrize("model", TRAINED)
-def test_both_engines_give_the_same_logits(model: str, tmp_path: Path) -> None:
-    """One writes the reference, the other is compared with it: windows, positions and vocabulary are the same."""
+def test_both_engines_give_the_same_logits(tmp_path: Path) -> None:
+    """One writes the reference, the other is compared with it: windows, positions and vocabulary are the same.
+    (tiny-qwen3moe: in the next test, and test_vllm_serve.py.)"""
+    model = "tiny-deepseek-v3"
     told: list[tuple[float, float | None]] = []
     found = VllmEngine().evaluate(
         MODELS / model, _reference(model, tmp_path), WINDOWS, threads=1, progress=lambda *done: told.append(done)

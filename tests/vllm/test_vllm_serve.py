@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from collab_plugin.compression.gguf_file import compress
 from collab_plugin.engines.engine import Windows
 from collab_plugin.engines.packed_logits import unpack_logits
 from collab_plugin.plans.plan import Plan
+from collab_plugin.plans.plan_file import read_plan
 from collab_plugin.plugins.open_checkpoint import open_checkpoint
 from collab_plugin.progress import untold
 from collab_plugin.stats.stats_file import read_stats, unmeasured
@@ -80,23 +80,34 @@ class Served:
     plan: Plan
 
 
+@pytest.fixture(scope="module")
+def folders(vllm: Vllm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """By model: plan.json, windows.npy, llama.npy of llama.cpp and torch.npy of transformers."""
+    found, asked = {}, []
+    for case in CASES:
+        model, folder = MODELS / case.model, tmp_path_factory.mktemp(case.model)
+        plan = pruning_plan(model, folder / "plan.json", keep=24, used=3)
+        compress(
+            open_checkpoint(model), plan, None, folder / "pruned.gguf",
+            kernels=GgmlKernels(), threads=2, report=lambda done, total=0: None,
+        )  # fmt: skip
+        LlamaCppEngine().reference(
+            folder / "pruned.gguf", Windows((TEXT,), CTX, WINDOWS), out=folder / "llama.npy", threads=2, progress=untold
+        )
+        np.save(folder / "windows.npy", np.load(folder / "llama.windows.npy").astype(np.int64))
+        asked += [model, *(folder / name for name in ("plan.json", "windows.npy", "torch.npy"))]
+        found[case.model] = folder
+    done = vllm.run(HERE / "pruned_reference.py", *asked)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return found
+
+
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case.model)
-def served(request: pytest.FixtureRequest, vllm: Vllm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(request: pytest.FixtureRequest, vllm: Vllm, folders: dict[str, Path]) -> Served:
     """One server a model, and everything that is asked of it."""
     case: Case = request.param
-    model, folder = MODELS / case.model, tmp_path_factory.mktemp(case.model)
-    plan = pruning_plan(model, folder / "plan.json", keep=24, used=3)
-    compress(
-        open_checkpoint(model), plan, None, folder / "pruned.gguf",
-        kernels=GgmlKernels(), threads=2, report=lambda done, total=0: None,
-    )  # fmt: skip
-    LlamaCppEngine().reference(
-        folder / "pruned.gguf", Windows((TEXT,), CTX, WINDOWS), out=folder / "llama.npy", threads=2, progress=untold
-    )
-    windows = np.load(folder / "llama.windows.npy")
-    np.save(folder / "windows.npy", windows.astype(np.int64))
-    files = [folder / name for name in ("plan.json", "windows.npy", "torch.npy")]
-    reference = vllm.start(folder / "reference.log", HERE / "pruned_reference.py", model, *files)
+    model, folder = MODELS / case.model, folders[case.model]
+    windows = np.load(folder / "windows.npy")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ({"VLLM_PLUGINS": "collab"} | case.environment).items():
             patch.setenv(name, value)
@@ -113,10 +124,9 @@ def served(request: pytest.FixtureRequest, vllm: Vllm, tmp_path_factory: pytest.
             experts = {
                 name: metrics(server, f"collab_expert_{name}_total") for name in ("hits", "moves", "bytes_moved")
             }
-    assert reference.wait(300) == 0, (folder / "reference.log").read_text()[-3000:]
     pruned, whole = np.load(folder / "torch.npy")
     stored = sum(path.stat().st_size for path in model.glob("*.safetensors"))
-    yield Served(
+    return Served(
         windows,
         found,
         pruned,
@@ -130,7 +140,7 @@ def served(request: pytest.FixtureRequest, vllm: Vllm, tmp_path_factory: pytest.
         stored,
         stats,
         folder / "stats.gguf",
-        plan,
+        read_plan(folder / "plan.json"),
     )
 
 
