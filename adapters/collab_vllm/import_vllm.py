@@ -10,7 +10,7 @@ def import_vllm() -> Any:
     """Return the module `vllm`, with `vllm.LLM` loaded.
 
     The million objects that this makes stay. Python would look through them again and again, which takes 1.8 of 6
-    seconds of the import, and vLLM lets it do so five times more when an engine starts: they are left out of that.
+    seconds of the import, and vLLM has it do so nine times while an engine starts and ends: they are left out of that.
     """
     gc.disable()
     try:

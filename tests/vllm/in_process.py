@@ -15,7 +15,7 @@ from collab_vllm.import_vllm import import_vllm
 
 vllm = import_vllm()
 LLM, SamplingParams = vllm.LLM, vllm.SamplingParams
-gc.unfreeze = lambda: None  # an engine's end would have vLLM's own modules searched again, six times
+gc.unfreeze = lambda: None  # else from an engine's end on vLLM's own modules are searched again
 
 Tokens = Sequence[Sequence[int]]
 
