@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collab_llamacpp.calibrate.job_types import MeasureJob
-from collab_llamacpp.native.expert_speed import expert_speed, node_seconds, started
+from collab_llamacpp.native.expert_speed import clock_of, expert_speed, node_seconds, started
 from collab_llamacpp.native.ggml import ggml
 
 _KINDS = {0: "host", 1: "gpu", 2: "igpu"}
@@ -24,10 +24,11 @@ def measure(job: MeasureJob) -> dict[str, NDArray[Any]]:
         if kind is None:
             continue
         arrays[f"device.{number}"] = np.array([lib.ggml_backend_dev_name(device).decode(), kind])
+        clock = clock_of(kind, job.threads)
         with started(lib, device, job.threads) as backend:
             for name in job.types:
-                if (speed := expert_speed(lib, device, backend, name)) is not None:
+                if (speed := expert_speed(lib, device, backend, name, clock)) is not None:
                     arrays[f"speed.{number}.{name}"] = np.array(speed)
             if kind == "host":
-                arrays["node_seconds"] = np.array(node_seconds(lib, device, backend))
+                arrays["node_seconds"] = np.array(node_seconds(lib, device, backend, clock))
     return arrays
