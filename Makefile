@@ -7,6 +7,8 @@ LLAMA_CPP := $(shell sed -n 's/.*llama-cpp-python==\([0-9.]*\)".*/\1/p' pyprojec
 NATIVE := tests/native
 # Workers of pytest, each on a core of its own.
 WORKERS ?= 2
+# numpy would take a thread for each core in each of them.
+PYTEST := OPENBLAS_NUM_THREADS=1 $(VENV)/bin/pytest -q -n $(WORKERS)
 # 6 GB over a slow line must not use up the time that CI has; where there is no `timeout`, it may.
 LIMIT := $(shell command -v timeout >/dev/null && echo timeout 1500)
 
@@ -17,11 +19,11 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready lint native
 	@echo "== pytest"
-	$(VENV)/bin/pytest -q -n $(WORKERS) --dist loadscope --no-loadscope-reorder
+	$(PYTEST) --dist loadscope --no-loadscope-reorder
 
 fast: $(VENV)/core lint
 	@echo "== pytest, without native builds"
-	$(VENV)/bin/pytest -q -n $(WORKERS) -m "not native and not slow"
+	$(PYTEST) -m "not native and not slow"
 
 lint: $(VENV)/core
 	@echo "== ruff"
