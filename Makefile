@@ -8,7 +8,7 @@ NATIVE := tests/native
 # Workers of pytest, each on a core of its own.
 WORKERS ?= 2
 # numpy would take a thread for each core in each of them.
-PYTEST := OPENBLAS_NUM_THREADS=1 $(VENV)/bin/pytest -q -n $(WORKERS)
+test fast: export OPENBLAS_NUM_THREADS = 1
 # 6 GB over a slow line must not use up the time that CI has; where there is no `timeout`, it may.
 LIMIT := $(shell command -v timeout >/dev/null && echo timeout 1500)
 
@@ -19,11 +19,11 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready lint native
 	@echo "== pytest"
-	$(PYTEST) --dist loadscope --no-loadscope-reorder
+	$(VENV)/bin/pytest -q -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 fast: $(VENV)/core lint
 	@echo "== pytest, without native builds"
-	$(PYTEST) -m "not native and not slow"
+	$(VENV)/bin/pytest -q -n $(WORKERS) -m "not native and not slow"
 
 lint: $(VENV)/core
 	@echo "== ruff"
