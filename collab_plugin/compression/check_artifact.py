@@ -23,6 +23,7 @@ from collab_plugin.plans.plan_file import plan_fingerprint
 from collab_plugin.plans.planned_source import as_planned
 from collab_plugin.progress import Advance
 from collab_plugin.quantize.kernels import Kernels
+from collab_plugin.repair.one_blas_thread import one_blas_thread
 from collab_plugin.repair.repaired_checkpoint import RepairedCheckpoint
 from collab_plugin.repair.rounding import Rounding
 from collab_plugin.repair.samples import BlockSamples
@@ -123,7 +124,7 @@ def check_against_source(
         return not np.array_equal(made.reshape(-1), _held(artifact, plan, tile).reshape(-1))
 
     report(0, len(chosen))
-    with ThreadPoolExecutor(threads) as pool:
+    with one_blas_thread(samples is not None), ThreadPoolExecutor(threads) as pool:
         for done, (tile, wrong) in enumerate(zip(chosen, pool.map(differs, chosen), strict=True), 1):
             if wrong:
                 problems.append(_place(tile, plan))

@@ -26,6 +26,7 @@ from collab_plugin.plans.plan_file import plan_fingerprint
 from collab_plugin.plans.planned_source import as_planned
 from collab_plugin.progress import Advance
 from collab_plugin.quantize.kernels import Kernels
+from collab_plugin.repair.one_blas_thread import one_blas_thread
 from collab_plugin.repair.repaired_checkpoint import RepairedCheckpoint
 from collab_plugin.repair.rounding import Rounding
 from collab_plugin.repair.samples import BlockSamples
@@ -96,7 +97,7 @@ def compress(
     keep_freed_memory()
     source = source_state(checkpoint)
     job = f"{plan_fingerprint(plan)} {hashlib.sha256(shards.header).hexdigest()} {source}"
-    with _output(out, files, shards, job) as (output, journal):
+    with one_blas_thread(samples is not None), _output(out, files, shards, job) as (output, journal):
         _keep_what_is_whole(output, shards, tiles, journal)
         resumed = len(journal.done)
 

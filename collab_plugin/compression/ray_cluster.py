@@ -13,6 +13,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from collab_plugin.errors import CollabError
 from collab_plugin.plans.plan import Plan
 from collab_plugin.plans.planned_source import as_planned
 from collab_plugin.quantize.kernels import Kernels
+from collab_plugin.repair.one_blas_thread import one_blas_thread
 from collab_plugin.repair.repaired_checkpoint import RepairedCheckpoint
 from collab_plugin.repair.rounding import Rounding
 from collab_plugin.repair.samples import BlockSamples
@@ -77,6 +79,8 @@ class TileWorker:
         ]
         checkpoint = as_planned(job.cluster.open_model(), job.plan)
         samples, self.kernels = job.cluster.samples(), job.cluster.kernels()
+        self._while_alive = ExitStack()
+        self._while_alive.enter_context(one_blas_thread(samples is not None))
         if samples is not None:
             rounding = Rounding(checkpoint, job.plan, job.imatrix, self.kernels)
             checkpoint = RepairedCheckpoint(checkpoint, job.plan, samples, rounding)
@@ -102,6 +106,7 @@ class TileWorker:
 
     def close(self) -> None:
         """Let the output's files go."""
+        self._while_alive.close()
         for file, _ in self.files:
             os.close(file.handle)
 
