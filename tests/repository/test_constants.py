@@ -75,6 +75,8 @@ def words(page: str) -> str:
     return " ".join((ROOT / "docs" / page).read_text("utf-8").split())
 
 
+OURS_MEASURED = ("probed", "probed, repaired")
+"""The later where there is one."""
 LEAST_BPW = 2.0
 """Below it llama-quantize has next to nothing that fits."""
 
@@ -82,7 +84,7 @@ LEAST_BPW = 2.0
 def ratios(fits: bool) -> list[float]:
     """KL divergence of llama-quantize's file over a probed plan's, for each model and budget that both have."""
     rows = [r for r in read_rows(RESULTS / "quality.csv") if r.budget_bpw >= LEAST_BPW]
-    ours = {(r.model, r.budget_bpw): r.mean_kld for r in rows if r.variant == "probed"}
+    ours = {(r.model, r.budget_bpw): r.mean_kld for v in OURS_MEASURED for r in rows if r.variant == v}
     theirs = [r for r in rows if r.variant == "llama-quantize" and r.fits == fits and (r.model, r.budget_bpw) in ours]
     return [r.mean_kld / ours[r.model, r.budget_bpw] for r in theirs]
 
