@@ -40,7 +40,8 @@ class Kernels(ABC):
         """Quantize ``values`` f32[rows, n] to uint8[rows, bytes a row]; ``imatrix`` f32[n].
 
         Raises ValueError when n is not a multiple of the block size, the imatrix has another
-        length or is missing where required: the native code would abort.
+        length or is missing where required, and CollabError for values that the type cannot hold: the native code
+        would abort.
         """
 
     @abstractmethod

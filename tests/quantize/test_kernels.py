@@ -7,6 +7,7 @@ import pytest
 from collab_llamacpp.native.ggml_kernels import GgmlKernels
 from gguf import GGMLQuantizationType, quants
 
+from collab_plugin.errors import CollabError
 from collab_plugin.formats.ggml_types import TYPES, row_bytes
 
 KERNELS = GgmlKernels()
@@ -63,3 +64,12 @@ def test_strided_input_is_quantized_as_its_copy() -> None:
 def test_bytes_of_another_width_are_refused() -> None:
     with pytest.raises(ValueError, match="rows"):
         KERNELS.dequantize(np.zeros((1, 100), np.uint8), "Q4_K", 512)
+
+
+@pytest.mark.parametrize("value", [1e20, -3e38, np.inf, np.nan])
+@pytest.mark.parametrize("kind", ["IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"])
+def test_values_that_end_the_process_are_refused(kind: str, value: float) -> None:
+    values = np.ones((2, 256), np.float32)
+    values[1, 7] = value
+    with pytest.raises(CollabError, match=f"cannot become {kind}"):
+        KERNELS.quantize(values, kind, np.ones(256, np.float32))

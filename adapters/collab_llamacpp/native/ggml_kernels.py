@@ -12,6 +12,7 @@ from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from collab_llamacpp.native.libraries import library, library_folder
+from collab_plugin.errors import CollabError
 from collab_plugin.formats.ggml_types import TYPES, row_bytes, type_info
 from collab_plugin.quantize.kernels import Bytes, Kernels
 
@@ -37,6 +38,9 @@ class _Traits(ctypes.Structure):
 _GRIDS = {"IQ2_XXS": "IQ2_XXS", "IQ2_XS": "IQ2_XS", "IQ2_S": "IQ2_S", "IQ1_S": "IQ1", "IQ1_M": "IQ1"}
 _LOCKS = {grid: threading.Lock() for grid in _GRIDS.values()}
 """Of the process, as the grids are."""
+_MOST = 1e8
+"""Of a weight. From 1e15 on, and at NaN, kernels of some IQ types find no point of their grid and end the process; the
+weights of models are below 1e4."""
 
 
 class GgmlKernels(Kernels):
@@ -102,6 +106,10 @@ class GgmlKernels(Kernels):
             if not np.isfinite(imatrix).all():
                 raise ValueError("the importance vector holds values that are not finite")
             pointer = imatrix.ctypes.data
+        if info.name.startswith("IQ") and values.size and not max(values.max(), -values.min()) <= _MOST:
+            raise CollabError(
+                f"weights beyond {_MOST:.0e} or NaN cannot become {info.name}: the model or its samples are damaged"
+            )
         self.prepare(info.name)
         values = np.ascontiguousarray(values, np.float32)
         kind = GGMLQuantizationType[info.name].value
