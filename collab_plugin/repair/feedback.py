@@ -67,6 +67,8 @@ def fed_back(values: F32, moments: Moments, rounded: Callable[[F32], F32]) -> F3
         ask = felt / moments.diagonal - errors
         length = _dot(felt, ask) / np.maximum(_dot(moments.times(ask), ask), 1e-30)
         target = values + np.asarray(step * length, np.float32)[:, None] * ask
+        finite = np.isfinite(target).all(1, keepdims=True)  # kernels may end the process on others
+        target = np.where(finite, target, values)
         tried = values - rounded(target)
         tried_felt = moments.times(tried)
         error = _dot(tried_felt, tried)

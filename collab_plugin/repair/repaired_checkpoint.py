@@ -90,6 +90,7 @@ class RepairedCheckpoint(Checkpoint):
         with self._lock:
             if layer not in self._at_hand:
                 sample, ctx = self._samples.layers[layer], self._samples.ctx
+                sample.check(self._samples.path)
                 self._at_hand[layer] = RepairedLayer(
                     self._blocks[layer], sample, ctx, self._plan, self._rounding, grouped=self._grouped
                 )

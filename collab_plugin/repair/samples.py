@@ -27,6 +27,8 @@ from collab_plugin.formats.tensor_names import layer_of
 F32 = NDArray[np.float32]
 VERSION = 1
 KIND = "collab-samples"
+MOST = 1e6
+"""What experts take in was normalised before; the largest activations of a stream are some 10⁴."""
 INPUT, OUTPUT = "collab_block_input", "collab_routed_output"
 
 
@@ -37,6 +39,12 @@ class LayerSample:
 
     inputs: F32
     outputs: F32
+
+    def check(self, path: Path) -> None:
+        """CollabError, naming the file ``path``, for values that are not finite or larger than `MOST`."""
+        for values in (self.inputs, self.outputs):
+            if not np.abs(values).max(initial=0) <= MOST:  # NaN is not
+                raise CollabError(f"{path} holds numbers that no model gives (NaN, or over {MOST:.0e}); sample again")
 
 
 @dataclass(frozen=True)

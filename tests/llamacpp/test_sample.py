@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from collab_plugin.progress import untold
 from collab_plugin.repair.one_blas_thread import one_blas_thread
 from collab_plugin.repair.repaired_checkpoint import RepairedCheckpoint
 from collab_plugin.repair.routed_block import RoutedBlock
-from collab_plugin.repair.samples import BlockSamples, read_samples
+from collab_plugin.repair.samples import BlockSamples, LayerSample, read_samples
 
 ENGINE = LlamaCppEngine()
 CTX = 64
@@ -102,6 +103,23 @@ def test_bytes_do_not_depend_on_the_threads_of_blas(qwen3moe: Path, tmp_path: Pa
             compress(original, plan, None, out, kernels=GgmlKernels(), threads=2, report=untold, samples=samples)
         written.append(out.read_bytes())
     assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38, 1e20])
+@pytest.mark.parametrize("kind", ["inputs", "outputs"])
+def test_samples_of_no_model_are_refused(qwen3moe: Path, tmp_path: Path, text: Path, kind: str, value: float) -> None:
+    """Native kernels end the process on some of such numbers."""
+    original = open_gguf(qwen3moe)
+    samples = sampled(qwen3moe, text, tmp_path / "samples.gguf")
+    layers = {n: LayerSample(s.inputs.copy(), s.outputs.copy()) for n, s in samples.layers.items()}
+    for layer in layers.values():
+        getattr(layer, kind)[-1, 3] = value
+    broken = replace(samples, layers=layers)
+    plan = typed_plan(original, lambda i: "IQ2_S" if i.by_expert else "F32")
+    out = tmp_path / "out.gguf"
+    with pytest.raises(CollabError, match=r"samples\.gguf holds numbers that no model gives"):
+        compress(original, plan, None, out, kernels=GgmlKernels(), threads=2, report=untold, samples=broken)
+    assert not out.exists()
 
 
 def test_other_files_are_refused(qwen3moe: Path, tmp_path: Path) -> None:
