@@ -17,6 +17,9 @@ _WAIT = 10.0
 """Seconds to wait for another process that writes."""
 _TABLE = "CREATE TABLE IF NOT EXISTS errors (key BLOB PRIMARY KEY, error REAL NOT NULL) WITHOUT ROWID"
 
+_FIND = "SELECT error FROM errors WHERE key = ? AND typeof(error) = 'real' AND error BETWEEN 0 AND 1e30"
+"""What no measurement gives is not known."""
+
 
 def error_key(kernels: str, kind: str, parts: Iterable[tuple[F32, F32 | None]]) -> bytes:
     """What a relative error depends on, as a digest: version of the kernels, type, and of each sample its values
@@ -44,7 +47,7 @@ class KnownErrors:
         if not self._path.exists():
             return {}
         with contextlib.suppress(sqlite3.Error), contextlib.closing(self._open()) as file:
-            rows = (file.execute("SELECT error FROM errors WHERE key = ?", (key,)).fetchone() for key in keys)
+            rows = (file.execute(_FIND, (key,)).fetchone() for key in keys)
             return {key: float(row[0]) for key, row in zip(keys, rows, strict=True) if row is not None}
         return {}
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -79,3 +81,15 @@ def test_the_file_does_not_grow_forever(tmp_path: Path) -> None:
     assert known.find([b"a", b"c"]) == {b"a": 0.1, b"c": 0.3}
     known.keep({b"d": 0.4})
     assert known.find([b"a", b"d"]) == {b"d": 0.4}
+
+
+@pytest.mark.parametrize("value", ["text", None, b"bytes", -1.0, 1e300])
+def test_what_no_measurement_gives_is_not_known(tmp_path: Path, value: object) -> None:
+    known, key = KnownErrors(tmp_path / "errors.sqlite"), error_key("ggml 1", "Q8_0", [(VALUES, VECTOR)])
+    known.keep({key: 0.5})
+    assert known.find([key]) == {key: 0.5}
+    with contextlib.closing(sqlite3.connect(tmp_path / "errors.sqlite")) as file, file:
+        file.execute("DROP TABLE errors")
+        file.execute("CREATE TABLE errors (key BLOB PRIMARY KEY, error) WITHOUT ROWID")
+        file.execute("INSERT INTO errors VALUES (?, ?)", (key, value))
+    assert known.find([key]) == {}
