@@ -55,6 +55,13 @@ def cores_of(ray: Any) -> int:
     return max(int(ray.cluster_resources().get("CPU", 1)), 1)
 
 
+def check_cores(ray: Any, cores: int) -> None:
+    """CollabError where no node has so many: Ray would wait for one for ever."""
+    most = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+    if cores > most:
+        raise CollabError(f"no machine of the cluster has {cores} cores, the largest has {most}: lower `threads`")
+
+
 def _reach(address: str) -> None:
     """CollabError where nothing answers at ``address``: Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")

@@ -55,6 +55,10 @@ def test_the_same_document(qwen3moe: Path, text: Path, stats: Path, nodes: Any, 
 def test_mistakes_are_one_line(qwen3moe: Path, text: Path, stats: Path, nodes: Any) -> None:
     with pytest.raises(CollabError, match=r"no Ray cluster at 127\.0\.0\.1:1: "):
         cp.probe(qwen3moe, stats=stats, texts=text, allow_few_tokens=True, threads=1, cluster="127.0.0.1:1")
+    with pytest.raises(
+        CollabError, match=r"no machine of the cluster has 99 cores, the largest has \d+: lower `threads`"
+    ):
+        cp.probe(qwen3moe, stats=stats, texts=text, allow_few_tokens=True, threads=99, cluster=nodes.address)
     job = ClusterProbe(
         LlamaCppEngine(), qwen3moe.with_name("gone.gguf"), (Disturbance(),), {}, Windows((text,), CTX, 1), 1, 1
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from collab_plugin.compression.ray_connection import TRIES, connected, cores_of, result
+from collab_plugin.compression.ray_connection import TRIES, check_cores, connected, cores_of, result
 from collab_plugin.engines.disturbance import Disturbance, Effects, ErrorShape
 from collab_plugin.engines.engine import Engine, Windows
 from collab_plugin.errors import CollabError
@@ -20,8 +20,7 @@ from collab_plugin.progress import Advance, untold
 
 @dataclass(frozen=True)
 class ClusterProbe:
-    """The arguments of `Engine.disturb`; ``threads`` are a worker's, and the cores that it takes. ``version``: of the
-    engine here, which the workers' must be, for others may give other numbers."""
+    """The arguments of `Engine.disturb`; ``threads`` are a worker's, and the cores that it takes."""
 
     engine: Engine
     model: Path
@@ -45,10 +44,11 @@ def on_shared(windows: Windows) -> Windows:
 def disturbed_on(address: str, job: ClusterProbe, progress: Advance) -> Effects:
     """`Engine.disturb` with the windows shared out over the cluster at ``address``.
 
-    A lost worker's windows are run again. Raises CollabError without Ray, for a cluster that is not there, for what a
-    worker says, and where its engine is of another version.
+    A lost worker's windows are run again. Raises CollabError without Ray, for a cluster that is not there or whose
+    machines have fewer cores than ``job.threads``, for what a worker says, and where its engine is of another version.
     """
     with connected(address) as ray:
+        check_cores(ray, job.threads)
         parts = max(1, min(job.most, cores_of(ray) // job.threads))
         shared, version = ray.put(job), job.engine.version()
         task = ray.remote(num_cpus=job.threads, max_retries=TRIES)(_part)
