@@ -152,7 +152,7 @@ def main() -> None:
     for name, made in TABLES.items():
         page = re.sub(
             rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)",
-            lambda found, made=made: f"{found[1]}{made()}\n{found[2]}",  # type: ignore[misc]
+            lambda found, made=made: f"{found[1]}{made()}\n{found[2]}",  # type: ignore[misc]  # a default is no type of a lambda
             page,
             flags=re.DOTALL,
         )
