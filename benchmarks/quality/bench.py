@@ -6,24 +6,31 @@ import dataclasses
 import hashlib
 import json
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from collab_llamacpp.llamacpp_engine import LlamaCppEngine
 from collab_llamacpp.native.ggml_kernels import GgmlKernels
 from numpy.typing import NDArray
 
 import collab_plugin as cp
 from collab_plugin.compression.as_gguf import as_gguf
+from collab_plugin.compression.inputs import samples_at
+from collab_plugin.compression.ray_cluster import RayCluster
+from collab_plugin.engines.engine import Windows
 from collab_plugin.planning.candidates import Candidates
+from collab_plugin.planning.measure.plans_on_cluster import ClusterPlans, measured_on
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.predictor import predictor_of
 from collab_plugin.planning.request import PlanRequest
 from collab_plugin.planning.sources import SensitivitySource, StatsSource
 from collab_plugin.plans.plan_file import plan_fingerprint
 from collab_plugin.plugins.manager import registry
+from collab_plugin.progress import untold
 
 CALIBRATION = 24  # windows of 512 tokens, of each text
 PROBING = 4
@@ -225,7 +232,7 @@ class Bench:
     def built(self, key: str, variant: str, bpw: float, detail: str, plan: cp.Plan, *, rival: bool = False) -> Row:
         """``rival``: a plan by rule, whose file does not change with the planner."""
         out = self.work / "out.gguf"
-        same = f"file {'' if rival else planner()} {plan_fingerprint(plan)}"
+        same = _of_file(plan, rival)
         known = self.known(same)
         if known is None:
             samples = None if plan.repair is None else self.samples
@@ -235,6 +242,20 @@ class Bench:
         return self._keep(key, dataclasses.replace(known, variant=variant, budget_bpw=bpw, detail=detail))
 
     # -- measuring
+
+    def measure_on(self, cluster: str, plans: Sequence[cp.Plan]) -> None:
+        """Measure on the Ray cluster at that address; what `built` then finds is what it would have measured itself."""
+        todo = {_of_file(plan): plan for plan in plans}
+        todo = {key: plan for key, plan in todo.items() if self.known(key) is None}
+        samples = self.samples.resolve() if any(plan.repair is not None for plan in todo.values()) else None
+        model = partial(cp.open_checkpoint, self.model.resolve())
+        workers = RayCluster(cluster, model, GgmlKernels, partial(samples_at, samples))
+        texts = tuple(text.resolve() for text in self.validation)
+        windows = Windows(texts, self.ctx, int(self._texts(texts, self.chunks)["chunks"]))
+        stats, reference = StatsSource.read(self.stats).stats, self.reference.resolve()
+        job = ClusterPlans(workers, LlamaCppEngine(), windows, reference, stats, tuple(todo.values()), self.threads)
+        for (key, plan), e in zip(todo.items(), measured_on(job, untold), strict=True):
+            self._keep(key, self._row("", 0.0, "", plan.bytes, e))
 
     @cached_property
     def reference(self) -> Path:
@@ -254,12 +275,13 @@ class Bench:
         if (known := self.known(key)) is not None:
             return known
         e = self.evaluated(file)
-        size = file.stat().st_size
-        row = Row(
+        return self._keep(key, self._row(variant, bpw, detail, file.stat().st_size, e))
+
+    def _row(self, variant: str, bpw: float, detail: str, size: int, e: cp.Evaluation) -> Row:
+        return Row(
             self.model.name, bpw, variant, detail, size, size * 8 / self.topology.total_parameters, e.mean_kld,
             e.mean_kld_stderr, e.ppl, e.ppl_original, e.same_top1, version(),
         )  # fmt: skip
-        return self._keep(key, row)
 
     def _file(self, key: str) -> Path:
         return self.work / f"row-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
@@ -271,3 +293,8 @@ class Bench:
     def _keep(self, key: str, row: Row) -> Row:
         self._file(key).write_text(json.dumps(dataclasses.asdict(row)))
         return row
+
+
+def _of_file(plan: cp.Plan, rival: bool = False) -> str:
+    """The key of what a plan's file measures."""
+    return f"file {'' if rival else planner()} {plan_fingerprint(plan)}"

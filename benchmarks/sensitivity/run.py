@@ -1,7 +1,8 @@
 """How well the planner predicts: rank correlation of predicted and measured KL divergence, of plans at random and near
 the one that is chosen.
 
-    python -m benchmarks.sensitivity.run [MODEL ...] [--random 8] [--near 8] [-o benchmarks/results]
+    python -m benchmarks.sensitivity.run [MODEL ...] [--random 8] [--near 8] [--cluster ADDRESS]
+        [-o benchmarks/results]
 
 A random plan gives every tensor a random type from IQ1_S to Q6_K, and every second one also drops up to a quarter of
 the experts. A plan near the chosen one is what `plan` makes with probes at 2.5 bits, with the type of every second
@@ -15,7 +16,8 @@ from __future__ import annotations
 import argparse
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import mean
@@ -44,8 +46,19 @@ MOVED = 0.5
 """Share of the tensors whose type is moved by one."""
 
 
+@dataclass(frozen=True)
+class Untried:
+    """A plan that is to be measured; the other fields are those of `Tried`."""
+
+    plans: str
+    seed: int
+    expert_count: int
+    plan: cp.Plan
+    predicted: Mapping[str, float]
+
+
 class Trial:
-    """Plans of one model, built and measured."""
+    """Plans of one model, made and measured."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
@@ -58,7 +71,7 @@ class Trial:
         sources = {"default weights": None, "probed": self.bench.sensitivity}
         return {kind: predictor_of(Candidates(self.bench.planning(source))) for kind, source in sources.items()}
 
-    def random(self, seed: int) -> Tried:
+    def random(self, seed: int) -> Untried:
         """Random types, and for odd seeds fewer experts."""
         rng, t = np.random.default_rng(seed), self.bench.topology
         counts = [c for c in notches(self.candidates.planning) if c >= 0.75 * t.expert_count]
@@ -66,7 +79,7 @@ class Trial:
         types = {}
         for name, choices in self.choices.items():
             types[name] = str(rng.choice([kind for kind in choices if kind in TYPES] or list(choices)))
-        return self._measured(RANDOM, seed, self.candidates.candidate(count, t.experts_used), types)
+        return self._untried(RANDOM, seed, self.candidates.candidate(count, t.experts_used), types)
 
     @cached_property
     def chosen(self) -> cp.Plan:
@@ -75,7 +88,7 @@ class Trial:
         return cp.plan(bench.checkpoint, stats=bench.stats, sensitivity=bench.sensitivity, budget=f"{SIZE}bpw",
                        keep="100%", kernels=bench.kernels, threads=bench.threads)  # fmt: skip
 
-    def near(self, seed: int) -> Tried:
+    def near(self, seed: int) -> Untried:
         """The chosen plan, with types moved by one."""
         rng = np.random.default_rng(seed)
         types = {}
@@ -85,23 +98,31 @@ class Trial:
             move = int(rng.choice((-1, 1))) if rng.random() < MOVED else 0
             types[name] = kinds[min(max(at + move, 0), len(kinds) - 1)]
         t = self.bench.topology
-        return self._measured(NEAR, seed, self.candidates.candidate(t.expert_count, t.experts_used), types)
+        return self._untried(NEAR, seed, self.candidates.candidate(t.expert_count, t.experts_used), types)
 
-    def _measured(self, plans: str, seed: int, candidate: Candidate, types: Mapping[str, str]) -> Tried:
+    def _untried(self, plans: str, seed: int, candidate: Candidate, types: Mapping[str, str]) -> Untried:
         bench = self.bench
         table = ErrorTable(bench.checkpoint, candidate.plan.pruning.kept, self.candidates.planning.imatrix,
                            bench.kernels, bench.threads, untold)  # fmt: skip
         errors = table.measure({n: (k,) for n, k in types.items()})
-        plan = self.candidates.finish(candidate, types, errors)
-        row = bench.built(f"{plans} {seed}", plans, plan.bits_per_weight, str(candidate.count), plan)
         predicted = {"error alone": sum(errors[n][k] for n, k in types.items())}
         for kind, predictor in self.predictors.items():
             cost = sum(predictor.weights[n] * errors[n][k] for n, k in types.items())
             predicted[kind] = predictor.total(cost, candidate.count, candidate.used)
-        told = ", ".join(f"{k} {predicted[k]:.4f}" for k in KINDS)
-        print(f"{row.model} {plans} {seed}: {candidate.count} experts, {row.bpw:.2f} bpw, measured {row.mean_kld:.4f}, "
-              f"{told}", flush=True)  # fmt: skip
-        return Tried(row.model, plans, seed, candidate.count, row.bpw, predicted, row.mean_kld)
+        return Untried(plans, seed, candidate.count, self.candidates.finish(candidate, types, errors), predicted)
+
+    def measured(self, some: Sequence[Untried], cluster: str | None) -> list[Tried]:
+        """Built and evaluated, here or on the Ray cluster at that address."""
+        if cluster is not None:
+            self.bench.measure_on(cluster, [t.plan for t in some])
+        return [self._measured(t) for t in some]
+
+    def _measured(self, t: Untried) -> Tried:
+        row = self.bench.built(f"{t.plans} {t.seed}", t.plans, t.plan.bits_per_weight, str(t.expert_count), t.plan)
+        told = ", ".join(f"{k} {t.predicted[k]:.4f}" for k in KINDS)
+        print(f"{row.model} {t.plans} {t.seed}: {t.expert_count} experts, {row.bpw:.2f} bpw, measured "
+              f"{row.mean_kld:.4f}, {told}", flush=True)  # fmt: skip
+        return Tried(row.model, t.plans, t.seed, t.expert_count, row.bpw, t.predicted, row.mean_kld)
 
     def show_weights(self) -> None:
         """Mean probed weight by part and layer, beside the default's."""
@@ -123,6 +144,7 @@ def main() -> None:
     p.add_argument("--near", type=int, default=8)
     p.add_argument("--chunks", type=int, default=4, help="windows of 512 tokens of each text, or as many tokens")
     p.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    p.add_argument("--cluster", help="address of a Ray cluster that builds and measures the plans")
     p.add_argument("--probe-tokens", type=int, help="by default twice those of the calibration")
     p.add_argument("--work", type=Path, default=Path("/tmp/collab-quality"))
     p.add_argument("-o", "--output", type=Path, default=ROOT / "benchmarks" / "results")
@@ -131,7 +153,8 @@ def main() -> None:
     for model in a.models or trained_models():
         trial = Trial(Bench(model, a.work / model.name, a.chunks, a.threads, a.probe_tokens))
         trial.show_weights()
-        found = [trial.random(seed) for seed in range(a.random)] + [trial.near(seed) for seed in range(a.near)]
+        some = [trial.random(seed) for seed in range(a.random)] + [trial.near(seed) for seed in range(a.near)]
+        found = trial.measured(some, a.cluster)
         tell(found)
         rows = [r for r in read_tried(a.output / "sensitivity.csv") if r.model != model.name]
         write_tried(a.output / "sensitivity.csv", [*rows, *found])

@@ -17,6 +17,7 @@ from collab_plugin.compression.gguf_file import compress as compress_gguf
 from collab_plugin.compression.hf_folder import CompressedFolder, FolderPrecision, compress_folder
 from collab_plugin.compression.inputs import quantizes, samples_of, stats_of
 from collab_plugin.compression.ray_cluster import RayCluster
+from collab_plugin.compression.ray_connection import address_elsewhere
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.output_path import check_output, check_output_folder
 from collab_plugin.planning.budget import parse_size
@@ -171,7 +172,7 @@ def compress(
         beside = None if folder is None else folder.resolve()
         workers = RayCluster(
             cluster,
-            partial(open_checkpoint, _elsewhere(checkpoint)),
+            partial(open_checkpoint, address_elsewhere(checkpoint)),
             partial(_kernels, quantizes(decided, checkpoint)),
             partial(samples_of, decided, beside, given),
         )
@@ -210,12 +211,6 @@ def _ordered(
     matched = match_model(stats, checkpoint, "`stats`").stats
     counts = {layer: routing.count.astype(np.float64) for layer, routing in matched.routing.items()}
     return ordered_by(plan, checkpoint, kind, counts)
-
-
-def _elsewhere(checkpoint: Checkpoint) -> str:
-    """How workers of a cluster, in other folders, find the model."""
-    path = checkpoint.path
-    return str(path.resolve()) if checkpoint.address == str(path) else checkpoint.address
 
 
 def _kernels(needed: bool) -> Kernels | None:

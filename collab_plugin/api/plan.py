@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,9 @@ from collab_plugin.api.fit import machine_of
 from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.checkpoint.topology import Topology, topology_of
 from collab_plugin.checkpoint.trained_context import window_note
+from collab_plugin.compression.inputs import samples_at
+from collab_plugin.compression.ray_cluster import RayCluster
+from collab_plugin.compression.ray_connection import address_elsewhere
 from collab_plugin.engines.engine import Engine
 from collab_plugin.engines.supported_types import allowed_types, refuse_types
 from collab_plugin.errors import CollabError
@@ -42,6 +46,7 @@ from collab_plugin.planning.request import DEFAULT_TYPES, PlanRequest
 from collab_plugin.planning.sources import SamplesSource
 from collab_plugin.plans.plan import GroupPolicy, Layers, Order, Plan
 from collab_plugin.plugins.manager import first_kernels, pick, registry
+from collab_plugin.plugins.open_checkpoint import open_checkpoint
 from collab_plugin.progress import OnProgress, silent
 from collab_plugin.quantize.kernels import Kernels
 from collab_plugin.stats.sensitivity import Sensitivity
@@ -81,6 +86,7 @@ def plan(
     ctx: int | None = None,
     chunks: int = 8,
     engine: str | Engine = "llamacpp",
+    cluster: str | None = None,
     kernels: Kernels | None = None,
     threads: int | None = None,
     progress: OnProgress = silent,
@@ -108,12 +114,20 @@ def plan(
 
     ``confirm``: so many of the best candidates are built in the user's cache folder and measured on ``texts``, at
     most ``chunks`` windows of ``ctx`` tokens (default: as the stats were calibrated) of each; the winner is returned.
-    ``kernels`` measure what quantizing costs; by default the first that a plugin brings.
+    ``cluster``: address of a Ray cluster whose workers build and measure them, ``threads`` cores a worker, with the
+    same numbers; the model, texts, samples and the cache folder lie on storage that all of them see. ``kernels``
+    measure what quantizing costs; by default the first that a plugin brings.
 
     Raises CollabError when no plan within the rules holds the budget, naming the smallest that would.
 
     Example: ``cp.plan("DeepSeek-V3/", stats="stats.gguf", budget="103GB", experts_used="auto")``
     """
+    if cluster is not None and not confirm:
+        raise CollabError("`cluster` measures candidates: give `confirm` too, or leave it out")
+    if cluster is not None and kernels is not None:
+        raise CollabError(
+            "`kernels` are objects of this process: workers of a `cluster` take their own; leave them out"
+        )
     source = None if stats is None else source_of(stats)
     checkpoint = prunable(opened(model), source.stats if source else None, str(keep), groups, keep_types)
     topology = topology_of(checkpoint)
@@ -153,6 +167,9 @@ def plan(
         None if samples is None else SamplesSource.read(Path(samples)),
     )
     measuring = measuring_of(engine, texts, ctx, chunks, planning.stats) if confirm else None
+    if measuring is not None and cluster is not None:
+        given = None if samples is None else Path(samples).resolve()
+        measuring = replace(measuring, workers=_workers(cluster, checkpoint, given))
 
     def beside(kind: KvType) -> Plan:
         room = replace(setup, kv_type=kind)
@@ -171,6 +188,15 @@ def plan(
     if loader is not None:
         _refuse_types(made, loader)
     return made
+
+
+def _workers(address: str, checkpoint: Checkpoint, samples: Path | None) -> RayCluster:
+    return RayCluster(
+        address,
+        partial(open_checkpoint, address_elsewhere(checkpoint)),
+        first_kernels,
+        partial(samples_at, samples),
+    )
 
 
 def _budget(

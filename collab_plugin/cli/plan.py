@@ -165,6 +165,11 @@ def _kv_types(value: str | None) -> tuple[KvType, ...]:
     help="At most so many windows of each text, for --confirm.",
 )
 @click.option("--engine", default="llamacpp", show_default=True, help="Engine for --confirm (see `plugins`).")
+@click.option(
+    "--cluster",
+    metavar="ADDRESS",
+    help="Ray cluster that measures the candidates of --confirm: ray://HEAD:10001, or auto on a node of it.",
+)
 @click.option("--keep-types", is_flag=True, help="Prune a quantized GGUF without requantizing anything.")
 @click.option("--allow-few-tokens", is_flag=True, help="Prune although calibration saw too few tokens.")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="Plan file to write.")
@@ -203,6 +208,7 @@ def command(
     ctx: int | None,
     chunks: int,
     engine: str,
+    cluster: str | None,
     keep_types: bool,
     allow_few_tokens: bool,
     out: Path,
@@ -254,6 +260,7 @@ def command(
         ctx=ctx,
         chunks=chunks,
         engine=engine,
+        cluster=cluster,
         threads=threads,
         progress=shown(),
     )

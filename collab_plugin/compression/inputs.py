@@ -57,3 +57,8 @@ def samples_of(plan: Plan, folder: Path | None, given: Path | None) -> BlockSamp
     if file_sha256(path) != plan.repair.sha256:
         raise CollabError(f"{path} is not the samples file that the plan was made with; give that with `samples`")
     return read_samples(path)
+
+
+def samples_at(path: Path | None) -> BlockSamples | None:
+    """The samples of that file; None without one."""
+    return None if path is None else read_samples(path)

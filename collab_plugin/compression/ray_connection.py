@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.errors import CollabError
 
 TRIES = 10
@@ -50,6 +51,20 @@ def result(ray: Any, ready: Any) -> Any:
         raise CollabError(f"the cluster lost a task {TRIES + 1} times ({line}); run the same command again") from None
 
 
+def as_they_end(ray: Any, tasks: Mapping[Any, int]) -> Generator[tuple[int, Any], None, None]:
+    """(number, result) of ``tasks``, each when it ends; those that run when this is closed are cancelled. CollabError
+    as `result` raises it."""
+    running = dict(tasks)
+    try:
+        while running:
+            ready, _ = ray.wait(list(running), num_returns=1)
+            number = running.pop(ready[0])
+            yield number, result(ray, ready[0])
+    finally:
+        for left in running:
+            ray.cancel(left, force=False)
+
+
 def cores_of(ray: Any) -> int:
     """Cores of all nodes, at least one."""
     return max(int(ray.cluster_resources().get("CPU", 1)), 1)
@@ -60,6 +75,12 @@ def check_cores(ray: Any, cores: int) -> None:
     most = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
     if cores > most:
         raise CollabError(f"no machine of the cluster has {cores} cores, the largest has {most}: lower `threads`")
+
+
+def address_elsewhere(checkpoint: Checkpoint) -> str:
+    """How workers of a cluster, in other folders, find the model."""
+    path = checkpoint.path
+    return str(path.resolve()) if checkpoint.address == str(path) else checkpoint.address
 
 
 def _reach(address: str) -> None:

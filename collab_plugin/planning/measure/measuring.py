@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from collab_plugin.compression.ray_cluster import RayCluster
 from collab_plugin.engines.ability import check_able, check_reads
 from collab_plugin.engines.disturbance import Disturbance, Effects, ErrorShape
 from collab_plugin.engines.engine import Ability, Engine, Windows
 from collab_plugin.errors import CollabError
-from collab_plugin.planning.measure.probe_on_cluster import ClusterProbe, disturbed_on, on_shared
+from collab_plugin.planning.measure.cluster_worker import on_shared
+from collab_plugin.planning.measure.probe_on_cluster import ClusterProbe, disturbed_on
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.progress import Advance
 from collab_plugin.stats.stats import Stats
@@ -21,11 +23,12 @@ _NEEDED: tuple[Ability, ...] = ("reference", "evaluate")
 @dataclass(frozen=True)
 class Measuring:
     """``engine`` compares models with the original on ``windows``. ``cluster``: address of a Ray cluster that `disturb`
-    runs on, None for this machine."""
+    runs on, None for this machine. ``workers``: of a cluster that measures plans, None for this machine."""
 
     engine: Engine
     windows: Windows
     cluster: str | None = None
+    workers: RayCluster | None = None
 
     def disturb(
         self,

@@ -5,16 +5,16 @@ Workers open the model and read the texts on storage that all of them see.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from collab_plugin.compression.ray_connection import TRIES, check_cores, connected, cores_of, result
+from collab_plugin.compression.ray_connection import TRIES, as_they_end, check_cores, connected, cores_of
 from collab_plugin.engines.disturbance import Disturbance, Effects, ErrorShape
 from collab_plugin.engines.engine import Engine, Windows
-from collab_plugin.errors import CollabError
+from collab_plugin.planning.measure.cluster_worker import check_worker
 from collab_plugin.progress import Advance, untold
 
 
@@ -36,11 +36,6 @@ class ClusterProbe:
         return (self.model, *self.windows.texts)
 
 
-def on_shared(windows: Windows) -> Windows:
-    """``windows`` with texts as workers in other folders find them."""
-    return replace(windows, texts=tuple(text.resolve() for text in windows.texts))
-
-
 def disturbed_on(address: str, job: ClusterProbe, progress: Advance) -> Effects:
     """`Engine.disturb` with the windows shared out over the cluster at ``address``.
 
@@ -56,14 +51,10 @@ def disturbed_on(address: str, job: ClusterProbe, progress: Advance) -> Effects:
         found: dict[int, Effects] = {}
         total = job.most * (len(job.disturbances) + 1) * job.windows.ctx
         progress(0, total)
-        try:
-            while running:
-                ready, _ = ray.wait(list(running), num_returns=1)
-                found[running.pop(ready[0])] = result(ray, ready[0])
+        with closing(as_they_end(ray, running)) as ended:
+            for number, effects in ended:
+                found[number] = effects
                 progress(sum(part.tokens_run for part in found.values()), total)
-        finally:
-            for left in running:
-                ray.cancel(left, force=False)
     return Effects.joined([found[number] for number in range(parts)])
 
 
@@ -72,12 +63,7 @@ def _part(held: list[Any], version: str, number: int, parts: int) -> Effects:
     import ray
 
     job: ClusterProbe = ray.get(held[0])
-    where = f"on {socket.gethostname()}"
-    for path in job.needed:
-        if not path.exists():
-            raise CollabError(f"{path} is not there {where}; workers read the model and the texts under the same paths")
-    if (theirs := job.engine.version()) != version:
-        raise CollabError(f"the engine {where} is {theirs}, here it is {version}: install the same one")
+    check_worker(job.engine, version, job.needed)
     return job.engine.disturb(
         job.model,
         job.disturbances,
