@@ -3,10 +3,10 @@
     python -m benchmarks.placement.synthetic COUNTS [--tokens 1200]
 
 COUNTS: DeepSeek-V3-Pruning/inference/config_671B_expert_scores_seqlen_4k.json of github.com/Bobchenyx/CC-MoE, how often
-each expert of DeepSeek-V3-0324 was chosen. A token keeps each choice of the token before it with the probability
-`locality`, and draws the rest by the counts, without an expert twice; groups of experts are left out. Real locality is
-not known from counts: the traces say what a locality would give, and nothing of DeepSeek. Prints a table; writes
-placement_synthetic.csv.
+each expert of DeepSeek-V3-0324 was chosen. Logits are the logarithms of the counts, with wanderings over three scales
+of time (drawn_traces.py); groups of experts are left out. Real locality is not known from counts: the traces say what
+a locality would give, and nothing of DeepSeek. The localities are none, and about the least and the most of four large
+models (published_curves.py). Prints a table; writes placement_synthetic.csv.
 """
 
 from __future__ import annotations
@@ -18,34 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 import collab_plugin as cp
+from benchmarks.placement.drawn_traces import drawn
 from benchmarks.vllm.load import write_csv
 from collab_plugin.placement.builtin_policies import LFU_DECAY, LFU_STEADY, LRU_WARM, MOST_SELECTED
 from collab_plugin.placement.policy_table import expected_hits
 from collab_plugin.placement.simulate import OPTIMUM
 
 RESULTS = Path(__file__).parents[1] / "results"
-USED, SHARES, LOCALITIES = 8, (0.1, 0.25, 0.5), (0.0, 0.3, 0.6)
-
-
-def drawn(counts: NDArray[np.int64], tokens: int, locality: float, seed: int = 0) -> NDArray[np.int16]:
-    """i16[tokens, layers, 8] of ``counts`` i64[layers, experts]: the largest of log counts + Gumbel noise, those that
-    are kept from the token before first."""
-    random = np.random.default_rng(seed)
-    logits = np.log(np.maximum(counts, 1e-3))
-    chosen = np.empty((tokens, len(counts), USED), np.int16)
-    for token in range(tokens):
-        keys = logits + random.gumbel(size=logits.shape)
-        if token:
-            kept = random.random(chosen[token - 1].shape) < locality
-            rows, places = np.nonzero(kept)
-            keys[rows, chosen[token - 1][rows, places]] = np.inf
-        chosen[token] = np.argpartition(-keys, USED, axis=1)[:, :USED]
-    return chosen
+USED, SHARES, LOCALITIES = 8, (0.1, 0.25, 0.5), (0.0, 1.0, 2.4)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -59,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     experts = counts.shape[1]
     routing = {n: cp.LayerRouting(int(row.sum()) // USED, row) for n, row in zip(layers, counts, strict=True)}
     uses = cp.uses_of(layers, experts, routing)
+    logits = np.log(np.maximum(counts, 1e-3))
     rooms = [round(share * experts) * len(layers) for share in SHARES]
     rows: list[dict[str, Any]] = [
         {"locality": "the counts", "policy": "most-selected", "share": share,
@@ -66,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for share, room in zip(SHARES, rooms, strict=True)
     ]  # fmt: skip
     for locality in LOCALITIES:
-        trace = cp.RoutingTrace(drawn(counts, given.tokens, locality), layers, experts)
+        trace = cp.RoutingTrace(drawn(logits, USED, given.tokens, locality), layers, experts)
         found = {policy.name: cp.replay(trace, policy, rooms, uses)
                  for policy in (MOST_SELECTED, LRU_WARM, LFU_DECAY, LFU_STEADY)}  # fmt: skip
         found[OPTIMUM] = cp.best_possible(trace, rooms, filled=True)
