@@ -35,7 +35,7 @@ from collab_plugin.engines.engine import REFERENCE, Ability, Decoding, Engine, W
 from collab_plugin.engines.results import Evaluation, Generation, Served
 from collab_plugin.engines.text_windows import text_cut
 from collab_plugin.formats.tensor_names import Role
-from collab_plugin.placement.machine_profile import DeviceSpeed
+from collab_plugin.placement.machine_profile import DeviceSpeed, ReadMatrix
 from collab_plugin.placement.placement import Placement
 from collab_plugin.placement.usable_memory import usable_memory
 from collab_plugin.progress import Advance
@@ -249,8 +249,11 @@ class LlamaCppEngine(Engine):
         ctx = ctx or min(MOST_CTX, int(own.value) if own else MOST_CTX)
         return serve(checkpoint.path, ctx=ctx, threads=threads, start_limit=start_limit)
 
-    def measure(self, types: Sequence[str], *, threads: int) -> tuple[tuple[DeviceSpeed, ...], float]:
-        arrays = run_job(MeasureJob(tuple(types), threads), "measure this machine", lambda _: None)
+    def measure(
+        self, matrices: Sequence[ReadMatrix], *, model_bytes: int, threads: int
+    ) -> tuple[tuple[DeviceSpeed, ...], float]:
+        job = MeasureJob(tuple(matrices), model_bytes, threads)
+        arrays = run_job(job, "measure this machine", lambda _: None)
         devices = []
         for key, told in arrays.items():
             if not key.startswith("device."):

@@ -1,12 +1,11 @@
 """Forecasts of speed against runs on this machine's processor.
 
-    python -m benchmarks.placement.forecast [--threads 1] [--tokens 192] [--processor-time]
+    python -m benchmarks.placement.forecast [--threads 1] [--tokens 160] [--rounds 3] [--processor-time]
 
 The trained models as they are, and skewed-qwen2moe with experts 8 times as wide (see larger_than_memory.py) as F16,
-Q8_0, Q4_K and Q2_K, which no processor's caches hold. Each is placed with `--measure` in a memory that holds it, then
-run; a run is the best of three, because other work on a machine only slows it. ``--processor-time``: tokens a second of
-the processor's time, what a long run takes more of than a short one, for a machine with other work; with one thread.
-Prints a table; writes placement_forecast.csv.
+Q8_0, Q4_K and Q2_K. Each is placed with `--measure` in a memory that holds it, then run, ``--rounds`` times in turn;
+medians count. ``--processor-time``: tokens a second of the thread's own time, for a machine with other work; with one
+thread. Prints a table; writes placement_forecast.csv.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import resource
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -33,6 +32,8 @@ from collab_plugin.plans.artifact import artifact_layout
 from collab_plugin.plans.plan import TensorPlan
 
 TYPES = ("Q8_0", "Q4_K", "Q2_K")
+WARM = 8
+"""Tokens before time counts."""
 
 
 def quantized(model: Path, kind: str, out: Path) -> Path:
@@ -53,44 +54,60 @@ def wall_speed(model: Path, tokens: int, threads: int) -> float:
 
 
 def processor_speed(model: Path, tokens: int, threads: int) -> float:
-    """Of the process that computes, which is a child."""
+    """What `run` does for a token, timed by the thread's own time."""
+    import llama_cpp
+    from collab_llamacpp.native.model import LoadedModel
+    from collab_llamacpp.native.sampling import piece, sampler
 
-    def run(most: int) -> tuple[int, float]:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        made = cp.run(model, "And", max_tokens=most, ctx=256, threads=threads).tokens
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return made, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-    (few, short), (many, long) = run(8), run(8 + tokens)
-    return (many - few) / (long - short)
+    with LoadedModel(model, ctx=256, threads=threads) as session:
+        chain = sampler(0.0, 0)
+        prompt = session.tokenize("And")
+        session.decode(prompt, len(prompt) - 1)
+        start = 0.0
+        for at in range(WARM + tokens):
+            if at == WARM:
+                start = time.thread_time()
+            token = llama_cpp.llama_sampler_sample(chain, session.ctx, -1)
+            piece(session, token)
+            session.decode([token], 0, len(prompt) + at)
+        llama_cpp.llama_synchronize(session.ctx)
+        return tokens / (time.thread_time() - start)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--tokens", type=int, default=192)
+    parser.add_argument("--tokens", type=int, default=160)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--processor-time", action="store_true")
     given = parser.parse_args(arguments)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="collab-forecast-") as name:
         folder = Path(name)
-        models = {path.name: path for path in (ROOT / "tests" / "models").iterdir() if (path / "config.json").exists()}
+        models = {}
+        for path in sorted((ROOT / "tests" / "models").iterdir()):
+            if (path / "config.json").exists():
+                models[path.name] = folder / f"{path.name}.gguf"
+                cp.compress(path, copy_of(path), models[path.name], threads=1)
         wide = widened(MODEL, folder / "wide.gguf", 8)
         models |= {"skewed, wide, F16": wide}
         models |= {f"skewed, wide, {kind}": quantized(wide, kind, folder / f"{kind}.gguf") for kind in TYPES}
         for title, model in models.items():
-            placed = cp.place(model, tiers=["ram=16GB"], measure=True, threads=given.threads)
-            speed = placed.placement.tensors.speed
-            assert speed is not None
             measured = processor_speed if given.processor_time else wall_speed
-            runs = [measured(model, given.tokens, given.threads) for _ in range(3)]
+            speeds, runs = [], []
+            for _ in range(given.rounds):
+                placed = cp.place(model, tiers=["ram=16GB"], measure=True, threads=given.threads)
+                assert placed.placement.tensors.speed is not None
+                speeds.append(placed.placement.tensors.speed)
+                runs.append(measured(model, given.tokens, given.threads))
+            expected, run = median(speed.expected for speed in speeds), median(runs)
             rows.append(
                 {
                     "model": title,
-                    "expected": round(speed.expected, 1),
-                    "roof": round(speed.roof, 1),
-                    "run": round(max(runs), 1),
-                    "off": round(max(runs) / speed.expected - 1, 3),
+                    "expected": round(expected, 1),
+                    "roof": round(median(speed.roof for speed in speeds), 1),
+                    "run": round(run, 1),
+                    "off": round(run / expected - 1, 3),
                 }
             )
             print(rows[-1], flush=True)

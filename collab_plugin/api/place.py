@@ -10,12 +10,13 @@ from pathlib import Path
 from collab_plugin.api.arguments import AnyPath, Model, engine_of, opened, threads_of
 from collab_plugin.api.trace_argument import trace_for
 from collab_plugin.checkpoint.checkpoint import Checkpoint
+from collab_plugin.checkpoint.topology import topology_of
 from collab_plugin.engines.ability import check_able
 from collab_plugin.engines.engine import Engine
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.file_hash import file_sha256
 from collab_plugin.placement.disk_speed import disk_speeds
-from collab_plugin.placement.expert_tensors import expert_tensors
+from collab_plugin.placement.expert_tensors import expert_tensors, read_matrices
 from collab_plugin.placement.machine_profile import MachineProfile, forecast_error, read_profile, write_profile
 from collab_plugin.placement.machines import read_bandwidth
 from collab_plugin.placement.place import Placed, PlaceInput, with_honours
@@ -140,11 +141,12 @@ def _routing(
 
 def _measured(checkpoint: Checkpoint, engine: Engine, threads: int, progress: OnProgress) -> MachineProfile:
     check_able(engine, "measure")
-    types = sorted({info.type.name for info in checkpoint.tensors.values() if len(info.shape) > 1})
+    sizes = [info.nbytes for info in checkpoint.tensors.values()]
+    matrices = read_matrices(checkpoint, topology_of(checkpoint).experts_used)
     with track(progress, "measuring this machine"):
         memory = read_bandwidth(threads)
         disk = disk_speeds(_largest(checkpoint.path))
-        devices, node_seconds = engine.measure(types, threads=threads)
+        devices, node_seconds = engine.measure(matrices, model_bytes=sum(sizes), threads=threads)
     profile = MachineProfile(engine.version(), threads, memory, disk, devices, node_seconds)
     write_profile(profile)
     return profile

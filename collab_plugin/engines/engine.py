@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from collab_plugin.engines.disturbance import Disturbance, Effects, ErrorShape
 from collab_plugin.engines.results import Evaluation, Generation, Served
 from collab_plugin.errors import CollabError
-from collab_plugin.placement.machine_profile import DeviceSpeed
+from collab_plugin.placement.machine_profile import DeviceSpeed, ReadMatrix
 from collab_plugin.placement.placement import Placement
 from collab_plugin.progress import Advance
 from collab_plugin.stats.stats import Stats
@@ -172,9 +172,11 @@ class Engine(ABC):
         """
         raise CollabError(f"engine {self.name!r} cannot serve a model")
 
-    def measure(self, types: Sequence[str], *, threads: int) -> tuple[tuple[DeviceSpeed, ...], float]:
-        """How fast each device here multiplies one token with experts of these ggml types, and the seconds that one
-        small operation of a graph takes on the processor."""
+    def measure(
+        self, matrices: Sequence[ReadMatrix], *, model_bytes: int, threads: int
+    ) -> tuple[tuple[DeviceSpeed, ...], float]:
+        """How fast each device here multiplies one token with these matrices of a model of so many bytes, by their ggml
+        types, and the seconds that one small operation of a graph takes on the processor."""
         raise CollabError(f"engine {self.name!r} cannot measure this machine")
 
     def honours(self, placement: Placement) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo
 from collab_plugin.formats.tensor_names import Role
+from collab_plugin.placement.machine_profile import ReadMatrix
 
 
 class TypedBytes(NamedTuple):
@@ -50,6 +51,20 @@ def other_reads(tensors: Iterable[TensorInfo]) -> list[TypedBytes]:
         for info in listed
         if info.role != Role.EXPERT and (tied or info.role != Role.EMBEDDING)
     ]
+
+
+def read_matrices(checkpoint: Checkpoint, used: int) -> tuple[ReadMatrix, ...]:
+    """The shapes of all matrices that a token is multiplied with, each once; a token uses ``used`` experts."""
+    found: dict[tuple[str, int, int, int], float] = {}
+    tied = "output.weight" not in checkpoint.tensors
+    for info in checkpoint.tensors.values():
+        if len(info.shape) < 2 or (info.role == Role.EMBEDDING and not tied):
+            continue
+        expert = info.role == Role.EXPERT
+        key = (info.type.name, info.shape[-1], info.shape[-2], used if expert else 1)
+        read = info.nbytes * (used / info.shape[0] if expert else 1)
+        found[key] = found.get(key, 0.0) + read
+    return tuple(ReadMatrix(*key, read) for key, read in found.items())
 
 
 def layer_bytes(tensors: Iterable[ExpertTensor]) -> dict[int, int]:

@@ -18,8 +18,20 @@ _BYTES = 2**20
 
 
 @dataclass(frozen=True)
+class ReadMatrix:
+    """Matrices of one shape, ``rows`` by ``columns`` of ggml's ``type``, of which a token is multiplied with ``used``
+    at a time: experts of a layer, or 1. ``bytes``: what one token reads of all of them."""
+
+    type: str
+    columns: int
+    rows: int
+    used: int
+    bytes: float
+
+
+@dataclass(frozen=True)
 class DeviceSpeed:
-    """``kernels``: ggml type -> bytes of experts a second that the device multiplies one token with. ``unified``: its
+    """``kernels``: ggml type -> bytes of weights a second that the device multiplies one token with. ``unified``: its
     memory is the processor's."""
 
     name: str

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from collab_plugin.engines.disturbance import Disturbance
 from collab_plugin.engines.text_windows import TextCut
+from collab_plugin.placement.machine_profile import ReadMatrix
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,10 @@ class SampleJob:
 
 @dataclass(frozen=True)
 class MeasureJob:
-    """``types`` of ggml to multiply with."""
+    """``matrices`` to multiply with, of a model of ``model_bytes``."""
 
-    types: tuple[str, ...]
+    matrices: tuple[ReadMatrix, ...]
+    model_bytes: int
     threads: int
 
 

@@ -1,4 +1,4 @@
-"""How fast a device multiplies with experts, and what a small operation of a graph takes (ggml, one token)."""
+"""How fast a device multiplies with a matrix, and what a small operation of a graph takes (ggml, one token)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from statistics import median
 
 import numpy as np
 from gguf import GGMLQuantizationType
@@ -14,11 +15,15 @@ from collab_llamacpp.native.ggml import Ggml
 from collab_llamacpp.native.weight_buffers import WEIGHTS, extra_buffer_types, weight_buffer_type
 from collab_plugin.engines.ggml_structs import InitParams
 from collab_plugin.formats.ggml_types import row_bytes
+from collab_plugin.placement.machine_profile import ReadMatrix
 
-COLUMNS, ROWS, USED = 2048, 1024, 8
 _MOST = 128 * 2**20
-"""Bytes of experts of one type: more than the caches of a processor hold."""
+"""Bytes of matrices that are multiplied with in turn: more than the caches of a processor hold."""
+_ROWS = 4096
+"""Larger matrices, such as heads, are measured with so many rows."""
 _SECONDS = 0.15
+_TURNS = 16
+"""Products in one graph, because a call takes some time whatever it computes."""
 _NODES = 256
 Clock = Callable[[], float]
 _F32, _I32 = GGMLQuantizationType.F32.value, GGMLQuantizationType.I32.value
@@ -42,24 +47,29 @@ def clock_of(kind: str, threads: int) -> Clock:
     return time.thread_time if (kind, threads) == ("host", 1) else time.perf_counter
 
 
-def expert_speed(lib: Ggml, device: int, backend: int, type_name: str, clock: Clock) -> float | None:
-    """Bytes of experts a second when one token is multiplied with 8 experts at random, which lie where llama.cpp's
-    loader puts them: repacked, where the processor has a kernel for that. None where the device declines the type. The
-    experts are noise: products may be infinite, which takes no longer."""
-    size = ROWS * row_bytes(type_name, COLUMNS)
-    experts = max(_MOST // size, 2 * USED)
+def matrix_speed(
+    lib: Ggml, device: int, backend: int, matrix: ReadMatrix, model_bytes: int, clock: Clock
+) -> float | None:
+    """Bytes of weights a second when one token is multiplied with ``matrix.used`` matrices at random, of as many as a
+    model of ``model_bytes`` could have, so that caches hold of them what they hold of the model. They lie where
+    llama.cpp's loader puts experts: repacked, where the processor has a kernel for that. None where the device declines
+    the type. The weights are noise: products may be infinite, which takes no longer."""
+    used, columns, rows = matrix.used, matrix.columns, min(matrix.rows, _ROWS)
+    size = rows * row_bytes(matrix.type, columns)
+    experts = max(min(_MOST, model_bytes) // size, 2 * used)
     with ExitStack() as stack:
-        held, context = (stack.enter_context(_context(lib, 8)) for _ in range(2))
-        weights = lib.ggml_new_tensor_3d(held, GGMLQuantizationType[type_name].value, COLUMNS, ROWS, experts)
-        x = lib.ggml_new_tensor_3d(context, _F32, COLUMNS, 1, 1)
-        ids = lib.ggml_new_tensor_2d(context, _I32, USED, 1)
-        node = lib.ggml_mul_mat_id(context, weights, x, ids)
-        chosen_type = weight_buffer_type(lib, device, extra_buffer_types(lib, device), weights, node)
+        held, context = (stack.enter_context(_context(lib, 2 * _TURNS + 8)) for _ in range(2))
+        kind = GGMLQuantizationType[matrix.type].value
+        weights = lib.ggml_new_tensor_3d(held, kind, columns, rows, experts)
+        x = lib.ggml_new_tensor_3d(context, _F32, columns, 1, 1)
+        ids = [lib.ggml_new_tensor_2d(context, _I32, used, 1) for _ in range(_TURNS)]
+        nodes = [lib.ggml_mul_mat_id(context, weights, x, own) for own in ids]
+        chosen_type = weight_buffer_type(lib, device, extra_buffer_types(lib, device), weights, nodes[0])
         if chosen_type is None:
             return None
-        own = lib.ggml_backend_dev_buffer_type(device)
-        for tensors, kind, usage in ((held, chosen_type, WEIGHTS), (context, own, 0)):
-            buffer = lib.ggml_backend_alloc_ctx_tensors_from_buft(tensors, kind)
+        own_type = lib.ggml_backend_dev_buffer_type(device)
+        for tensors, buffer_type, usage in ((held, chosen_type, WEIGHTS), (context, own_type, 0)):
+            buffer = lib.ggml_backend_alloc_ctx_tensors_from_buft(tensors, buffer_type)
             if not buffer:
                 return None
             stack.callback(lib.ggml_backend_buffer_free, buffer)
@@ -67,18 +77,20 @@ def expert_speed(lib: Ggml, device: int, backend: int, type_name: str, clock: Cl
         random = np.random.default_rng(0)
         # Whole, because repacked buffers take nothing else.
         lib.ggml_backend_tensor_set(weights, random.bytes(size) * experts, 0, experts * size)
-        lib.ggml_backend_tensor_set(x, np.ones(COLUMNS, np.float32).ctypes.data, 0, 4 * COLUMNS)
+        lib.ggml_backend_tensor_set(x, np.ones(columns, np.float32).ctypes.data, 0, 4 * columns)
         graph = lib.ggml_new_graph(context)
-        lib.ggml_build_forward_expand(graph, node)
-        best, end = 0.0, time.perf_counter() + _SECONDS
+        for node in nodes:
+            lib.ggml_build_forward_expand(graph, node)
+        seconds, end = [], time.perf_counter() + _SECONDS
         while time.perf_counter() < end:
-            chosen = np.stack([random.permutation(experts)[:USED] for _ in range(16)]).astype(np.int32)
+            for tensor in ids:
+                row = random.permutation(experts)[:used].astype(np.int32)
+                lib.ggml_backend_tensor_set(tensor, row.ctypes.data, 0, row.nbytes)
             start = clock()
-            for row in chosen:
-                lib.ggml_backend_tensor_set(ids, row.ctypes.data, 0, row.nbytes)
-                lib.ggml_backend_graph_compute(backend, graph)
-            best = max(best, 16 * USED * size / (clock() - start))
-        return best
+            lib.ggml_backend_graph_compute(backend, graph)
+            seconds.append(clock() - start)
+        # Not the shortest: a run does not have the memory for itself at every moment either.
+        return _TURNS * used * size / median(seconds)
 
 
 def node_seconds(lib: Ggml, device: int, backend: int, clock: Clock) -> float:
