@@ -1,36 +1,43 @@
 """A file larger than the memory allowed: tokens a second and bytes read by the order of experts, hints on and off.
 
-    python -m benchmarks.placement.larger_than_memory [--allowed 0.4 0.7] [--tokens 60]
+    python -m benchmarks.placement.larger_than_memory [--allowed 0.4 0.7] [--tokens 60] [--hints yes]
 
 skewed-qwen2moe with each expert 16 times as wide (the added rows and columns are zeros, so that it routes as before),
 as F16, 0.8 GB: in the order of the model, of heat and of co-activation, by a trace of English and Python calibration
 text. Each is run token by token over validation text, English and then Python, in a control group whose memory holds
 that share of the file and what the process takes beside. Needs Linux, and the right to make a control group. What is
-read is counted by the system (/proc/self/io). Beside it stands what an LRU of whole experts, as many as fit, would have
-read. Prints a table; writes placement_disk.csv.
+read is counted by the system (/proc/self/io), and what the page cache holds (memory.stat of the group). Beside it
+stands what an LRU of whole experts, as many as the page cache holds, would have read for the same choices, and both as
+hit rates: the share of the experts' bytes that a token uses and that were in memory. Prints a table; writes
+placement_disk.csv, where rows that are not measured again stay.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 import collab_plugin as cp
 from benchmarks.quality.bench import ROOT, TEXTS
 from benchmarks.vllm.load import write_csv
+
+if TYPE_CHECKING:
+    from collab_llamacpp.native.observe import Observer
 
 RESULTS = Path(__file__).parents[1] / "results"
 MODEL = ROOT / "benchmarks" / "models" / "skewed-qwen2moe"
@@ -67,37 +74,73 @@ def widened(model: Path, out: Path, times: int = TIMES) -> Path:
 
 
 def run_one(model: Path, texts: Sequence[Path], tokens: int, hints: bool) -> dict[str, float]:
-    """In the child: run ``tokens`` of each text one by one; what was read from the disk after the first ones."""
-    from collab_llamacpp.native.model import LoadedModel
+    """In the child: run ``tokens`` of each text one by one; what was read from the disk after the first ones, and what
+    the page cache of the control group holds in the end."""
     from collab_llamacpp.native.page_hints import PageHints
 
     observer = PageHints() if hints else None
-    with LoadedModel(model, ctx=CTX, threads=1, callback=observer.callback if observer else None) as session:
-        read = seconds = 0.0
-        for text in texts:
-            ids = session.tokenize(text.read_text("utf-8")[: 12 * (tokens + WARM)])[: tokens + WARM]
-            for at, token in enumerate(ids):
-                if at % CTX == 0:
-                    session.clear()
-                if at == WARM:
-                    before, start = _read_bytes(), time.perf_counter()
-                session.decode([int(token)], 0, at % CTX)
-                session.logits(1)[0, 0]
+    read = seconds = 0.0
+    for at, since in _decoded(model, texts, tokens, observer):
+        if at == WARM:
+            before = _read_bytes()
+        elif at == tokens + WARM:
             read += _read_bytes() - before
-            seconds += time.perf_counter() - start
-        if observer:
-            observer.finish()
-    anonymous = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+            seconds += since
+    if observer:
+        observer.finish()
     return {
         "tokens_per_second": len(texts) * tokens / seconds,
         "read_mb_a_token": read / 1e6 / (len(texts) * tokens),
-        "anonymous_mb": int(anonymous.split()[1]) / 1000,
+        "page_cache_mb": _page_cache() / 1e6,
     }
+
+
+def _decoded(model: Path, texts: Sequence[Path], tokens: int, observer: Observer | None) -> Iterator[tuple[int, float]]:
+    """Decode each text's tokens; before each, and after the last: its number, and seconds since that of `WARM`."""
+    from collab_llamacpp.native.model import LoadedModel
+
+    with LoadedModel(model, ctx=CTX, threads=1, callback=observer.callback if observer else None) as session:
+        for text in texts:
+            ids = session.tokenize(text.read_text("utf-8")[: 12 * (tokens + WARM)])[: tokens + WARM]
+            start = 0.0
+            for at, token in enumerate(ids):
+                if at % CTX == 0:
+                    session.clear()
+                yield at, 0.0
+                if at == WARM:
+                    start = time.perf_counter()
+                session.decode([int(token)], 0, at % CTX)
+                session.logits(1)[0, 0]
+            yield len(ids), time.perf_counter() - start
+
+
+def choices(model: Path, texts: Sequence[Path], tokens: int) -> NDArray[np.int32]:
+    """i32[tokens of all texts, layers, k]: what the router chooses in such a run."""
+    from collab_llamacpp.native.observe import RoutingObserver
+
+    observer = RoutingObserver()
+    for _ in _decoded(model, texts, tokens, observer):
+        pass
+    observer.finish()
+    return np.stack([np.concatenate(observer.chosen[layer]) for layer in sorted(observer.chosen)], 1)
 
 
 def _read_bytes() -> int:
     lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(lines["read_bytes"])
+
+
+def _page_cache() -> int:
+    """Bytes of files in memory that this process's control group is charged with."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, own = line.split(":", 2)
+        folder, name = ("memory", "cache") if controllers == "memory" else ("", "file")
+        stat = Path("/sys/fs/cgroup") / folder / own.lstrip("/") / "memory.stat"
+        if controllers in ("memory", "") and stat.exists():
+            told = dict(row.split() for row in stat.read_text().splitlines())
+            if int(told.get(name, 0)):
+                return int(told[name])
+    sys.exit("the control group does not say what it holds of files")
 
 
 def limited(model: Path, allowed: int, tokens: int, hints: bool) -> dict[str, float]:
@@ -129,36 +172,34 @@ def _evict(file: Path) -> None:
     os.close(handle)
 
 
-def simulated(model: Path, allowed: int, tokens: int, folder: Path) -> float:
-    """MB a token that an LRU of whole experts over all layers would read, of the experts alone."""
+def simulated(model: Path, held: float, chosen: NDArray[np.int32], texts: int) -> tuple[float, float]:
+    """MB a token that an LRU of whole experts over all layers, with ``held`` bytes of files, would read of experts
+    after the first tokens of each text, and MB of experts that a token uses."""
     checkpoint = cp.open_checkpoint(model)
     experts = [info for info in checkpoint.tensors.values() if info.role == cp.Role.EXPERT]
     one = sum(info.nbytes // info.shape[0] for info in experts) // len({info.layer for info in experts})
     rest = sum(info.nbytes for info in checkpoint.tensors.values()) - sum(info.nbytes for info in experts)
-    room = (allowed - BESIDE - rest) // one
+    room = int((held - rest) // one)
     missed = used = 0
-    held: dict[tuple[int, int], None] = {}
-    for text in ("english", "python"):
-        trace = folder / f"{text}.npz"
-        if not trace.exists():
-            cp.calibrate(model, texts=TEXTS / f"{text}.validation.txt", ctx=CTX, chunks=4, trace=trace, threads=1)
-        chosen = cp.read_trace(trace).chosen[: tokens + WARM]
-        for at, token in enumerate(chosen.tolist()):
-            for layer, ids in enumerate(token):
-                for expert in ids:
-                    there = held.pop((layer, expert), 0) is None
-                    held[layer, expert] = None
-                    missed += at >= WARM and not there
-                    if len(held) > room:
-                        held.pop(next(iter(held)))
-            used += at >= WARM
-    return missed * one / 1e6 / used
+    cache: dict[tuple[int, int], None] = {}
+    for at, token in enumerate(chosen.tolist()):
+        counts = at % (len(chosen) // texts) >= WARM
+        for layer, ids in enumerate(token):
+            for expert in ids:
+                there = cache.pop((layer, expert), 0) is None
+                cache[layer, expert] = None
+                missed += counts and not there
+                if len(cache) > room:
+                    cache.pop(next(iter(cache)))
+        used += counts
+    return missed * one / 1e6 / used, chosen[0].size * one / 1e6
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--allowed", type=float, nargs="+", default=[0.4, 0.7])
     parser.add_argument("--tokens", type=int, default=60)
+    parser.add_argument("--hints", choices=("yes", "no", "both"), default="both")
     parser.add_argument("--child")
     given = parser.parse_args(arguments)
     if given.child:
@@ -181,25 +222,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
             files[order] = folder / f"{order}.gguf"
             cp.compress(files["stock"], plan, files[order], order=order, trace=trace, threads=1)
         size = files["stock"].stat().st_size
+        texts = [TEXTS / f"{text}.validation.txt" for text in ("english", "python")]
+        chosen = choices(files["stock"], texts, given.tokens)
         for share in given.allowed:
             allowed = int(share * size) + BESIDE
-            lru = simulated(files["stock"], allowed, given.tokens, folder)
-            for order, hints in ((order, hints) for order in ORDERS for hints in (False, True)):
+            wanted = {"yes": (True,), "no": (False,), "both": (False, True)}[given.hints]
+            for order, hints in ((order, hints) for order in ORDERS for hints in wanted):
                 found = limited(files[order], allowed, given.tokens, hints)
+                lru, needed = simulated(files["stock"], 1e6 * found["page_cache_mb"], chosen, len(texts))
+                found |= {"lru_mb_a_token": lru, "needed_mb_a_token": needed}
+                found |= {"hits": 1 - found["read_mb_a_token"] / needed, "lru_hits": 1 - lru / needed}
                 rows.append(
                     {"allowed": share, "order": order, "hints": hints}
-                    | {name: round(value, 2) for name, value in found.items()}
-                    | {"lru_mb_a_token": round(lru, 2)}
+                    | {name: round(value, 4) for name, value in found.items()}
                 )
                 print(rows[-1], file=sys.stderr, flush=True)
-    write_csv(RESULTS / "placement_disk.csv", rows)
-    table = Table("allowed", "order", "hints", "tokens/s", "MB read a token", "an LRU of experts")
+    _keep(RESULTS / "placement_disk.csv", rows)
+    table = Table("allowed", "order", "hints", "tokens/s", "MB read a token", "an LRU of experts", "hits", "LRU's")
     for row in rows:
         table.add_row(
             f"{row['allowed']:.0%}", row["order"], "yes" if row["hints"] else "no", f"{row['tokens_per_second']:.1f}",
             f"{row['read_mb_a_token']:.1f}", f"{row['lru_mb_a_token']:.1f}",
+            f"{row['hits']:.1%}", f"{row['lru_hits']:.1%}",
         )  # fmt: skip
     Console(width=140).print(table)
+
+
+def _keep(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write ``rows`` in the place of those of the same name."""
+    with file.open(newline="") as before:
+        old = {_name(row): row for row in csv.DictReader(before)}
+    merged = old | {_name(row): row for row in rows}
+    write_csv(file, [{key: row.get(key, "") for key in rows[0]} for row in merged.values()])
+
+
+def _name(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(row[key]) for key in ("allowed", "order", "hints"))
 
 
 def copy_of(model: Path) -> cp.Plan:
