@@ -1,6 +1,6 @@
 """Hit rates of placement policies inside vLLM, with the fast memory at 10, 25, 50 and 80 % of the experts.
 
-    python -m benchmarks.placement.vllm_tiers [--tokens 384]
+    python -m benchmarks.placement.vllm_tiers [--tokens 384] [--policies lfu-steady]
 
 The model is tests/models/tiny-qwen3moe (32 experts, 4 a token, trained on English, German and Python). Policies learn
 from English, and serve other English text first, Python code after it. Every token is one step. Two ways to serve a
@@ -8,12 +8,14 @@ miss: copied, and the expert stays; or computed in host memory, with up to an ei
 steps. Beside each hit rate is what the simulator says of the same choices with every miss copied, and the optimum.
 
 On a processor both memories are the same, so that hit rates are real and speeds say only what the bookkeeping and the
-copies cost. Prints a table; writes results/placement_vllm.csv and placement_vllm.png.
+copies cost. Prints a table; writes results/placement_vllm.csv and placement_vllm.png. Rows of policies that are not
+among ``--policies`` stay as they are: hit rates depend on the choices alone, which are the same in each run.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import statistics
@@ -55,12 +57,12 @@ def tokens_of(name: str, count: int) -> list[int]:
     return found
 
 
-def served(python: Path, site: Path, tokens: int) -> list[dict[str, Any]]:
+def served(python: Path, site: Path, tokens: int, policies: Sequence[str]) -> list[dict[str, Any]]:
     job = {
         "calibration": tokens_of("english.calibration.txt", 2 * tokens),
         "parts": {part: tokens_of(name, tokens) for part, name in PARTS.items()},
         "rooms": ROOMS,
-        "ways": WAYS,
+        "ways": [way for way in WAYS if way[0] in policies],
     }
     environment = {
         "PYTHONPATH": str(site), "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "COLLAB_GGML": ggml_folder(),
@@ -73,6 +75,16 @@ def served(python: Path, site: Path, tokens: int) -> list[dict[str, Any]]:
     if done.returncode:
         sys.exit(done.stderr[-3000:])
     return [json.loads(line[6:]) for line in done.stdout.splitlines() if line.startswith("TIERS ")]
+
+
+def others(file: Path, policies: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of ``file`` of other policies, as they were measured before."""
+    if not file.exists():
+        return []
+    with file.open(newline="") as before:
+        kept = [row for row in csv.DictReader(before) if row["policy"] not in (*policies, "optimum")]
+    texts = ("policy", "misses")
+    return [{n: v if n in texts else float(v) for n, v in row.items()} | {"room": int(row["room"])} for row in kept]
 
 
 def hit_rate(row: Mapping[str, Any]) -> float:
@@ -131,14 +143,18 @@ def plot(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--tokens", type=int, default=384, help="of each text; twice as many are learnt from")
+    p.add_argument("--policies", nargs="+", default=[*STATIC, *DYNAMIC, "lfu-steady"])
     p.add_argument("--results", type=Path, default=HERE / "results")
     a = p.parse_args()
     python = vllm_python()
     with tempfile.TemporaryDirectory() as folder:
-        rows = served(python, installed(Path(folder)), a.tokens)
+        rows = served(python, installed(Path(folder)), a.tokens, a.policies)
+    file = a.results / "placement_vllm.csv"
+    rows = [*others(file, a.policies), *rows]
+    rows.sort(key=lambda row: row["room"])
     show(rows)
     names = list(dict.fromkeys(name for row in rows for name in row))
-    write_csv(a.results / "placement_vllm.csv", [{name: row.get(name, "") for name in names} for row in rows])
+    write_csv(file, [{name: row.get(name, "") for name in names} for row in rows])
     plot(rows, a.results / "placement_vllm.png")
 
 

@@ -16,7 +16,7 @@ import collab_plugin as cp
 from collab_plugin.api.place import tier_of
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.cli.main import main
-from collab_plugin.placement.expert_tensors import TypedBytes, expert_tensors, other_reads
+from collab_plugin.placement.expert_tensors import TypedBytes, expert_tensors, other_reads, read_matrices
 from collab_plugin.placement.place_tensors import place_tensors, worth_the_same
 from collab_plugin.placement.placement import Tier
 from collab_plugin.placement.tier_rooms import TierRoom, TierSpeed, total_seconds
@@ -52,6 +52,19 @@ def sizes(model: Path) -> tuple[int, int]:
 def tiers(model: Path, share: float) -> list[str]:
     always, experts = sizes(model)
     return [f"gpu={always + int(share * experts)}@100GB", f"ram={experts}@10GB"]
+
+
+def test_matrices_that_are_timed_are_all_that_a_token_is_multiplied_with(qwen3moe: Path) -> None:
+    checkpoint = open_gguf(qwen3moe)
+    used = cp.topology_of(checkpoint).experts_used
+    matrices = read_matrices(checkpoint, used)
+    one_row = sum(info.nbytes for info in checkpoint.tensors.values() if len(info.shape) == 1)
+    read = sum(part.bytes for part in other_reads(checkpoint.tensors.values())) - one_row
+    assert sum(m.bytes for m in matrices) == read + sum(tensor.read for tensor in expert_tensors(checkpoint, used))
+    assert len({(m.type, m.columns, m.rows, m.used) for m in matrices}) == len(matrices)
+    for info in checkpoint.tensors.values():
+        if info.role == cp.Role.EXPERT:
+            assert any((m.columns, m.rows, m.used) == (info.shape[2], info.shape[1], used) for m in matrices)
 
 
 def test_half_the_experts(qwen3moe: Path, stats: Path) -> None:
