@@ -12,7 +12,7 @@ import numpy as np
 from collab_plugin.checkpoint.checkpoint import Bytes, Checkpoint
 from collab_plugin.checkpoint.gguf import GgufCheckpoint
 from collab_plugin.checkpoint.kept_experts import kept_experts
-from collab_plugin.compression.gguf_file import prepare
+from collab_plugin.compression.prepare_kernels import prepare
 from collab_plugin.compression.shards import Shards
 from collab_plugin.compression.tiles import Tile, tile_bytes, tiles_of
 from collab_plugin.formats.name_list import few
@@ -116,7 +116,8 @@ def check_against_source(
     imatrix = ImportanceMatrix.of(stats, plan.calibration.borrow if plan.calibration else 0.0)
     chosen = tiles if pieces is None else list(_pieces(tiles, source, pieces, seed))
     if samples is not None:
-        source = RepairedCheckpoint(source, plan, samples, Rounding(source, plan, imatrix, kernels))
+        rounding = Rounding(source, plan, imatrix, kernels)
+        source = RepairedCheckpoint(source, plan, samples, rounding, threads=threads)
     prepare(plan, source, kernels)
 
     def differs(tile: Tile) -> bool:

@@ -14,6 +14,7 @@ from collab_plugin.checkpoint.gguf import shard_paths
 from collab_plugin.compression.journal import Journal, checksum
 from collab_plugin.compression.journaled_work import JournaledWork
 from collab_plugin.compression.peak_memory import peak_memory
+from collab_plugin.compression.prepare_kernels import prepare
 from collab_plugin.compression.ray_cluster import ClusterJob, RayCluster, finished_on, output_parts
 from collab_plugin.compression.shards import ShardFiles, Shards, shards_of
 from collab_plugin.compression.tiles import Tile, keep_freed_memory, tiles_of, write_tile
@@ -91,7 +92,8 @@ def compress(
     start = time.monotonic()
     checkpoint.check_conversion()
     if samples is not None:
-        checkpoint = RepairedCheckpoint(checkpoint, plan, samples, Rounding(checkpoint, plan, imatrix, kernels))
+        rounding = Rounding(checkpoint, plan, imatrix, kernels)
+        checkpoint = RepairedCheckpoint(checkpoint, plan, samples, rounding, threads=threads)
     if cluster is None:
         prepare(plan, checkpoint, kernels)
     keep_freed_memory()
@@ -109,7 +111,8 @@ def compress(
             work.all(threads)
         else:
             parts = output_parts([part_of(file) for file in files], shards.starts)
-            job_of_all = ClusterJob(cluster, plan, imatrix, tiles, parts)
+            together = checkpoint.repaired if isinstance(checkpoint, RepairedCheckpoint) else {}
+            job_of_all = ClusterJob(cluster, plan, imatrix, tiles, parts, dict(together), threads)
             with closing(finished_on(job_of_all, work.todo)) as finished:
                 work.done_by(finished)
         if source_state(checkpoint) != source:
@@ -143,13 +146,6 @@ def _keep_what_is_whole(output: ShardFiles, shards: Shards, tiles: list[Tile], j
             del journal.done[index]
     for at, data in shards.fixed():
         output.write(at, memoryview(data))
-
-
-def prepare(plan: Plan, checkpoint: Checkpoint, kernels: Kernels | None) -> None:
-    """Build the tables of every type that will be quantized to, from this one thread."""
-    if kernels is not None:
-        for kind in sorted({t.type for n, t in plan.tensors.items() if t.type != checkpoint.tensors[n].type.name}):
-            kernels.prepare(kind)
 
 
 def refuse_source(checkpoint: Checkpoint, out: Path) -> None:

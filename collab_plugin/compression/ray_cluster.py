@@ -12,14 +12,15 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
-from collab_plugin.compression.ray_connection import TRIES, connected, cores_of, result
+from collab_plugin.compression.prepare_kernels import prepare
+from collab_plugin.compression.ray_connection import TRIES, check_cores, connected, cores_of, result
 from collab_plugin.compression.tiles import Tile, keep_freed_memory, write_tile
 from collab_plugin.compression.whole_output import SizedFile
 from collab_plugin.errors import CollabError
@@ -54,13 +55,16 @@ class RayCluster:
 @dataclass(frozen=True)
 class ClusterJob:
     """What every task needs: the ``plan``, its importance matrix, and all ``tiles``; ``parts``: the output's files with
-    where each begins (`Shards.starts`)."""
+    where each begins (`Shards.starts`). ``together``: layers by the names of tensors that are repaired; a task has all
+    tiles of one, and takes ``threads`` cores."""
 
     cluster: RayCluster
     plan: Plan
     imatrix: ImportanceMatrix | None
     tiles: Sequence[Tile]
     parts: Sequence[tuple[str, int]]
+    together: Mapping[str, int]
+    threads: int
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -83,13 +87,17 @@ class TileWorker:
         self._while_alive.enter_context(one_blas_thread(samples is not None))
         if samples is not None:
             rounding = Rounding(checkpoint, job.plan, job.imatrix, self.kernels)
-            checkpoint = RepairedCheckpoint(checkpoint, job.plan, samples, rounding)
+            checkpoint = RepairedCheckpoint(checkpoint, job.plan, samples, rounding, threads=job.threads)
+            prepare(job.plan, checkpoint, self.kernels)
         self.checkpoint = checkpoint
         keep_freed_memory()
 
     def do(self, indices: Sequence[int]) -> list[tuple[int, str]]:
         """Write these tiles and sync them; their checksums."""
         found, touched = [], set()
+        if isinstance(self.checkpoint, RepairedCheckpoint):
+            for layer in {layer for i in indices if (layer := self.job.together.get(self._tensor(i))) is not None}:
+                self.checkpoint.repair(layer)  # in many threads; what is left to do for its tiles is in this one
         for index in indices:
             tile = self.job.tiles[index]
             file, start = next(pair for pair in reversed(self.files) if pair[1] <= tile.offset)
@@ -103,6 +111,9 @@ class TileWorker:
         for file in touched:
             file.sync()
         return found
+
+    def _tensor(self, index: int) -> str:
+        return self.job.tiles[index].tensor
 
     def close(self) -> None:
         """Let the output's files go."""
@@ -134,26 +145,43 @@ def finished_on(job: ClusterJob, todo: Sequence[int]) -> Generator[list[tuple[in
     worker too often.
     """
     with connected(job.cluster.address) as ray:
+        if job.together:
+            check_cores(ray, job.threads)
         cores = cores_of(ray)
         shared = ray.put(job)
-        task = ray.remote(num_cpus=1, max_retries=TRIES)(_do)
-        waiting, running = iter(_tasks(job.tiles, todo, cores)), set[Any]()
+        task = ray.remote(max_retries=TRIES)(_do)
+        waiting, running = tasks_of(job, todo, cores), set[Any]()
         try:
             while True:
-                while len(running) < 2 * cores and (indices := next(waiting, None)):
-                    running.add(task.remote(job.key, [shared], indices))
+                while len(running) < 2 * cores and (found := next(waiting, None)):
+                    indices, takes = found
+                    running.add(task.options(num_cpus=takes).remote(job.key, [shared], indices))
                 if not running:
                     return
                 ready, rest = ray.wait(list(running), num_returns=1)
                 running = set(rest)
-                found: list[tuple[int, str]] = result(ray, ready[0])
-                yield found
+                done: list[tuple[int, str]] = result(ray, ready[0])
+                yield done
         finally:
             for left in running:
                 ray.cancel(left, force=False)
 
 
-def _tasks(tiles: Sequence[Tile], todo: Sequence[int], cores: int) -> Iterator[list[int]]:
+def tasks_of(job: ClusterJob, todo: Sequence[int], cores: int) -> Iterator[tuple[list[int], int]]:
+    """Tiles of each task, and the cores that it takes: whole layers that are repaired, which take longest, and then
+    what is left."""
+    layers: dict[int, list[int]] = {}
+    left: list[int] = []
+    for index in todo:
+        layer = job.together.get(job.tiles[index].tensor)
+        (left if layer is None else layers.setdefault(layer, [])).append(index)
+    for indices in layers.values():
+        yield indices, job.threads
+    for indices in _batches(job.tiles, left, cores):
+        yield indices, 1
+
+
+def _batches(tiles: Sequence[Tile], todo: Sequence[int], cores: int) -> Iterator[list[int]]:
     """Tiles that lie behind each other, so that a worker reads and writes in order."""
     most = min(MOST_VALUES, sum(tiles[i].values for i in todo) // (TASKS_A_CORE * cores))
     batch: list[int] = []

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from gguf import GGMLQuantizationType
 
-from collab_plugin.checkpoint.checkpoint import F32, Bytes, Checkpoint, TensorInfo
+from collab_plugin.checkpoint.checkpoint import Bytes, Checkpoint, TensorInfo
 from collab_plugin.checkpoint.decode import check_finite, decode
 from collab_plugin.compression.journal import checksum
 from collab_plugin.errors import CollabError
@@ -19,6 +18,7 @@ from collab_plugin.plans.artifact import kept_of, new_shape
 from collab_plugin.plans.hash_routes import remapped
 from collab_plugin.plans.plan import Plan
 from collab_plugin.quantize.kernels import Kernels
+from collab_plugin.quantize.rows_at_type import rows_at_type
 from collab_plugin.stats.importance_matrix import ImportanceMatrix, importance_vector
 
 TILE_BYTES = 32 * 2**20
@@ -131,7 +131,7 @@ def _pieces(
         vector = None if kind == "F32" else importance_vector(info, tile.expert, kind, imatrix)
         for rows in _strips(checkpoint, tile):
             values = checkpoint.read(tile.tensor, expert=tile.expert, rows=rows).reshape(-1, info.shape[-1])
-            yield _made(values, info, kind, vector, kernels)
+            yield rows_at_type(values, info, kind, vector, kernels)
 
 
 def _strips(checkpoint: Checkpoint, tile: Tile) -> Iterator[slice | None]:
@@ -143,18 +143,6 @@ def _strips(checkpoint: Checkpoint, tile: Tile) -> Iterator[slice | None]:
     step = max(1, STRIP_VALUES // info.shape[-1]) if checkpoint.by_rows(tile.tensor) else tile.stop - tile.start
     for start in range(tile.start, tile.stop, step):
         yield slice(start, min(start + step, tile.stop))
-
-
-def _made(values: F32, info: TensorInfo, kind: str, vector: F32 | None, kernels: Kernels | None) -> Bytes:
-    """``values`` f32[rows, columns] at ``kind``; CollabError for what it cannot hold."""
-    if kind == "F32":
-        return np.ascontiguousarray(values).view(np.uint8)
-    if kernels is None:
-        raise CollabError("no quantization kernels: pip install 'collab-plugin[llamacpp]'")
-    made = kernels.quantize(values, kind, vector)
-    if not scales_are_finite(made, GGMLQuantizationType[kind]):
-        raise CollabError(f"{info.name} became values that are no numbers at {kind}; plan another type (`ceilings`)")
-    return made
 
 
 def _finite_blocks(raw: Bytes, info: TensorInfo, expert: int | None) -> Bytes:

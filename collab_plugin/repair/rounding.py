@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.plans.plan import Plan
-from collab_plugin.quantize.kernels import Kernels
+from collab_plugin.quantize.kernels import Bytes, Kernels
+from collab_plugin.quantize.rows_at_type import rows_at_type
 from collab_plugin.stats.importance_matrix import ImportanceMatrix, importance_vector
 
 F32 = NDArray[np.float32]
@@ -30,11 +31,26 @@ class Rounding:
         plain = ("F32", "F16", "BF16", self.checkpoint.tensors[name].type.name)
         return self.kernels is not None and kind not in plain
 
+    def kind(self, name: str) -> str:
+        """The type of the file's tensor ``name``; F32 where nothing is quantized."""
+        return "F32" if self.kernels is None else self.plan.tensors[name].type
+
+    def stored(self, name: str, expert: int, values: F32) -> Bytes:
+        """Rows ``values`` f32[r, n] of ``expert`` as the file holds them, uint8[r, bytes a row]. CollabError for what
+        the type cannot hold."""
+        info, kind = self.checkpoint.tensors[name], self.kind(name)
+        vector = None if kind == "F32" else importance_vector(info, expert, kind, self.imatrix)
+        return rows_at_type(np.ascontiguousarray(values, np.float32), info, kind, vector, self.kernels)
+
+    def given_back(self, name: str, data: Bytes) -> F32:
+        """`stored` rows as they are read, f32[r, n]."""
+        kind = self.kind(name)
+        if kind == "F32" or self.kernels is None:
+            return data.view(np.float32)
+        return self.kernels.dequantize(data, kind, self.checkpoint.tensors[name].shape[-1])
+
     def rounded(self, name: str, expert: int, values: F32) -> F32:
         """Rows ``values`` f32[r, n] of ``expert`` as the file gives them back."""
-        kind = self.plan.tensors[name].type
-        if self.kernels is None or kind in ("F32", self.checkpoint.tensors[name].type.name):
+        if self.kind(name) in ("F32", self.checkpoint.tensors[name].type.name):
             return values
-        vector = importance_vector(self.checkpoint.tensors[name], expert, kind, self.imatrix)
-        data = self.kernels.quantize(np.ascontiguousarray(values, np.float32), kind, vector)
-        return self.kernels.dequantize(data, kind, values.shape[-1])
+        return self.given_back(name, self.stored(name, expert, values))

@@ -18,7 +18,9 @@ F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 ReadExpert = Callable[[str, int], F32]
 """(tensor, expert) -> f32[rows, columns]."""
-_CHECKED_TOKENS = 16
+CHECKED_TOKENS = 16
+TOKEN_VALUES = 2**25
+"""Of tokens whose hidden values are worked out together."""
 _MOST_DIFFERENCE = 0.25
 """Of a token's output, relative: a quantized copy that was sampled stays below, another arithmetic does not."""
 
@@ -97,6 +99,15 @@ class RoutedBlock:
         gated, up = self._gated(inputs, expert)
         return np.asarray(gated * _sigmoid(gated) * up, np.float32)
 
+    def weighted_hidden(self, inputs: F32, rows: I64, weights: F32, expert: int) -> F32:
+        """`hidden` of ``rows`` i64[m] of ``inputs`` f32[n, d], times ``weights`` f32[m]: f32[m, f]."""
+        found = np.empty((len(rows), self.checkpoint.tensors[self.down].shape[-1]), np.float32)
+        step = max(1, TOKEN_VALUES // inputs.shape[1])
+        for at in range(0, len(rows), step):
+            some = slice(at, at + step)
+            found[some] = self.hidden(inputs[rows[some]], expert) * weights[some, None]
+        return found
+
     def slopes(self, inputs: F32, expert: int) -> dict[str, F32]:
         """How much the hidden values of each token move with those of gate and of up, f32[n, rows] by tensor."""
         gated, up = self._gated(inputs, expert)
@@ -126,7 +137,7 @@ class RoutedBlock:
     def check(self, sample: LayerSample) -> None:
         """CollabError when the first tokens' outputs are not what the model gave."""
         t = self.topology
-        inputs, wanted = (np.asarray(a[:_CHECKED_TOKENS]) for a in (sample.inputs, sample.outputs))
+        inputs, wanted = (np.asarray(a[:CHECKED_TOKENS]) for a in (sample.inputs, sample.outputs))
         choice = self.choose(inputs, tuple(range(t.expert_count)), t.experts_used, grouped=t.groups > 1)
         difference = np.linalg.norm(self.outputs(inputs, choice) - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
         if not np.median(difference) < _MOST_DIFFERENCE:

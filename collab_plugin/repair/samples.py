@@ -43,7 +43,7 @@ class LayerSample:
     def check(self, path: Path) -> None:
         """CollabError, naming the file ``path``, for values that are not finite or larger than `MOST`."""
         for values in (self.inputs, self.outputs):
-            if not np.abs(values).max(initial=0) <= MOST:  # NaN is not
+            if not max(values.max(initial=0), -values.min(initial=0)) <= MOST:  # NaN is not
                 raise CollabError(f"{path} holds numbers that no model gives (NaN, or over {MOST:.0e}); sample again")
 
 
@@ -57,6 +57,13 @@ class BlockSamples:
     ctx: int
     tokens: int
     layers: Mapping[int, LayerSample]
+
+    def first(self, layer: int, tokens: int) -> LayerSample:
+        """The first so many ``tokens`` of a layer, of which alone is read."""
+        if isinstance(self.layers, _Layers):
+            return self.layers.first(layer, tokens)
+        sample = self.layers[layer]
+        return LayerSample(sample.inputs[:tokens], sample.outputs[:tokens])
 
 
 def read_samples(path: str | os.PathLike[str]) -> BlockSamples:
@@ -89,6 +96,10 @@ class _Layers(Mapping[int, LayerSample]):
     def __getitem__(self, layer: int) -> LayerSample:
         return LayerSample(*(self._array(_name(layer, kind)) for kind in (INPUT, OUTPUT)))
 
+    def first(self, layer: int, tokens: int) -> LayerSample:
+        """See `BlockSamples.first`."""
+        return LayerSample(*(self._array(_name(layer, kind), tokens) for kind in (INPUT, OUTPUT)))
+
     def __contains__(self, layer: object) -> bool:
         return layer in self._numbers
 
@@ -98,9 +109,11 @@ class _Layers(Mapping[int, LayerSample]):
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def _array(self, name: str) -> F32:
+    def _array(self, name: str, tokens: int | None = None) -> F32:
         t = self._tensors[name]
-        return self._file.read(t.offset, t.offset + t.nbytes).view(np.float32).reshape(t.shape)
+        rows = t.shape[0] if tokens is None else min(tokens, t.shape[0])
+        data = self._file.read(t.offset, t.offset + t.nbytes // t.shape[0] * rows)
+        return data.view(np.float32).reshape(rows, t.shape[1])
 
 
 def _name(layer: int, kind: str) -> str:
