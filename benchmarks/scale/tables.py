@@ -18,6 +18,8 @@ from benchmarks.throughput.run import read_runs
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "scale.md"
+WEIGHTS_AN_EXPERT = 3 * 7168 * 2048
+"""Of DeepSeek-V3."""
 
 
 def _read(name: str) -> list[dict[str, str]]:
@@ -123,6 +125,22 @@ def limited() -> str:
     return _table(head, rows)
 
 
+def samples() -> str:
+    head = ("type", "tokens an expert", "s an expert: gate and up", "hidden values", "factors of all λ", "judging λ",
+            "fit of down", "feedback of down", "ns a weight", "V3: hours on 16 cores", "on 64",
+            "bound of memory with 16 threads", "with 64")  # fmt: skip
+    rows = []
+    for r in _read("wide_repair.csv"):
+        stages = [float(r[stage]) for stage in ("upper", "hidden", "factors", "judging", "fit", "down")]
+        rows.append((
+            r["type"], f"{int(r['tokens']):,}", *(f"{stage:.1f}" for stage in stages),
+            f"{sum(stages) / WEIGHTS_AN_EXPERT * 1e9:,.0f}", f"{float(r['hours_16']):.1f}",
+            f"{float(r['hours_64']):.1f}", f"{int(r['bound_16']) / 1e9:.0f} GB",
+            f"{int(r['bound_64']) / 1e9:.0f} GB",
+        ))  # fmt: skip
+    return _table(head, rows)
+
+
 def cluster() -> str:
     rows = [
         (
@@ -143,7 +161,7 @@ def paper() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    made.__name__: made for made in (planning, types, layer, rivals, running, limited, cluster, paper)
+    made.__name__: made for made in (planning, types, layer, rivals, running, limited, samples, cluster, paper)
 }
 
 
