@@ -1,4 +1,4 @@
-"""Attention as Qwen and DeepSeek compute it."""
+"""Attention as Qwen, OLMoE, Mixtral and DeepSeek compute it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class GroupedQueryAttention(nn.Module):
         self.o_proj = linear(s.width, s.heads * s.head)
         if s.family == "qwen3":
             self.q_norm, self.k_norm = Norm(s.head), Norm(s.head)
-        else:
+        elif s.family == "olmoe":  # over all heads together
+            self.q_norm, self.k_norm = Norm(s.heads * s.head), Norm(s.kv_heads * s.head)
+        elif s.family == "qwen2":
             self.q_bias, self.k_bias, self.v_bias = (nn.Parameter(torch.zeros(n * s.head)) for n in self.head_counts)
 
     @property
@@ -43,13 +45,13 @@ class GroupedQueryAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, t, _ = x.shape
         s = self.s
-        q, k, v = (
-            (x @ p.T).view(b, t, n, s.head)
-            for p, n in zip((self.q_proj, self.k_proj, self.v_proj), self.head_counts, strict=True)
-        )
+        q, k, v = (x @ p.T for p in (self.q_proj, self.k_proj, self.v_proj))
+        if s.family == "olmoe":
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (z.view(b, t, n, s.head) for z, n in zip((q, k, v), self.head_counts, strict=True))
         if s.family == "qwen3":
             q, k = self.q_norm(q), self.k_norm(k)
-        else:
+        elif s.family == "qwen2":
             q, k, v = (
                 q + self.q_bias.view(-1, s.head),
                 k + self.k_bias.view(-1, s.head),

@@ -18,7 +18,7 @@ def config(s: Shape, fp8: bool) -> dict[str, object]:
         "intermediate_size": s.dense_width,
         "max_position_embeddings": s.positions,
         "moe_intermediate_size": s.expert_width,
-        "norm_topk_prob": s.family != "qwen2",
+        "norm_topk_prob": s.renormalises,
         "num_attention_heads": s.heads,
         "num_experts_per_tok": s.used,
         "num_hidden_layers": s.layers,
@@ -42,8 +42,8 @@ def config(s: Shape, fp8: bool) -> dict[str, object]:
             "model_type": "qwen2_moe",
             **common,
             "bos_token_id": None,
-            "eos_token_id": 3071,
-            "pad_token_id": 3069,
+            "eos_token_id": s.vocabulary - 1,
+            "pad_token_id": s.vocabulary - 3,
             "decoder_sparse_step": 1,
             "mlp_only_layers": [],
             "num_experts": s.experts,
@@ -55,14 +55,45 @@ def config(s: Shape, fp8: bool) -> dict[str, object]:
             "sliding_window": None,
             "use_sliding_window": False,
         }
+    if s.family == "olmoe":
+        return {
+            "architectures": ["OlmoeForCausalLM"],
+            "model_type": "olmoe",
+            **without(common, "moe_intermediate_size"),
+            "bos_token_id": None,
+            "clip_qkv": None,
+            "eos_token_id": s.vocabulary - 1,
+            "intermediate_size": s.expert_width,
+            "num_experts": s.experts,
+            "num_key_value_heads": s.kv_heads,
+            "output_router_logits": False,
+            "pad_token_id": s.vocabulary - 3,
+            "router_aux_loss_coef": 0.01,
+        }
+    if s.family == "mixtral":
+        return {
+            "architectures": ["MixtralForCausalLM"],
+            "model_type": "mixtral",
+            **without(common, "moe_intermediate_size", "norm_topk_prob", "attention_bias"),
+            "bos_token_id": None,
+            "eos_token_id": s.vocabulary - 1,
+            "head_dim": s.head,
+            "intermediate_size": s.expert_width,
+            "num_key_value_heads": s.kv_heads,
+            "num_local_experts": s.experts,
+            "output_router_logits": False,
+            "pad_token_id": s.vocabulary - 3,
+            "router_aux_loss_coef": 0.02,
+            "sliding_window": None,
+        }
     if s.family == "qwen3":
         return {
             "architectures": ["Qwen3MoeForCausalLM"],
             "model_type": "qwen3_moe",
             **common,
             "bos_token_id": None,
-            "eos_token_id": 3071,
-            "pad_token_id": 3069,
+            "eos_token_id": s.vocabulary - 1,
+            "pad_token_id": s.vocabulary - 3,
             "decoder_sparse_step": 1,
             "head_dim": s.head,
             "mlp_only_layers": [],
@@ -77,8 +108,8 @@ def config(s: Shape, fp8: bool) -> dict[str, object]:
         "architectures": ["DeepseekV3ForCausalLM"],
         "model_type": "deepseek_v3",
         **common,
-        "bos_token_id": 3068,
-        "eos_token_id": 3069,
+        "bos_token_id": s.bos,
+        "eos_token_id": s.vocabulary - 3,
         "first_k_dense_replace": s.dense,
         "kv_lora_rank": 256,
         "moe_layer_freq": 1,
@@ -98,3 +129,7 @@ def config(s: Shape, fp8: bool) -> dict[str, object]:
         "topk_method": "noaux_tc",
         "v_head_dim": s.head,
     }
+
+
+def without(settings: dict[str, object], *names: str) -> dict[str, object]:
+    return {name: value for name, value in settings.items() if name not in names}

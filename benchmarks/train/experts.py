@@ -1,4 +1,4 @@
-"""Routers and routed experts as Qwen and DeepSeek compute them."""
+"""Routers and routed experts as Qwen, OLMoE, Mixtral and DeepSeek compute them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.train.shapes import Shape
 
 
 class Experts(nn.Module):
-    """Routed experts and, but for Qwen3, a shared one. ``used``, ``allowed`` may be changed to prune."""
+    """Routed experts and, in some families, a shared one. ``used``, ``allowed`` may be changed to prune."""
 
     def __init__(self, s: Shape) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Experts(nn.Module):
             choice = scores
         ids = choice.topk(self.used, -1).indices
         weights = scores.gather(1, ids)
-        if s.family != "qwen2":  # norm_topk_prob
+        if s.renormalises:
             weights = weights / (weights.sum(-1, keepdim=True) + (1e-20 if s.family == "deepseek" else 0))
         share = torch.bincount(ids.flatten(), minlength=s.experts) / ids.numel()
         self.load = share

@@ -27,7 +27,7 @@ E4M3_MAX = 448.0
 
 
 def tensors(model: Decoder) -> dict[str, Tensor]:
-    """Hugging Face names to tensors; experts one by one, as Qwen and DeepSeek publish them."""
+    """Hugging Face names to tensors; experts one by one, as all these families publish them."""
     out = {
         "model.embed_tokens.weight": model.embed_tokens,
         "model.norm.weight": model.norm.weight,
@@ -40,7 +40,8 @@ def tensors(model: Decoder) -> dict[str, Tensor]:
         for name, value in block.self_attn.named_parameters():
             out[f"{at}.self_attn.{attention_name(name)}"] = value
         if isinstance(block.mlp, Experts):
-            out |= {f"{at}.mlp.{name}": value for name, value in experts(block.mlp).items()}
+            folder = "block_sparse_moe" if block.mlp.s.family == "mixtral" else "mlp"
+            out |= {f"{at}.{folder}.{name}": value for name, value in experts(block.mlp).items()}
         else:
             out |= {f"{at}.mlp.{name}.weight": value for name, value in block.mlp.named_parameters()}
     return {
@@ -66,8 +67,9 @@ def experts(mlp: Experts) -> dict[str, Tensor]:
         folder = "shared_experts" if mlp.s.family == "deepseek" else "shared_expert"
         out |= {f"{folder}.{name}.weight": value for name, value in mlp.shared.named_parameters()}
     gate, up = mlp.gate_up.chunk(2, 1)
+    names = ("w1", "w3", "w2") if mlp.s.family == "mixtral" else ("gate_proj", "up_proj", "down_proj")
     for e in range(mlp.s.experts):
-        for name, stack in (("gate_proj", gate), ("up_proj", up), ("down_proj", mlp.down)):
+        for name, stack in zip(names, (gate, up, mlp.down), strict=True):
             out[f"experts.{e}.{name}.weight"] = stack[e]
     return out
 

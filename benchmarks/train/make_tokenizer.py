@@ -1,4 +1,7 @@
-"""Train the two byte-level BPE tokenizers: Qwen2's and DeepSeek-V3's pre-tokenizers, 3,072 tokens."""
+"""Train a byte-level BPE tokenizer with Qwen2's or DeepSeek-V3's pre-tokenizer.
+
+python -m benchmarks.train.make_tokenizer qwen|deepseek CORPORA OUT [TOKENS]        (by default 3,072 tokens)
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ def bytes_only() -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=False)
 
 
-def train(kind: str, corpora: Path, out: Path) -> None:
+def train(kind: str, corpora: Path, out: Path, vocabulary: int) -> None:
     """Write tokenizer.json and tokenizer_config.json of ``kind`` ("qwen" or "deepseek") into ``out``."""
     tokenizer = Tokenizer(models.BPE())
     if kind == "qwen":
@@ -53,7 +56,7 @@ def train(kind: str, corpora: Path, out: Path) -> None:
         )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(specials),
+        vocab_size=vocabulary - len(specials),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -86,4 +89,4 @@ def train(kind: str, corpora: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    train(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    train(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int([*sys.argv, VOCABULARY][4]))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a model; ``family`` is "qwen3", "qwen2" or "deepseek"; ``window``: tokens it is trained on at once,
-    ``positions``: what its config.json allows."""
+    """Sizes of a model; ``family`` is "qwen3", "qwen2", "olmoe", "mixtral" or "deepseek"; ``window``: tokens it is
+    trained on at once, ``positions``: what its config.json allows."""
 
     family: str
     vocabulary: int = 3072
@@ -34,7 +34,12 @@ class Shape:
     @property
     def bos(self) -> int | None:
         """The token that every window begins with."""
-        return 3068 if self.family == "deepseek" else None
+        return self.vocabulary - 4 if self.family == "deepseek" else None
+
+    @property
+    def renormalises(self) -> bool:
+        """Whether router weights are divided by their sum over the chosen experts."""
+        return self.family not in ("qwen2", "olmoe")
 
 
 # tiny-qwen3moe-seed1 is another seed of the first.
@@ -43,4 +48,11 @@ SHAPES = {
     "tiny-deepseek-v3": Shape("deepseek", layers=4, dense=1, groups=4, groups_used=2, shared_width=256, scale=2.0),
     "deep-qwen3moe": Shape("qwen3", window=256, positions=256, layers=8, experts=64, used=4),
     "skewed-qwen2moe": Shape("qwen2", layers=4, kv_heads=4, window=192, positions=192, shared_width=512),
+    "unseen-deepseek-v3": Shape(
+        "deepseek", layers=4, dense=1, groups=4, groups_used=2, shared_width=256, scale=2.5, window=192, positions=192
+    ),
+    "unseen-olmoe": Shape("olmoe", layers=3, kv_heads=4, experts=64, used=8, window=256, positions=256),
+    "unseen-mixtral": Shape(
+        "mixtral", vocabulary=2048, width=512, heads=8, experts=8, used=2, expert_width=512, window=384, positions=384
+    ),
 }

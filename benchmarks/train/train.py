@@ -79,7 +79,7 @@ def main() -> None:
     shape = SHAPES[a.shape]
     model = Decoder(shape)
     if a.embeddings:
-        known = load_file(a.embeddings / "model.safetensors")
+        known = {n: v for path in a.embeddings.glob("model*.safetensors") for n, v in load_file(path).items()}
         model.embed_tokens.data = known["model.embed_tokens.weight"].float()
         model.lm_head.data = known["lm_head.weight"].float()
     a.out.mkdir(parents=True, exist_ok=True)
