@@ -153,6 +153,7 @@ TABLES = {
     "goals": ("quality.csv", goals),
     "quality": ("quality.csv", quality),
     "chosen": ("quality.csv", chosen),
+    "unseen": ("unseen.csv", chosen),
     "ablation": ("ablation.csv", ablation),
     "ideas": ("ideas.csv", ideas),
     "correlation": ("sensitivity.csv", correlation),
