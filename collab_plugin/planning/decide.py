@@ -5,7 +5,8 @@ from __future__ import annotations
 from collab_plugin.planning.measure.confirm import confirm_plans
 from collab_plugin.planning.measure.measuring import Measuring, check_measuring
 from collab_plugin.planning.planning_input import PlanningInput
-from collab_plugin.planning.search import make_plan, make_plans
+from collab_plugin.planning.repaired_errors import repaired_errors
+from collab_plugin.planning.search import make_plans
 from collab_plugin.plans.plan import Plan
 from collab_plugin.progress import OnProgress, silent, track
 
@@ -22,11 +23,14 @@ def decide(
     Raises CollabError for a request that cannot be met, before anything is measured where that can be known.
     """
     if not confirm:
-        with track(progress, "measuring quantization errors", unit="errors") as report:
-            return make_plan(planning, report)
+        return _measured(planning, 1, progress)[0]
     if measuring is None:
         raise TypeError("candidates are measured by an engine on text: give measuring")
     check_measuring(planning, measuring)
+    return confirm_plans(_measured(planning, confirm, progress), planning, measuring, progress)
+
+
+def _measured(planning: PlanningInput, count: int, progress: OnProgress) -> tuple[Plan, ...]:
+    repaired = repaired_errors(planning, progress)
     with track(progress, "measuring quantization errors", unit="errors") as report:
-        plans = make_plans(planning, confirm, report)
-    return confirm_plans(plans, planning, measuring, progress)
+        return make_plans(planning, count, report, repaired=repaired)

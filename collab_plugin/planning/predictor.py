@@ -28,11 +28,6 @@ REPAIRED = 0.5
 """What is left of the KL divergence of pruning after the kept experts were fitted: 0.36, 0.46, 0.55 and 0.61 on four
 models at a quarter dropped (docs/quality.md §9)."""
 
-FED_BACK = 0.75
-"""What is left of the error of sampled experts that are rounded with feedback, on tokens that it did not see: medians
-of five models and seven types are 0.62 (gate, up) and 0.76 (down) with 1,024 tokens an expert, 0.78 and 0.90 with 64
-(docs/quality.md §10)."""
-
 ENOUGH_GROUPS = 3
 """Probed groups before their level is taken for that of the others: in a demo cut short after the
 embedding alone, its level made the prediction half of what was measured."""
@@ -178,12 +173,12 @@ def predictor_of(candidates: Candidates) -> Predictor:
     found = planning.sensitivity
     if found is None or not (found.groups or found.prunings):
         source = UNPROBED if learned.by_stream else UNMEASURED
-        return Predictor(_after_feedback(planning, learned.weights), _after_repair(planning, guess), source, together)
+        return Predictor(learned.weights, _after_repair(planning, guess), source, together)
     weights = probed_weights(learned.weights, found)
     same = planning.stats_source is not None and planning.stats_source.sha256 == found.stats_sha256
     prunings = tuple(p for p in found.prunings if same and p.rule == planning.rule)
     return Predictor(
-        _after_feedback(planning, weights),
+        weights,
         _after_repair(planning, probed_prune_cost(guess, prunings, topology.expert_count)),
         f"probed: {len(found.groups)} groups ({len(found.probed & set(weights))} of {len(weights)} tensors) and "
         f"{len(prunings)} prunings on {found.tokens:,} tokens; such predictions were within a factor of "
@@ -197,15 +192,6 @@ def _after_repair(planning: PlanningInput, cost: PruneCost) -> PruneCost:
     if planning.samples_source is None:
         return cost
     return lambda kept, used: REPAIRED * cost(kept, used)
-
-
-def _after_feedback(planning: PlanningInput, weights: Mapping[str, float]) -> Mapping[str, float]:
-    """Errors are measured as the kernels alone make them; with samples those of experts become less."""
-    if planning.samples_source is None:
-        return weights
-    layers, tensors = set(planning.samples_source.samples.layers), planning.checkpoint.tensors
-    fed = {n for n in weights if tensors[n].by_expert and len(tensors[n].shape) == 3 and tensors[n].layer in layers}
-    return {n: FED_BACK * w if n in fed else w for n, w in weights.items()}
 
 
 def _unprobed_prune_cost(candidates: Candidates, learned: Learned) -> PruneCost:

@@ -16,6 +16,7 @@ from collab_plugin.planning.fit import Fitted, fit_all
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.predictor import predictor_of
 from collab_plugin.planning.pruning import parse_keep
+from collab_plugin.planning.repaired_errors import RepairedErrors, repaired_errors
 from collab_plugin.planning.search_space import counts_to_weigh
 from collab_plugin.planning.type_choices import sizes_in_file
 from collab_plugin.plans.plan import Plan, Point
@@ -34,16 +35,23 @@ def make_plan(planning: PlanningInput, report: Advance = untold) -> Plan:
 
 
 def make_plans(
-    planning: PlanningInput, count: int, report: Advance = untold, errors: ErrorTable | None = None
+    planning: PlanningInput,
+    count: int,
+    report: Advance = untold,
+    errors: ErrorTable | None = None,
+    repaired: RepairedErrors | None = None,
 ) -> tuple[Plan, ...]:
     """The ``count`` best plans (fewer when there are no more), each of other experts or top-k, best first.
 
-    ``errors``: those of the same model and stats (`error_table`), so that plans for many budgets measure them once.
+    ``errors``: those of the same model and stats (`error_table`), so that plans for many budgets measure them once;
+    ``repaired``: likewise, with the same samples (`repaired_errors`).
     """
     candidates = Candidates(planning)
     if planning.request.keep_types:
         return (_keep_types(candidates),)
-    return _Search(candidates, planning.request.needed_budget(), errors or error_table(planning, report)).best(count)
+    budget = planning.request.needed_budget()
+    repaired = repaired or repaired_errors(planning)
+    return _Search(candidates, budget, errors or error_table(planning, report), repaired).best(count)
 
 
 def error_table(planning: PlanningInput, report: Advance = untold) -> ErrorTable:
@@ -72,8 +80,9 @@ def _keep_types(candidates: Candidates) -> Plan:
 
 
 class _Search:
-    def __init__(self, candidates: Candidates, budget: int, errors: ErrorTable) -> None:
+    def __init__(self, candidates: Candidates, budget: int, errors: ErrorTable, repaired: RepairedErrors) -> None:
         self.candidates, self.planning, self.budget, self.errors = candidates, candidates.planning, budget, errors
+        self.repaired = repaired
         self.predictor = predictor_of(candidates)
         self.fitted = fit_all(candidates, budget)
 
@@ -117,7 +126,10 @@ class _Search:
         for name, kinds in fitted.choices.items():
             weight, errors = self.predictor.weights[name], self.errors.errors[name]
             sizes = zip(kinds, sizes_in_file(checkpoint, plan, name, kinds), strict=True)
-            items.append(Item(name, tuple(Choice(kind, size, weight * errors[kind]) for kind, size in sizes)))
+            left = self.repaired.left
+            items.append(
+                Item(name, tuple(Choice(kind, size, weight * errors[kind] * left(name, kind)) for kind, size in sizes))
+            )
         return items
 
     def _allocate(self, fitted: Fitted) -> Plan:
@@ -132,7 +144,7 @@ class _Search:
         plan = dataclasses.replace(
             self.candidates.finish(candidate, types, self.errors.errors),
             predicted_kld=self.predictor.total(cost, candidate.count, candidate.used),
-            prediction=self.predictor.source,
+            prediction="; ".join(s for s in (self.predictor.source, self.repaired.source) if s),
         )
         if plan.bytes > self.budget:
             raise AssertionError(f"allocator {plan.allocator} went over the budget: {plan.bytes} > {self.budget}")

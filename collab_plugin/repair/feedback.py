@@ -36,6 +36,12 @@ class Moments:
     inputs: F32
     costs: F32 | None = None
 
+    @classmethod
+    def weighed(cls, inputs: F32, slopes: F32) -> Moments:
+        """``slopes`` f32[t, r]: how much what counts moves with the output of each row; only ratios in a row matter."""
+        costs = np.square(slopes).T
+        return cls(inputs, costs / np.maximum(costs.mean(1, keepdims=True), np.float32(1e-30)))
+
     @cached_property
     def diagonal(self) -> F32:
         """D, f32[r or 1, n], never quite zero."""

@@ -98,6 +98,11 @@ def pieces_of(columns: int) -> tuple[slice, ...]:
     return tuple(slice(at, min(at + step, columns)) for at in range(0, columns, step))
 
 
+def held_out(tokens: int, ctx: int) -> Mask:
+    """Which of so many tokens, in windows of ``ctx``, are not fitted to."""
+    return np.asarray(np.arange(tokens) // ctx % HELD_OUT == HELD_OUT - 1)
+
+
 @dataclass(frozen=True)
 class Goal:
     """What the kept experts as they are leave of a layer's outputs: ``missing`` f32[n, c] by piece of columns.
@@ -111,7 +116,7 @@ class Goal:
     def of(cls, block: RoutedBlock, outputs: F32, ctx: int, taken: Mapping[int, Taken], pool: Executor) -> Goal:
         """Of ``outputs`` f32[n, d], in windows of ``ctx`` tokens, where experts get what is ``taken``."""
         pieces = pieces_of(outputs.shape[1])
-        held = np.arange(len(outputs)) // ctx % HELD_OUT == HELD_OUT - 1
+        held = held_out(len(outputs), ctx)
 
         def without(piece: slice) -> F32:
             missing = outputs[:, piece].copy()

@@ -106,8 +106,7 @@ class RepairedLayer:
         made = []
         for start in range(0, slopes.shape[1], step):
             rows = slice(start, min(start + step, slopes.shape[1]))
-            costs = np.square(slopes[:, rows]).T
-            moments = Moments(inputs, costs / np.maximum(costs.mean(1, keepdims=True), np.float32(1e-30)))
+            moments = Moments.weighed(inputs, slopes[:, rows])
             values = self.block.checkpoint.read(name, expert=expert, rows=rows)
             made.append(self._fed_back(name, expert, values, moments))
         return made[0] if len(made) == 1 else np.concatenate(made)
