@@ -40,7 +40,7 @@ from collab_plugin.placement.placement import Placement
 from collab_plugin.placement.usable_memory import usable_memory
 from collab_plugin.progress import Advance
 from collab_plugin.stats.routing_trace import RoutingTrace
-from collab_plugin.stats.stats import ImatrixEntry, LayerRouting, Stats, Stream
+from collab_plugin.stats.stats import ImatrixEntry, InputRounding, LayerRouting, Stats, Stream
 from collab_plugin.stats.trace_file import write_trace
 
 # A served model's context unless told: longer ones cost memory that few tasks need.
@@ -109,6 +109,7 @@ class LlamaCppEngine(Engine):
                 for layer in range(topology.block_count)
                 if {f"stream.{node}.{layer}" for node in ("ffn_inp", "l_out")} <= arrays.keys()
             },
+            rounding={n: InputRounding(*(arrays[f"rounding.{n}"][:2] / arrays[f"rounding.{n}"][2])) for n in names},
         )
 
     def reference(self, original: Path, windows: Windows, *, out: Path, threads: int, progress: Advance) -> None:

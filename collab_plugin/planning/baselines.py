@@ -12,6 +12,7 @@ from collab_plugin.errors import CollabError
 from collab_plugin.formats.ggml_types import bits_per_weight
 from collab_plugin.formats.tensor_names import Role
 from collab_plugin.planning.candidates import Candidate, Candidates
+from collab_plugin.planning.costs import Costs
 from collab_plugin.planning.presets import PRESETS, preset_types
 from collab_plugin.planning.type_choices import possible, size_in_file
 from collab_plugin.quantize.error import ErrorTable
@@ -38,7 +39,7 @@ class Baseline:
     cost: float
 
 
-def baselines(candidates: Candidates, errors: ErrorTable, weights: Mapping[str, float], budget: int) -> list[Baseline]:
+def baselines(candidates: Candidates, errors: ErrorTable, costs: Costs, budget: int) -> list[Baseline]:
     """Those that this model can have: "pruning only" and the best of llama-quantize's presets at the budget, "paper" at
     its own bytes.
 
@@ -58,20 +59,18 @@ def baselines(candidates: Candidates, errors: ErrorTable, weights: Mapping[str, 
         return made[2] if made else 0  # too few to be served: go on upwards
 
     at = bisect_right(counts, budget, key=bytes_of) - 1
-    if at >= 0 and (pruned := _baseline(candidates, errors, weights, "pruning only", counts[at], lambda info: "Q8_0")):
+    if at >= 0 and (pruned := _baseline(candidates, errors, costs, "pruning only", counts[at], lambda info: "Q8_0")):
         found.append(pruned)
     if planning.request.types:
         return found
-    if presets := fitting_presets(candidates, errors, weights, budget):
+    if presets := fitting_presets(candidates, errors, costs, budget):
         found.append(min(presets, key=lambda preset: preset.cost))
     count = -(-math.ceil(PAPER_KEEP * t.expert_count) // step) * step
-    paper = _baseline(candidates, errors, weights, "paper", count, lambda info: _PAPER.get(info.role, "Q4_K"))
+    paper = _baseline(candidates, errors, costs, "paper", count, lambda info: _PAPER.get(info.role, "Q4_K"))
     return [*found, paper] if paper else found
 
 
-def fitting_presets(
-    candidates: Candidates, errors: ErrorTable, weights: Mapping[str, float], budget: int
-) -> list[Baseline]:
+def fitting_presets(candidates: Candidates, errors: ErrorTable, costs: Costs, budget: int) -> list[Baseline]:
     """What llama-quantize makes of all experts by each of its presets, where that is within the budget."""
     planning, found = candidates.planning, []
     for preset in PRESETS:
@@ -79,7 +78,7 @@ def fitting_presets(
         label, count = f"llama-quantize {preset}", planning.topology.expert_count
         made = _sized(candidates, count, _by_name(types))
         if made is not None and made[2] <= budget:
-            found.append(_costed(made, errors, weights, label))
+            found.append(_costed(made, errors, costs, label))
     return found
 
 
@@ -90,7 +89,7 @@ def _by_name(types: Mapping[str, str]) -> Callable[[TensorInfo], str]:
 def _baseline(
     candidates: Candidates,
     errors: ErrorTable,
-    weights: Mapping[str, float],
+    costs: Costs,
     label: str,
     count: int,
     rule: Callable[[TensorInfo], str],
@@ -99,16 +98,16 @@ def _baseline(
     made = _sized(candidates, count, rule)
     if made is None:
         return None
-    return _costed(made, errors, weights, label)
+    return _costed(made, errors, costs, label)
 
 
 _Sized = tuple[Candidate, dict[str, str], int]
 
 
-def _costed(made: _Sized, errors: ErrorTable, weights: Mapping[str, float], label: str) -> Baseline:
+def _costed(made: _Sized, errors: ErrorTable, costs: Costs, label: str) -> Baseline:
     candidate, types, size = made
     measured = errors.measure({n: (k,) for n, k in types.items()})
-    cost = sum(weights[n] * measured[n][k] for n, k in types.items())
+    cost = sum(costs.of(n, k, measured[n][k]) for n, k in types.items())
     return Baseline(label, candidate, size, cost)
 
 

@@ -12,6 +12,7 @@ from collab_plugin.planning.allocators.frontier import Frontier, frontier
 from collab_plugin.planning.baselines import baselines
 from collab_plugin.planning.candidates import Candidates
 from collab_plugin.planning.considered import Weighed, chosen, considered_points
+from collab_plugin.planning.costs import Costs
 from collab_plugin.planning.fit import Fitted, fit_all
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.predictor import predictor_of
@@ -84,6 +85,8 @@ class _Search:
         self.candidates, self.planning, self.budget, self.errors = candidates, candidates.planning, budget, errors
         self.repaired = repaired
         self.predictor = predictor_of(candidates)
+        rounding = self.planning.stats.rounding if self.planning.stats else {}
+        self.costs = Costs(self.predictor.weights, self.planning.checkpoint.tensors, rounding, repaired)
         self.fitted = fit_all(candidates, budget)
 
     def best(self, count: int) -> tuple[Plan, ...]:
@@ -92,7 +95,7 @@ class _Search:
         plans = self._solved(weighed, count)
         points: tuple[Point, ...] = ()
         if len(weighed) > 1:
-            rules = baselines(self.candidates, self.errors, self.predictor.weights, self.budget)
+            rules = baselines(self.candidates, self.errors, self.costs.without_repair(), self.budget)
             points = considered_points(weighed, rules, self.predictor, self.budget)
         return tuple(dataclasses.replace(plan, considered=chosen(points, plan)) for plan in plans)
 
@@ -124,12 +127,9 @@ class _Search:
         checkpoint, plan = self.planning.checkpoint, fitted.candidate.plan
         items = []
         for name, kinds in fitted.choices.items():
-            weight, errors = self.predictor.weights[name], self.errors.errors[name]
+            errors = self.errors.errors[name]
             sizes = zip(kinds, sizes_in_file(checkpoint, plan, name, kinds), strict=True)
-            left = self.repaired.left
-            items.append(
-                Item(name, tuple(Choice(kind, size, weight * errors[kind] * left(name, kind)) for kind, size in sizes))
-            )
+            items.append(Item(name, tuple(Choice(k, size, self.costs.of(name, k, errors[k])) for k, size in sizes)))
         return items
 
     def _allocate(self, fitted: Fitted) -> Plan:

@@ -65,7 +65,8 @@ def match_model(stats: Stats, checkpoint: Checkpoint, label: str) -> Matched:
         *_order_note(kept),
     )
     own = model_id(checkpoint) if kept.always else stats.model_id
-    return Matched(replace(stats, imatrix=imatrix, routing=routing, model_id=own), notes)
+    rounding = {name: stats.rounding[source] for name, source in names.items() if source in stats.rounding}
+    return Matched(replace(stats, imatrix=imatrix, routing=routing, model_id=own, rounding=rounding), notes)
 
 
 def without_data(checkpoint: Checkpoint, stats: Stats) -> tuple[str, ...]:

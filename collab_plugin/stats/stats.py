@@ -91,6 +91,19 @@ class Stream:
 
 
 @dataclass(frozen=True)
+class InputRounding:
+    """What the inputs of a tensor lose where they are rounded to 8 bits in blocks of 256 or of 32 values: squared error
+    over the input's square, a mean over tokens (quantize/rounded_inputs.py). 0 where a row has no such blocks."""
+
+    of_256: float
+    of_32: float
+
+    def lost(self, block: int) -> float:
+        """In blocks of so many values; none for 0."""
+        return {256: self.of_256, 32: self.of_32}.get(block, 0.0)
+
+
+@dataclass(frozen=True)
 class Stats:
     """Routing statistics by layer, importance matrix by GGUF tensor name, and where they came from.
 
@@ -98,7 +111,8 @@ class Stats:
     the calibrated model, None for foreign files.
     ``seed``: what windows of the texts were drawn with, None where all were taken or the first.
     ``text_sketch``: u64[<=1024], bottom-k sketch of the calibration text's token n-grams (text_overlap.py).
-    ``streams``: the residual stream by layer, of layers where the engine sees it.
+    ``streams``: the residual stream by layer, of layers where the engine sees it. ``rounding``: by tensor name, where
+    the engine sees its inputs.
     """
 
     routing: Mapping[int, LayerRouting]
@@ -111,3 +125,4 @@ class Stats:
     seed: int | None = None
     text_sketch: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     streams: Mapping[int, Stream] = field(default_factory=dict)
+    rounding: Mapping[str, InputRounding] = field(default_factory=dict)

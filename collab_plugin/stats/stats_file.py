@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,11 +23,11 @@ from collab_plugin.errors import CollabError
 from collab_plugin.formats.atomic_write import write_bytes
 from collab_plugin.formats.byte_file import ByteFile
 from collab_plugin.formats.file_hash import file_sha256
-from collab_plugin.formats.gguf_header import Header
+from collab_plugin.formats.gguf_header import Header, StoredTensor
 from collab_plugin.formats.gguf_layout import TensorSpec, layout
 from collab_plugin.formats.gguf_values import MetaValue
 from collab_plugin.stats.imatrix_file import counted_routing, counted_tokens, imatrix_entries, old_format_hint
-from collab_plugin.stats.stats import LayerRouting, Stats, Stream
+from collab_plugin.stats.stats import InputRounding, LayerRouting, Stats, Stream
 
 VERSION = 1
 UNMEASURED = "collab.stats.unmeasured"
@@ -34,6 +35,7 @@ SEED = "collab.stats.seed"
 """Sums of LayerRouting that the engine does not measure, and "imatrix"; absent when it measures all."""
 _SUMS = re.compile(r"^blk\.(\d+)\.collab_router$")
 _STREAM = re.compile(r"^blk\.(\d+)\.collab_stream$")
+_ROUNDING = ".collab_rounding"
 T = TypeVar("T")
 
 
@@ -54,11 +56,12 @@ def as_stored(stats: Stats) -> Stats:
         for layer, r in stats.routing.items()
     }
     streams = {layer: Stream(*_floats(stream).tolist()) for layer, stream in stats.streams.items()}
-    return replace(stats, routing=routing, streams=streams)
+    rounding = {name: InputRounding(*_floats(each).tolist()) for name, each in stats.rounding.items()}
+    return replace(stats, routing=routing, streams=streams, rounding=rounding)
 
 
-def _floats(stream: Stream) -> NDArray[np.float32]:
-    return np.array([stream.after_attention, stream.after_layer], np.float32)
+def _floats(pair: Stream | InputRounding) -> NDArray[np.float32]:
+    return np.array(astuple(pair), np.float32)
 
 
 def write_stats(path: str | os.PathLike[str], stats: Stats) -> None:
@@ -71,7 +74,7 @@ def _file_bytes(stats: Stats) -> bytes:
 
     Per layer, tensor ``blk.N.collab_router`` F32[3, 2E]: activation counts, weight sums and REAP sums,
     each as a float32 and the float32 rest that it lost, so that 48 bits survive.
-    ``blk.N.collab_stream`` F32[2]: `Stream`.
+    ``blk.N.collab_stream`` F32[2]: `Stream`. ``TENSOR.collab_rounding`` F32[2]: `InputRounding`.
     """
     arrays: dict[str, NDArray[np.float32]] = {}
     for name, entry in sorted(stats.imatrix.items()):
@@ -87,6 +90,8 @@ def _file_bytes(stats: Stats) -> bytes:
         arrays[f"blk.{layer}.collab_router"] = np.stack([_two_floats(row) for row in rows])
     for layer, stream in sorted(stats.streams.items()):
         arrays[f"blk.{layer}.collab_stream"] = _floats(stream)
+    for name, each in sorted(stats.rounding.items()):
+        arrays[name + _ROUNDING] = _floats(each)
     specs = [TensorSpec(name, array.shape, GGMLQuantizationType.F32) for name, array in arrays.items()]
     plan = layout(_keys(stats), specs)
     data = bytearray(plan.total)
@@ -182,7 +187,8 @@ def read_stats(path: str | os.PathLike[str]) -> Stats:
         engine=_value(meta, "collab.stats.engine", str, "") or "imatrix of another tool",
         seed=_value(meta, SEED, int, 0) if SEED in meta else None,
         text_sketch=_sketch(path, _value(meta, "collab.stats.ngrams", list, [])),
-        streams=_streams(path, header, file),
+        streams={n: Stream(*pair) for n, pair in _streams(path, header, file)},
+        rounding={n: InputRounding(*pair) for n, pair in _rounding(path, header, file)},
     )
 
 
@@ -210,18 +216,26 @@ def _value(meta: dict[str, MetaValue], key: str, kind: type[T], default: T) -> T
     return value
 
 
-def _streams(path: Path, header: Header, file: ByteFile) -> dict[int, Stream]:
-    found = {}
+def _streams(path: Path, header: Header, file: ByteFile) -> Iterator[tuple[int, list[float]]]:
     for name, stored in header.tensors.items():
-        if not (layer := _STREAM.match(name)):
-            continue
-        values = np.empty(0, np.float32)
-        if stored.type == GGMLQuantizationType.F32 and stored.shape == (2,):
-            values = file.read(stored.offset, stored.offset + stored.nbytes).view(np.float32)
-        if len(values) != 2 or not np.isfinite(values).all() or values.min() <= 0:
-            raise CollabError(f"{path}: {name} is damaged; calibrate again")
-        found[int(layer[1])] = Stream(*values.tolist())
-    return found
+        if layer := _STREAM.match(name):
+            yield int(layer[1]), _pair(path, name, stored, file, least=float(np.finfo(np.float32).tiny))
+
+
+def _rounding(path: Path, header: Header, file: ByteFile) -> Iterator[tuple[str, list[float]]]:
+    for name, stored in header.tensors.items():
+        if name.endswith(_ROUNDING):
+            yield name.removesuffix(_ROUNDING), _pair(path, name, stored, file, least=0.0)
+
+
+def _pair(path: Path, name: str, stored: StoredTensor, file: ByteFile, least: float) -> list[float]:
+    """Two finite numbers of at least ``least``."""
+    values = np.empty(0, np.float32)
+    if stored.type == GGMLQuantizationType.F32 and stored.shape == (2,):
+        values = file.read(stored.offset, stored.offset + stored.nbytes).view(np.float32)
+    if len(values) != 2 or not np.isfinite(values).all() or values.min() < least:
+        raise CollabError(f"{path}: {name} is damaged; calibrate again")
+    return [float(v) for v in values]
 
 
 def _our_routing(path: Path, header: Header, file: ByteFile, without: list[object]) -> dict[int, LayerRouting]:

@@ -14,6 +14,7 @@ from collab_llamacpp.native.model import MUL_MAT, MUL_MAT_ID, read_tensor, tenso
 from collab_llamacpp.native.observe import Observer
 from collab_plugin.engines.ggml_structs import GgmlTensor
 from collab_plugin.errors import CollabError
+from collab_plugin.quantize.rounded_inputs import BLOCKS, lost_by_rounding
 
 F64 = NDArray[np.float64]
 _OP = GgmlTensor.op.offset
@@ -21,6 +22,7 @@ _STREAM = (b"ffn_inp", b"l_out")
 _TINY = 1e-30
 # The output matrix too, which llama-imatrix leaves out unless told; a tied one has the embedding's name.
 _MATRIX = re.compile(rb"^(?:blk\.|output\.weight$|token_embd\.weight$)")
+_SOME = 64  # inputs of a product whose rounding is looked at
 _MIN_ROWS = 16  # llama-imatrix passes over smaller batches (tools/imatrix/imatrix.cpp:237)
 
 
@@ -30,6 +32,7 @@ class Collector(Observer):
     ``counts[layer]`` i64[E], ``weights[layer]``, ``reap[layer]`` f64[E], ``tokens[layer]``;
     ``sums[tensor]`` f64[C, m] and ``seen[tensor]`` i64[C] as in ImatrixEntry. ``streams[node, layer]``: sum over tokens
     of 1 / ‖x‖² of the residual stream, and tokens, after the layer's attention ("ffn_inp") and after it ("l_out").
+    ``rounding[tensor]`` f64[3]: sums of what inputs lose by rounding in blocks of 256 and of 32, and their number.
     With ``trace`` also ``chosen[layer]``: i16[tokens, k] a ubatch, in order.
     Weights are those applied to the expert's output: the last of ffn_moe_weights, _softmax, _norm,
     _scaled. The norm of ffn_moe_weighted is weight × ‖output‖, so REAP needs no further product.
@@ -49,6 +52,7 @@ class Collector(Observer):
         self.sums: dict[str, F64] = {}
         self.seen: dict[str, NDArray[np.int64]] = {}
         self.streams: dict[tuple[str, int], tuple[float, int]] = {}
+        self.rounding: dict[str, F64] = {}
         self._ids: dict[int, NDArray[np.int32]] = {}
         self._pending: dict[int, NDArray[np.float32]] = {}
 
@@ -68,6 +72,7 @@ class Collector(Observer):
             found[f"weights.{layer}"], found[f"reap.{layer}"] = self.weights[layer], self.reap[layer]
         for name, sums in self.sums.items():
             found[f"sums.{name}"], found[f"seen.{name}"] = sums, self.seen[name]
+            found[f"rounding.{name}"] = self.rounding[name]
         for (node, layer), (total, tokens) in self.streams.items():
             found[f"streams.{node}.{layer}"] = np.array([total, tokens])
         for layer, ids in self.chosen.items():
@@ -78,7 +83,7 @@ class Collector(Observer):
         """Take up what `state` gave."""
         for key, values in arrays.items():
             kind, _, name = key.partition(".")
-            if kind in ("sums", "seen"):
+            if kind in ("sums", "seen", "rounding"):
                 getattr(self, kind)[name] = values
             elif kind == "streams":
                 node, _, layer = name.rpartition(".")
@@ -158,6 +163,7 @@ class Collector(Observer):
 
     def _take_experts(self, name: str, x: NDArray[np.float32], ids: NDArray[np.int32], experts: int) -> None:
         """x f32[tokens, 1 or k, n], ids i32[tokens, k]."""
+        self._take_rounding(name, x)
         squares = np.square(x.reshape(-1, x.shape[-1]))
         order = np.argsort(ids.ravel(), kind="stable")
         rows = order // ids.shape[1] if x.shape[1] == 1 else order
@@ -171,10 +177,18 @@ class Collector(Observer):
 
     def _take_matrix(self, name: str, x: NDArray[np.float32], slices: int) -> None:
         """x f32[i3, i2, rows, n]; a 3-D weight (MLA) gets a vector a slice, a 2-D one the sum of all."""
+        self._take_rounding(name, x)
         squares = np.square(x, dtype=np.float32).sum(2, dtype=np.float64).reshape(-1, x.shape[-1])
         by_slice = squares.reshape(-1, slices, x.shape[-1]).sum(0) if len(squares) % slices == 0 else squares
         rows = int(np.prod(x.shape[:-1])) // slices
         self._add(name, by_slice.reshape(1, -1), np.array([rows]))
+
+    def _take_rounding(self, name: str, x: NDArray[np.float32]) -> None:
+        """x f32[..., n]: some of its rows, evenly spread."""
+        rows = x.reshape(-1, x.shape[-1])
+        some = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _SOME)).astype(int))]
+        lost = [float(lost_by_rounding(some, b).sum()) if some.shape[1] % b == 0 else 0.0 for b in BLOCKS]
+        self.rounding[name] = self.rounding.get(name, 0) + np.array([*lost, len(some)], np.float64)
 
     def _add(self, name: str, sums: NDArray[Any], seen: NDArray[np.int64]) -> None:
         if not np.isfinite(sums).all():

@@ -70,6 +70,7 @@ def calibrate(job: CalibrateJob, progress: Advance) -> Arrays:
     for name, sums in collector.sums.items():
         arrays[f"sums.{name}"] = sums.astype(np.float32)
         arrays[f"seen.{name}"] = collector.seen[name].astype(np.float32)
+        arrays[f"rounding.{name}"] = collector.rounding[name]
     return arrays
 
 
