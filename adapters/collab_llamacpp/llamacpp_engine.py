@@ -151,9 +151,10 @@ class LlamaCppEngine(Engine):
         checkpoint = open_gguf(model)
         with tempfile.TemporaryDirectory(prefix="collab-") as folder:
             file = Path(folder) / "shapes.npz"
-            needed = sorted({name for disturbance in disturbances for name in disturbance.errors})
+            needed = sorted({name for disturbance in disturbances for name in disturbance.tensors})
             arrays = {f"energy.{name}": shapes[name].energy for name in needed}
             arrays |= {f"inputs.{name}": shapes[name].inputs for name in needed}
+            arrays |= {f"plain.{name}": shapes[name].plain for name in needed}
             np.savez(file, **arrays)  # type: ignore[arg-type]  # keyword arrays, as documented
             job = DisturbJob(
                 str(checkpoint.path),

@@ -20,23 +20,31 @@ class ErrorShape:
     square over tokens is ε Σ_j w_j W_ij² (w: mean squared activations, as in the importance matrix). E is a matrix: the
     same inputs get the same error, and attention does not average it away over tokens. ``energy`` f32[slices, rows] is
     Σ_j w_j W_ij², ``inputs`` f32[slices] is Σ_j w_j; either may have one entry for all slices or all rows. Slices:
-    experts, or heads of MLA's tensors; one for a matrix.
+    experts, or heads of MLA's tensors; one for a matrix. ``plain`` is like ``energy``, with w = 1.
     """
 
     energy: F32
     inputs: F32
+    plain: F32
 
 
 @dataclass(frozen=True)
 class Disturbance:
     """``errors``: relative squared error (plan's definition) by GGUF tensor name, put in as a random error of an
-    `ErrorShape`. ``kept``: the experts of a layer that may still be chosen, as if the others were pruned; layers that
-    it does not name keep all. ``experts_used``: only so many of a token's experts count, None for the model's own
-    number."""
+    `ErrorShape`. ``rounded``: by tensor name, how many of its inputs share a scale where they are rounded to 8 bits, as
+    processors do beside quantized tensors (quantize/rounded_inputs.py). ``kept``: the experts of a layer that may still
+    be chosen, as if the others were pruned; layers that it does not name keep all. ``experts_used``: only so many of a
+    token's experts count, None for the model's own number."""
 
     errors: Mapping[str, float] = field(default_factory=dict)
+    rounded: Mapping[str, int] = field(default_factory=dict)
     kept: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     experts_used: int | None = None
+
+    @property
+    def tensors(self) -> frozenset[str]:
+        """Names of those whose products are disturbed."""
+        return frozenset(self.errors) | frozenset(self.rounded)
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,13 @@ def block_of_inputs(kind: str) -> int:
 
 
 def lost_by_rounding(x: F32, block: int) -> F32:
-    """Of each row of ``x`` f32[rows, n], the squared error of rounding over the row's square: f32[rows]. 0 for rows of
-    zeros; n a multiple of ``block``."""
+    """What rounding adds to each value of ``x`` f32[rows, n], the same shape; n a multiple of ``block``."""
     blocks = x.reshape(len(x), -1, block)
     scale = np.maximum(np.abs(blocks).max(-1, keepdims=True) / _MOST, _TINY)
-    lost = np.square(np.rint(blocks / scale) * scale - blocks).sum((1, 2))
+    return np.asarray((np.rint(blocks / scale) * scale - blocks).reshape(x.shape), np.float32)
+
+
+def share_lost(x: F32, block: int) -> F32:
+    """Of each row of ``x``, the squared error of rounding over the row's square: f32[rows]; 0 for rows of zeros."""
+    lost = np.square(lost_by_rounding(x, block)).sum(1)
     return np.asarray(lost / np.maximum(np.square(x).sum(1), _TINY), np.float32)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-SENSITIVITY_VERSION = 2
+SENSITIVITY_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class PruningProbe:
 class TogetherProbe:
     """Mean KL divergence (nats) against the original when all these tensors were disturbed at once.
 
-    ``errors``: the relative error of each.
+    ``errors``: the relative error of each one's product, of the tensor and of its inputs, which were rounded.
     """
 
     errors: Mapping[str, float]

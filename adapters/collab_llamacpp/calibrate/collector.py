@@ -14,7 +14,7 @@ from collab_llamacpp.native.model import MUL_MAT, MUL_MAT_ID, read_tensor, tenso
 from collab_llamacpp.native.observe import Observer
 from collab_plugin.engines.ggml_structs import GgmlTensor
 from collab_plugin.errors import CollabError
-from collab_plugin.quantize.rounded_inputs import BLOCKS, lost_by_rounding
+from collab_plugin.quantize.rounded_inputs import BLOCKS, share_lost
 
 F64 = NDArray[np.float64]
 _OP = GgmlTensor.op.offset
@@ -187,7 +187,7 @@ class Collector(Observer):
         """x f32[..., n]: some of its rows, evenly spread."""
         rows = x.reshape(-1, x.shape[-1])
         some = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _SOME)).astype(int))]
-        lost = [float(lost_by_rounding(some, b).sum()) if some.shape[1] % b == 0 else 0.0 for b in BLOCKS]
+        lost = [float(share_lost(some, b).sum()) if some.shape[1] % b == 0 else 0.0 for b in BLOCKS]
         self.rounding[name] = self.rounding.get(name, 0) + np.array([*lost, len(some)], np.float64)
 
     def _add(self, name: str, sums: NDArray[Any], seen: NDArray[np.int64]) -> None:

@@ -61,7 +61,7 @@ def disturb(job: DisturbJob, progress: Advance) -> dict[str, NDArray[Any]]:
                         sums[index - 1].append((float(kld.sum()), float(np.square(kld).sum()), len(kld)))
                 progress(tokens_run, len(windows) * len(runs) * ctx)
             scored += len(clean)
-    if windows and (missing := sorted({name for d in disturbances for name in d.errors} - disturber.hit)):
+    if windows and (missing := sorted({name for d in disturbances for name in d.tensors} - disturber.hit)):
         raise CollabError(f"{missing[0]} was not multiplied with when {job.model} ran: its error cannot be told")
     return {
         "sums": np.array(sums, np.float64).reshape(len(disturbances), len(windows), 3),
@@ -81,4 +81,4 @@ def spread(windows: list[NDArray[np.int64]], most: int | None) -> list[NDArray[n
 def _shapes(path: str) -> dict[str, ErrorShape]:
     with np.load(path, allow_pickle=False) as arrays:
         names = [key.removeprefix("energy.") for key in arrays if key.startswith("energy.")]
-        return {name: ErrorShape(arrays[f"energy.{name}"], arrays[f"inputs.{name}"]) for name in names}
+        return {name: ErrorShape(*(arrays[f"{of}.{name}"] for of in ("energy", "inputs", "plain"))) for name in names}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from collab_llamacpp.native.observe import Observer
 from collab_plugin.engines.disturbance import Disturbance, ErrorShape
 from collab_plugin.engines.ggml_structs import GgmlTensor
 from collab_plugin.errors import CollabError
+from collab_plugin.quantize.rounded_inputs import lost_by_rounding
 
 F32 = NDArray[np.float32]
 _OP, _NAME = GgmlTensor.op.offset, GgmlTensor.name.offset
@@ -29,6 +31,30 @@ _ROUTED = re.compile(rb"^ffn_moe_(?:logits|logits_biased|probs_biased)-(\d+)$")
 _WEIGHTS = re.compile(rb"^ffn_moe_weights-\d+$")
 NEVER = np.float32(-1e30)
 """A router logit that softmax and sigmoid turn into 0, and a biased probability that is never among the top."""
+
+
+@dataclass(frozen=True)
+class _Noise:
+    """Added to the products of one tensor in one sequence: of an ``error`` of the tensor, or of inputs ``rounded`` in
+    blocks of so many."""
+
+    sequence: int
+    error: float = 0.0
+    rounded: int = 0
+
+    def name(self, tensor: str) -> str:
+        """What is random depends on it: the two kinds are independent."""
+        return f"{tensor} inputs" if self.rounded else tensor
+
+    def inputs(self, x: F32) -> F32:
+        """What a random matrix is multiplied with, f32[tokens, n]."""
+        return lost_by_rounding(x, self.rounded) if self.rounded else x
+
+    def variance(self, shape: ErrorShape, index: int, rows: int, n: int) -> F32:
+        """Mean square of the entries of each of its rows, f32[rows]."""
+        own = min(index, len(shape.inputs) - 1)
+        found = shape.plain[own] / n if self.rounded else self.error * shape.energy[own] / shape.inputs[own]
+        return np.broadcast_to(np.asarray(found, np.float32), rows)
 
 
 class Disturber(Observer):
@@ -43,19 +69,21 @@ class Disturber(Observer):
         self._unused_weight = NEVER if logits_as_weights else np.float32(0)
         self._random = RandomErrors()
         self.hit: set[str] = set()
-        self._errors: dict[bytes, list[tuple[int, float]]] = {}
+        self._noise: dict[bytes, list[_Noise]] = {}
         self._dropped: dict[int, list[tuple[int, tuple[int, ...]]]] = {}
         self._used: list[tuple[int, int]] = []
 
     def set(self, disturbances: Sequence[Disturbance | None]) -> None:
         """What the sequences of the next batch get, in their order; None: nothing."""
-        self._errors, self._dropped, self._used = {}, {}, []
+        self._noise, self._dropped, self._used = {}, {}, []
         self.sequences = len(disturbances)
         for sequence, disturbance in enumerate(disturbances):
             if disturbance is None:
                 continue
             for name, error in disturbance.errors.items():
-                self._errors.setdefault(name.encode(), []).append((sequence, error))
+                self._noise.setdefault(name.encode(), []).append(_Noise(sequence, error=error))
+            for name, block in disturbance.rounded.items():
+                self._noise.setdefault(name.encode(), []).append(_Noise(sequence, rounded=block))
             for layer, kept in disturbance.kept.items():
                 self._dropped.setdefault(layer, []).append((sequence, kept))
             if disturbance.experts_used is not None:
@@ -63,7 +91,7 @@ class Disturber(Observer):
 
     def wanted(self, address: int) -> bool:
         op = ctypes.c_int.from_address(address + _OP).value
-        if op in _PRODUCTS and _weight(address) in self._errors:
+        if op in _PRODUCTS and _weight(address) in self._noise:
             return True
         name = _name(address)
         return _layer(name) in self._dropped or bool(self._used and _WEIGHTS.match(name))
@@ -76,8 +104,8 @@ class Disturber(Observer):
         elif self._used and _WEIGHTS.match(node):
             self._use_fewer(address)
         op = ctypes.c_int.from_address(address + _OP).value
-        if op in _PRODUCTS and (name := _weight(address)) in self._errors:
-            self._disturb(address, op, name.decode(), self._errors[name])
+        if op in _PRODUCTS and (name := _weight(address)) in self._noise:
+            self._disturb(address, op, name.decode(), self._noise[name])
         return True
 
     def _mask(self, address: int, dropped: Sequence[tuple[int, tuple[int, ...]]]) -> None:
@@ -95,57 +123,59 @@ class Disturber(Observer):
             values[0, self._tokens(sequence), used:] = self._unused_weight
         write_tensor(address, values)
 
-    def _disturb(self, address: int, op: int, name: str, errors: Sequence[tuple[int, float]]) -> None:
+    def _disturb(self, address: int, op: int, name: str, noises: Sequence[_Noise]) -> None:
         t, shape = tensor_at(address), self.shapes[name]
         values = np.array(read_tensor(address))
-        for sequence, error in errors:
+        for noise in noises:
             if op == MUL_MAT_ID:
-                self._experts(values, t, name, sequence, error, shape)
+                self._experts(values, t, name, noise, shape)
             elif op == GET_ROWS:
-                rows = values.reshape(-1, values.shape[-1])
-                at = self._tokens(sequence)
-                ids = read_tensor(t.src[1]).reshape(-1)[at]
-                energy = np.broadcast_to(shape.energy[0], max(int(ids.max()) + 1, shape.energy.shape[1]))[ids]
-                rows[at] += self._random.rows(name, ids, rows.shape[1], error * energy / shape.inputs[0])
+                self._looked_up(values, t, name, noise, shape)
             else:
-                self._matrix(values, t, name, sequence, error, shape)
+                self._matrix(values, t, name, noise, shape)
         write_tensor(address, values)
         self.hit.add(name)
 
-    def _experts(self, values: F32, t: Any, name: str, sequence: int, error: float, shape: ErrorShape) -> None:
+    def _looked_up(self, values: F32, t: Any, name: str, noise: _Noise, shape: ErrorShape) -> None:
+        """Rows of a table, which has no inputs to round: values f32[..., tokens, n]."""
+        rows = values.reshape(-1, values.shape[-1])
+        at = self._tokens(noise.sequence)
+        ids = read_tensor(t.src[1]).reshape(-1)[at]
+        energy = np.broadcast_to(shape.energy[0], max(int(ids.max()) + 1, shape.energy.shape[1]))[ids]
+        rows[at] += self._random.rows(name, ids, rows.shape[1], noise.error * energy / shape.inputs[0])
+
+    def _experts(self, values: F32, t: Any, name: str, noise: _Noise, shape: ErrorShape) -> None:
         """values f32[1, tokens, k, rows]; x f32[1, tokens, 1 or k, n]; ids i32[1, 1, tokens, k]."""
-        at = self._tokens(sequence)
+        at = self._tokens(noise.sequence)
         ids = read_tensor(t.src[2])[0, 0][at]
         x = read_tensor(t.src[1])[0][at]
         for index in np.unique(ids):
             tokens, places = np.nonzero(ids == index)
             inputs = x[tokens, np.minimum(places, x.shape[1] - 1)]
-            variance = _variance(shape, int(index), error, values.shape[-1])
-            values[0, at[tokens], places] += self._random.product(name, int(index), inputs, variance)
+            values[0, at[tokens], places] += self._product(name, int(index), inputs, noise, shape, values.shape[-1])
 
-    def _matrix(self, values: F32, t: Any, name: str, sequence: int, error: float, shape: ErrorShape) -> None:
+    def _matrix(self, values: F32, t: Any, name: str, noise: _Noise, shape: ErrorShape) -> None:
         """values f32[1, slices, tokens, rows], or f32[sequences, slices, tokens of one, rows] inside attention."""
         x = read_tensor(t.src[1])
         total = self.sequences * self.ctx
         if values.shape[0] == 1 and values.shape[2] == total:
-            first, at = 0, self._tokens(sequence)
+            first, at = 0, self._tokens(noise.sequence)
         elif values.shape[0] == self.sequences and values.shape[2] == self.ctx:
-            first, at = sequence, np.arange(self.ctx)
+            first, at = noise.sequence, np.arange(self.ctx)
         else:
             raise CollabError(f"the product of {name} has the shape {values.shape}, which has no place for each token")
         for index in range(values.shape[1]):
             inputs = x[min(first, x.shape[0] - 1), min(index, x.shape[1] - 1)][at]
-            variance = _variance(shape, index, error, values.shape[-1])
-            values[first, index, at] += self._random.product(name, index, inputs, variance)
+            values[first, index, at] += self._product(name, index, inputs, noise, shape, values.shape[-1])
+
+    def _product(self, name: str, index: int, x: F32, noise: _Noise, shape: ErrorShape, rows: int) -> F32:
+        """What the noise adds to the products of slice ``index`` with inputs ``x`` f32[tokens, n]."""
+        inputs = noise.inputs(x)
+        variance = noise.variance(shape, index, rows, inputs.shape[1])
+        return self._random.product(noise.name(name), index, inputs, variance)
 
     def _tokens(self, sequence: int) -> NDArray[np.int64]:
         return np.arange(sequence * self.ctx, (sequence + 1) * self.ctx)
-
-
-def _variance(shape: ErrorShape, index: int, error: float, rows: int) -> F32:
-    """Mean square of the entries of each row of the error of a slice, f32[rows]."""
-    own = min(index, len(shape.inputs) - 1)
-    return np.broadcast_to(np.asarray(error * shape.energy[own] / shape.inputs[own], np.float32), rows)
 
 
 def _name(address: int) -> bytes:

@@ -25,19 +25,23 @@ def error_shapes(
     All values are read once. Loud rows have loud errors, and which ones are loud differs from expert to expert.
     """
     jobs = [(name, index) for name in names for index in _slices(checkpoint.tensors[name])]
-    parts: dict[str, list[tuple[F32, float]]] = {name: [] for name in names}
+    parts: dict[str, list[tuple[F32, F32, float]]] = {name: [] for name in names}
 
-    def one(job: tuple[str, int | None]) -> tuple[F32, float]:
+    def one(job: tuple[str, int | None]) -> tuple[F32, F32, float]:
         info = checkpoint.tensors[job[0]]
         weights = _weights(info, job[1], matrix)
-        return _energies(checkpoint, info, job[1], weights), float(weights.sum())
+        return *_energies(checkpoint, info, job[1], weights), float(weights.sum())
 
     with ThreadPoolExecutor(threads) as pool:
         for done, (job, part) in enumerate(zip(jobs, pool.map(one, jobs), strict=True), 1):
             parts[job[0]].append(part)
             report(done, len(jobs))
     return {
-        name: ErrorShape(np.stack([e for e, _ in found]), np.array([i for _, i in found], np.float32))
+        name: ErrorShape(
+            energy=np.stack([energy for energy, _, _ in found]),
+            inputs=np.array([inputs for _, _, inputs in found], np.float32),
+            plain=np.stack([plain for _, plain, _ in found]),
+        )
         for name, found in parts.items()
     }
 
@@ -52,12 +56,14 @@ def _weights(info: TensorInfo, index: int | None, matrix: ImportanceMatrix | Non
     return np.ones(info.shape[-1], np.float32) if vector is None or not vector.any() else vector
 
 
-def _energies(checkpoint: Checkpoint, info: TensorInfo, index: int | None, weights: F32) -> F32:
-    """Σ_j w_j W_ij² of every row i of a slice, f32[rows]."""
+def _energies(checkpoint: Checkpoint, info: TensorInfo, index: int | None, weights: F32) -> tuple[F32, F32]:
+    """Σ_j w_j W_ij² and Σ_j W_ij² of every row i of a slice, f32[rows] each."""
     rows, n = info.shape[-2:]
     step = max(1, TILE_VALUES // n)
+    both = np.stack([weights, np.ones_like(weights)], 1)
     parts = [
-        np.square(checkpoint.read(info.name, expert=index, rows=slice(start, start + step))) @ weights
+        np.square(checkpoint.read(info.name, expert=index, rows=slice(start, start + step))) @ both
         for start in range(0, rows, step)
     ]
-    return np.asarray(np.concatenate(parts), np.float32)
+    energy, plain = np.concatenate(parts).T
+    return np.ascontiguousarray(energy, np.float32), np.ascontiguousarray(plain, np.float32)

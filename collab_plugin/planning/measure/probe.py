@@ -14,13 +14,14 @@ from collab_plugin.planning.measure.error_shapes import error_shapes
 from collab_plugin.planning.measure.groups import Group, coarse
 from collab_plugin.planning.measure.measuring import Measuring, check_disturbing
 from collab_plugin.planning.measure.probe_order import Task, next_round
-from collab_plugin.planning.measure.together import LEVELS, Together
+from collab_plugin.planning.measure.together import LEVELS, Together, with_inputs
 from collab_plugin.planning.measure.token_budget import MOST_PRUNINGS, default_tokens, windows_each
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.search_space import prunings_by_rule
 from collab_plugin.planning.sources import SensitivitySource, StatsSource
 from collab_plugin.progress import OnProgress, silent, track
 from collab_plugin.stats.sensitivity import GroupProbe, PruningProbe, Sensitivity, TogetherProbe
+from collab_plugin.stats.stats import Stats
 from collab_plugin.stats.text_hash import texts_sha256
 
 PROBE_ERROR = 0.03
@@ -75,7 +76,7 @@ def probe(
                 threads=planning.request.threads,
                 progress=advance,
             )
-        found = _with(found, todo.tasks, effects)
+        found = _with(found, todo.tasks, effects, planning.stats)
         keep(found)
     return found
 
@@ -131,20 +132,21 @@ def _disturbance(candidates: Mapping[str, Candidates], task: Task) -> Disturbanc
     if isinstance(task.what, Group):
         return Disturbance(errors=dict.fromkeys(task.what.tensors, PROBE_ERROR))
     if isinstance(task.what, Together):
-        return Disturbance(errors=task.what.errors)
+        return Disturbance(errors=task.what.errors, rounded=task.what.rounded)
     rule, count, used = task.what
     candidate = candidates[rule].candidate(count, used)
     return Disturbance(kept=candidate.plan.pruning.kept, experts_used=used)
 
 
-def _with(found: Sensitivity, todo: Sequence[Task], effects: Effects) -> Sensitivity:
+def _with(found: Sensitivity, todo: Sequence[Task], effects: Effects, stats: Stats) -> Sensitivity:
     groups, pruned, together = list(found.groups), list(found.prunings), list(found.together)
     for task, effect in zip(todo, effects.each, strict=True):
         if isinstance(task.what, Group):
             error = PROBE_ERROR * len(task.what.tensors)
             groups.append(GroupProbe(task.what.tensors, error, effect.mean_kld, effect.stderr))
         elif isinstance(task.what, Together):
-            together.append(TogetherProbe(task.what.errors, effect.mean_kld, effect.stderr))
+            errors = with_inputs(task.what, stats.rounding)
+            together.append(TogetherProbe(errors, effect.mean_kld, effect.stderr))
         else:
             pruned.append(PruningProbe(*task.what, effect.mean_kld, effect.stderr))
     if len(groups) > len(found.groups):

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from collab_plugin.checkpoint.checkpoint import Checkpoint
+from collab_plugin.checkpoint.checkpoint import Checkpoint, TensorInfo
+from collab_plugin.formats.tensor_names import Role
 from collab_plugin.planning.measure.groups import coarse
+from collab_plugin.quantize.rounded_inputs import BLOCKS
 from collab_plugin.stats.sensitivity import GroupProbe
+from collab_plugin.stats.stats import InputRounding
 
 LEVELS = (0.001, 0.01, 0.15)
 """Nats that the costs of all tensors add up to: from what is hardly seen to what nobody wants."""
@@ -18,9 +21,10 @@ _HALVINGS = 60
 
 @dataclass(frozen=True)
 class Together:
-    """Relative errors by tensor, all put in at once."""
+    """Relative errors by tensor, all put in at once, with the rounding of inputs that goes with quantized tensors."""
 
     errors: Mapping[str, float]
+    rounded: Mapping[str, int]
 
 
 def together_at_levels(checkpoint: Checkpoint, probes: Sequence[GroupProbe]) -> list[Together]:
@@ -47,8 +51,22 @@ def together_at_levels(checkpoint: Checkpoint, probes: Sequence[GroupProbe]) -> 
             middle = (low + high) / 2
             cost = sum(w * error for w, error in _errors(weights, sizes, middle))
             low, high = (middle, high) if cost < level else (low, middle)
-        found.append(Together({n: e for n, (_, e) in zip(weights, _errors(weights, sizes, low), strict=True) if e > 0}))
+        errors = {n: e for n, (_, e) in zip(weights, _errors(weights, sizes, low), strict=True) if e > 0}
+        found.append(Together(errors, {n: block for n in errors if (block := _block(checkpoint, checkpoint.tensors[n]))}))
     return found
+
+
+def with_inputs(put_in: Together, rounding: Mapping[str, InputRounding]) -> dict[str, float]:
+    """Relative errors of the products: those of the tensors and of their inputs, as far as calibration saw them."""
+    none = InputRounding(0.0, 0.0)
+    return {n: e + rounding.get(n, none).lost(put_in.rounded.get(n, 0)) for n, e in put_in.errors.items()}
+
+
+def _block(checkpoint: Checkpoint, info: TensorInfo) -> int:
+    """Inputs that share a scale beside the types that most plans take: 256, or 32 where rows have no such blocks."""
+    if info.role == Role.EMBEDDING and "output.weight" in checkpoint.tensors:
+        return 0  # only looked up
+    return next((block for block in BLOCKS if info.shape[-1] % block == 0), 0)
 
 
 def _errors(weights: Mapping[str, float], sizes: Mapping[str, int], c: float) -> list[tuple[float, float]]:
