@@ -52,7 +52,8 @@ def together_at_levels(checkpoint: Checkpoint, probes: Sequence[GroupProbe]) -> 
             cost = sum(w * error for w, error in _errors(weights, sizes, middle))
             low, high = (middle, high) if cost < level else (low, middle)
         errors = {n: e for n, (_, e) in zip(weights, _errors(weights, sizes, low), strict=True) if e > 0}
-        found.append(Together(errors, {n: block for n in errors if (block := _block(checkpoint, checkpoint.tensors[n]))}))
+        blocks = {n: _block(checkpoint, checkpoint.tensors[n]) for n in errors}
+        found.append(Together(errors, {n: block for n, block in blocks.items() if block}))
     return found
 
 
