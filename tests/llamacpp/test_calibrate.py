@@ -50,6 +50,9 @@ def test_every_layer_sees_every_token(model: str, calibrated: dict[str, tuple[To
     assert stats.tokens % CTX == 0
     assert tuple(sorted(stats.routing)) == topology.moe_layers
     assert sorted(stats.streams) == list(range(topology.block_count))
+    assert set(stats.rounding) == set(stats.imatrix)
+    assert all(1e-6 < max(r.of_256, r.of_32) < 0.01 for r in stats.rounding.values())
+    assert all(r.of_32 < r.of_256 for name, r in stats.rounding.items() if "ffn_gate" in name)
     for layer, routing in stats.routing.items():
         assert routing.tokens == stats.tokens, layer
         assert routing.count.sum() == stats.tokens * topology.experts_used, layer

@@ -48,6 +48,7 @@ def test_round_trip(written: Path) -> None:
         np.testing.assert_array_equal(after.imatrix[name].sum2, entry.sum2)
         np.testing.assert_array_equal(after.imatrix[name].count, entry.count)
     assert after.streams == before.streams
+    assert after.rounding == before.rounding
     assert set(after.routing) == set(before.routing)
     for layer, routing in before.routing.items():
         read = after.routing[layer]
@@ -118,7 +119,11 @@ def test_it_is_a_valid_imatrix(written: Path) -> None:
         np.testing.assert_array_equal(counts.data.ravel(), entry.count)
     ours = [name for name in tensors if not name.endswith((".in_sum2", ".counts"))]
     assert sorted(ours) == sorted(
-        [*(f"blk.{layer}.collab_router" for layer in LAYERS), *(f"blk.{layer}.collab_stream" for layer in (0, *LAYERS))]
+        [
+            *(f"blk.{layer}.collab_router" for layer in LAYERS),
+            *(f"blk.{layer}.collab_stream" for layer in (0, *LAYERS)),
+            *(f"{name}.collab_rounding" for name in small_stats().imatrix),
+        ]
     )
 
 
