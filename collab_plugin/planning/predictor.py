@@ -73,7 +73,7 @@ def together(cost: float) -> float:
 def probed_together(weights: Mapping[str, float], probes: Sequence[TogetherProbe]) -> Callable[[float], float]:
     """`together` as it was measured on this model: linear in the logarithms between the probes of all tensors at once,
     beyond them with the law's power. The law where there are none."""
-    costs = [sum(weights.get(n, 0.0) * e for n, e in p.errors.items()) for p in probes]
+    costs = [sum(weights.get(n, 0.0) * e for put_in in (p.errors, p.inputs) for n, e in put_in.items()) for p in probes]
     measured = {cost: p.kld for cost, p in zip(costs, probes, strict=True) if cost > 0 and p.kld > 0}
     if not measured:
         return together

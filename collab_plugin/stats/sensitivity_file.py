@@ -28,9 +28,10 @@ def _check(sensitivity: Sensitivity) -> None:
         _check_figures(f"$.prunings[{index}]", pruned.kld, pruned.stderr)
     for index, whole in enumerate(sensitivity.together):
         _check_figures(f"$.together[{index}]", whole.kld, whole.stderr)
-        for name, error in whole.errors.items():
-            if not 0 <= error <= MOST_NATS:
-                raise CollabError(f"$.together[{index}].errors.{name} is {error}, which nothing measures")
+        for field, errors in (("errors", whole.errors), ("inputs", whole.inputs)):
+            for name, error in errors.items():
+                if not 0 <= error <= MOST_NATS:
+                    raise CollabError(f"$.together[{index}].{field}.{name} is {error}, which nothing measures")
 
 
 def _check_figures(where: str, kld: float, stderr: float) -> None:

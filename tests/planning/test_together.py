@@ -59,7 +59,7 @@ WEIGHTS = {"a": 1.0, "b": 2.0}
 
 
 def _probe(a: float, b: float, kld: float) -> TogetherProbe:
-    return TogetherProbe({"a": a, "b": b}, kld, 0.0)
+    return TogetherProbe({"a": a, "b": b}, {}, kld, 0.0)
 
 
 def test_measured_levels_count_and_logarithms_are_linear_between_them() -> None:

@@ -32,7 +32,11 @@ MEASURED = Sensitivity(
         GroupProbe(("blk.1.attn_q.weight",), 0.1, -1e-12, 0.0),
     ),
     prunings=(PruningProbe("freq-score alpha=0.5 groups=none", 6, 2, 0.25, 0.0125),),
-    together=(TogetherProbe({"blk.1.attn_q.weight": 0.01, "blk.2.attn_q.weight": 0.3}, 0.05, 0.002),),
+    together=(
+        TogetherProbe(
+            {"blk.1.attn_q.weight": 0.01, "blk.2.attn_q.weight": 0.3}, {"blk.1.attn_q.weight": 0.0001}, 0.05, 0.002
+        ),
+    ),
 )
 
 

@@ -14,7 +14,7 @@ from collab_plugin.planning.measure.error_shapes import error_shapes
 from collab_plugin.planning.measure.groups import Group, coarse
 from collab_plugin.planning.measure.measuring import Measuring, check_disturbing
 from collab_plugin.planning.measure.probe_order import Task, next_round
-from collab_plugin.planning.measure.together import LEVELS, Together, with_inputs
+from collab_plugin.planning.measure.together import LEVELS, Together, errors_of_inputs
 from collab_plugin.planning.measure.token_budget import MOST_PRUNINGS, default_tokens, windows_each
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.search_space import prunings_by_rule
@@ -145,8 +145,8 @@ def _with(found: Sensitivity, todo: Sequence[Task], effects: Effects, stats: Sta
             error = PROBE_ERROR * len(task.what.tensors)
             groups.append(GroupProbe(task.what.tensors, error, effect.mean_kld, effect.stderr))
         elif isinstance(task.what, Together):
-            errors = with_inputs(task.what, stats.rounding)
-            together.append(TogetherProbe(errors, effect.mean_kld, effect.stderr))
+            inputs = errors_of_inputs(task.what, stats.rounding)
+            together.append(TogetherProbe(task.what.errors, inputs, effect.mean_kld, effect.stderr))
         else:
             pruned.append(PruningProbe(*task.what, effect.mean_kld, effect.stderr))
     if len(groups) > len(found.groups):

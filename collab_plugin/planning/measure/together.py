@@ -57,10 +57,9 @@ def together_at_levels(checkpoint: Checkpoint, probes: Sequence[GroupProbe]) -> 
     return found
 
 
-def with_inputs(put_in: Together, rounding: Mapping[str, InputRounding]) -> dict[str, float]:
-    """Relative errors of the products: those of the tensors and of their inputs, as far as calibration saw them."""
-    none = InputRounding(0.0, 0.0)
-    return {n: e + rounding.get(n, none).lost(put_in.rounded.get(n, 0)) for n, e in put_in.errors.items()}
+def errors_of_inputs(put_in: Together, rounding: Mapping[str, InputRounding]) -> dict[str, float]:
+    """Relative errors of the inputs that were rounded, of tensors whose inputs calibration saw."""
+    return {n: rounding[n].lost(block) for n, block in put_in.rounded.items() if n in rounding}
 
 
 def _block(checkpoint: Checkpoint, info: TensorInfo) -> int:
