@@ -13,24 +13,28 @@ from statistics import geometric_mean
 
 import numpy as np
 
+from collab_plugin.formats.user_folders import cache_path
 from collab_plugin.planning.measure.groups import part_of
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.sources import SamplesSource
 from collab_plugin.planning.type_choices import type_choices
 from collab_plugin.planning.type_limits import Limits
 from collab_plugin.progress import OnProgress, silent, track
+from collab_plugin.quantize.known_errors import KnownErrors, error_key
 from collab_plugin.repair.held_out import F32, HeldOut
 from collab_plugin.repair.one_blas_thread import one_blas_thread
 from collab_plugin.repair.routed_block import RoutedBlock
 from collab_plugin.stats.importance_matrix import importance_vector
 
-LAYERS = 3
-"""Layers that are looked at: the first and the last that were sampled, and the one in the middle."""
-SHARES = (0.25, 0.75)
-"""An expert is looked at that stands at each of these shares of all selections, those of the busiest first."""
+QUARTERS = (0.25, 0.75)
+"""What is looked at: of the layers that were sampled those a quarter and three quarters down, and of each the experts
+that stand at these shares of all selections, those of the busiest first."""
 DOWN = "expert down"
 LEAST = 1e-6
 NOT_ROUNDED = ("F32", "F16", "BF16")
+METHOD = "repaired 1"
+"""In the keys of what is remembered: another number where another way of repair leaves something else."""
+_Job = tuple[HeldOut, str, str]
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,8 @@ NONE = RepairedErrors({}, {}, 0)
 def repaired_errors(planning: PlanningInput, progress: OnProgress = silent) -> RepairedErrors:
     """Measured on the planning's samples; `NONE` without, or where nothing is quantized.
 
-    Each type that experts may get is tried on at most 6 experts, and of each on 512 hidden values at most. The mean
-    over experts is geometric. The same whatever the number of threads.
+    Each type that experts may get is tried on at most 4 experts, and of each on 512 hidden values at most. The mean
+    over experts is geometric. The same whatever the number of threads; what an earlier plan measured is not again.
     """
     source = planning.samples_source
     if source is None or planning.request.keep_types:
@@ -71,17 +75,8 @@ def repaired_errors(planning: PlanningInput, progress: OnProgress = silent) -> R
     tried = _tried(planning, tensors)
     with one_blas_thread():
         experts = [e for layer in _layers(list(source.samples.layers)) for e in _experts(planning, source, layer)]
-        jobs = [(expert, *pair) for pair in tried for expert in experts]
-        found: dict[tuple[str, str], list[float]] = {pair: [] for pair in tried}
-        with (
-            track(progress, "measuring what repair leaves", unit="errors") as report,
-            ThreadPoolExecutor(planning.request.threads) as pool,
-        ):
-            results = pool.map(lambda job: _left(planning, *job), jobs)
-            for done, ((_, *pair), left) in enumerate(zip(jobs, results, strict=True), 1):
-                found[pair[0], pair[1]] += [left] if left is not None else []
-                report(done, len(jobs))
-    shares = {pair: geometric_mean(np.maximum(each, LEAST)) for pair, each in found.items() if each}
+        found = _measured(planning, [(expert, *pair) for pair in tried for expert in experts], progress)
+    shares = {pair: geometric_mean(each) for pair, each in found.items() if each}
     return RepairedErrors(shares, tensors, len(experts))
 
 
@@ -108,12 +103,43 @@ def _tried(planning: PlanningInput, tensors: Mapping[str, str]) -> list[tuple[st
     )
 
 
+def _measured(
+    planning: PlanningInput, jobs: Sequence[_Job], progress: OnProgress
+) -> dict[tuple[str, str], list[float]]:
+    """What is left by part and type, of each expert that can tell."""
+    remembered = KnownErrors(cache_path() / "errors.sqlite")
+    keys = {job: _key(planning, *job) for job in jobs}
+    known = remembered.find(list(keys.values()))
+    todo = [job for job in jobs if keys[job] not in known]
+    with (
+        track(progress, "measuring what repair leaves", unit="errors") as report,
+        ThreadPoolExecutor(planning.request.threads) as pool,
+    ):
+        for done, (job, left) in enumerate(zip(todo, pool.map(lambda j: _left(planning, *j), todo), strict=True), 1):
+            if left is not None:
+                known[keys[job]] = max(left, LEAST)
+            report(done, len(todo))
+    remembered.keep({keys[job]: known[keys[job]] for job in todo if keys[job] in known})
+    found: dict[tuple[str, str], list[float]] = {}
+    for job in jobs:
+        if keys[job] in known:
+            found.setdefault(job[1:], []).append(known[keys[job]])
+    return found
+
+
+def _key(planning: PlanningInput, expert: HeldOut, part: str, kind: str) -> bytes:
+    """All that the share depends on, as a digest."""
+    tokens = np.concatenate([expert.inputs, expert.weights, expert.held[:, None].astype(np.float32)], 1)
+    matrices = ((values, _vector(planning, expert, name, kind)) for name, values in expert.matrices.items())
+    return error_key(planning.needed_kernels().version(), f"{METHOD} {part} {kind}", ((tokens, None), *matrices))
+
+
 def _layers(sampled: Sequence[int]) -> list[int]:
-    return [sampled[i] for i in np.unique(np.linspace(0, len(sampled) - 1, LAYERS).astype(int))]
+    return [sampled[i] for i in np.unique(np.rint(np.array(QUARTERS) * (len(sampled) - 1)).astype(int))]
 
 
 def _experts(planning: PlanningInput, source: SamplesSource, layer: int) -> list[HeldOut]:
-    """Those at `SHARES` of the layer's selections that got enough tokens."""
+    """Those at `QUARTERS` of the layer's selections that got enough tokens."""
     t, samples = planning.topology, source.samples
     sample = samples.layers[layer]
     sample.check(samples.path)
@@ -121,20 +147,23 @@ def _experts(planning: PlanningInput, source: SamplesSource, layer: int) -> list
     choice = block.choose(np.asarray(sample.inputs), tuple(range(t.expert_count)), t.experts_used, grouped=t.groups > 1)
     counts = np.bincount(choice.ids.reshape(-1), minlength=t.expert_count)
     order = np.argsort(-counts, kind="stable")
-    at = np.searchsorted(np.cumsum(counts[order]), np.array(SHARES) * counts.sum())
+    at = np.searchsorted(np.cumsum(counts[order]), np.array(QUARTERS) * counts.sum())
     found = (HeldOut(block, sample, samples.ctx, choice, int(order[i])) for i in np.unique(at))
     return [expert for expert in found if expert.enough]
 
 
 def _left(planning: PlanningInput, expert: HeldOut, part: str, kind: str) -> float | None:
-    kernels, tensors = planning.needed_kernels(), planning.checkpoint.tensors
+    kernels = planning.needed_kernels()
 
     def rounded(name: str, values: F32) -> F32:
-        vector = importance_vector(tensors[name], expert.expert, kind, planning.imatrix)
-        columns = values.shape[1]
-        data = kernels.quantize(
-            np.ascontiguousarray(values, np.float32), kind, None if vector is None else vector[:columns]
-        )
-        return kernels.dequantize(data, kind, columns)
+        vector = _vector(planning, expert, name, kind)
+        data = kernels.quantize(np.ascontiguousarray(values, np.float32), kind, vector)
+        return kernels.dequantize(data, kind, values.shape[1])
 
     return expert.left_of_down(rounded) if part == DOWN else expert.left_of_gate_and_up(rounded)
+
+
+def _vector(planning: PlanningInput, expert: HeldOut, name: str, kind: str) -> F32 | None:
+    """Importance of the columns that are looked at."""
+    vector = importance_vector(planning.checkpoint.tensors[name], expert.expert, kind, planning.imatrix)
+    return None if vector is None else vector[: expert.matrices[name].shape[1]]

@@ -17,7 +17,7 @@ from collab_plugin.repair.samples import LayerSample
 F32 = NDArray[np.float32]
 MOST_HIDDEN, MOST_OUTPUTS = 512, 1024
 """Hidden values and outputs of an expert that are looked at, the first ones: enough for a ratio."""
-MOST_TOKENS = 2048
+MOST_TOKENS = 1024
 LEAST_TOKENS = 16
 """Held-out tokens; fewer tell nothing."""
 Round = Callable[[str, F32], F32]

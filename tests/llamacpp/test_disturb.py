@@ -10,21 +10,30 @@ import numpy as np
 import pytest
 from collab_llamacpp.calibrate.disturb import MOST_SEQUENCES, sequences_for
 from collab_llamacpp.llamacpp_engine import LlamaCppEngine
+from collab_llamacpp.native.ggml_kernels import GgmlKernels
 from small_models.hand_made_plans import pruned
 from small_models.tiny_moe import write_deepseek2, write_qwen3moe
 
+from collab_plugin.checkpoint.checkpoint import quantizable
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.compression.gguf_file import compress
 from collab_plugin.engines.disturbance import Disturbance, Effect, Effects, ErrorShape
 from collab_plugin.engines.engine import Windows
 from collab_plugin.errors import CollabError
+from collab_plugin.formats.ggml_types import tensor_bytes
+from collab_plugin.formats.tensor_names import Role
+from collab_plugin.planning.measure.error_shapes import error_shapes
+from collab_plugin.plans.artifact import artifact_layout
 from collab_plugin.plans.copy_plan import copy_plan
+from collab_plugin.plans.plan import TensorPlan
 from collab_plugin.progress import untold
 
 ENGINE = LlamaCppEngine()
 CTX = 64
 Write = Callable[..., Path]
-SHAPE = ErrorShape(np.ones((1, 1), np.float32), np.ones(1, np.float32))
+Q8_ERROR = 2.8e-5
+"""Relative squared error of normal values at Q8_0."""
+SHAPE = ErrorShape(np.ones((1, 1), np.float32), np.ones(1, np.float32), np.ones((1, 1), np.float32))
 
 
 def moe_layers(model: Path) -> set[int]:
@@ -32,7 +41,7 @@ def moe_layers(model: Path) -> set[int]:
 
 
 def run(model: Path, text: Path, *disturbances: Disturbance, chunks: int, most: int | None) -> Effects:
-    shapes = {name: SHAPE for d in disturbances for name in d.errors}
+    shapes = {name: SHAPE for d in disturbances for name in d.tensors}
     windows = Windows((text,), CTX, chunks)
     return ENGINE.disturb(model, disturbances, shapes, windows, most=most, threads=1, progress=untold)
 
@@ -124,6 +133,31 @@ def test_parts_are_together_what_one_run_measures(qwen3moe: Path, prose: Path) -
     assert joined(2) == whole
     assert joined(6) == whole
     assert len(whole.each[0].windows) == 5
+
+
+def test_rounded_inputs_are_as_bad_as_those_of_a_real_file(qwen3moe: Path, prose: Path, tmp_path: Path) -> None:
+    """A Q8_0 file errs by its tensors and, as much, by its inputs; the disturbance has both."""
+    checkpoint = open_gguf(qwen3moe)
+    names = [n for n, i in checkpoint.tensors.items() if quantizable(i) and i.role != Role.EMBEDDING]
+    plan = copy_plan(checkpoint)
+    types = {n: TensorPlan("Q8_0", tensor_bytes("Q8_0", checkpoint.tensors[n].shape), 0.0) for n in names}
+    plan = dataclasses.replace(plan, tensors={**plan.tensors, **types})
+    plan = dataclasses.replace(plan, bytes=artifact_layout(checkpoint, plan).total)
+    out = tmp_path / "q8.gguf"
+    compress(checkpoint, plan, None, out, kernels=GgmlKernels(), threads=1, report=untold)
+    real = ENGINE.evaluate(out, qwen3moe, Windows((prose,), CTX, 2), threads=1, progress=untold).mean_kld
+    shapes = error_shapes(checkpoint, names, None, 1, untold)
+    errors = dict.fromkeys(names, Q8_ERROR)
+    found = ENGINE.disturb(
+        qwen3moe,
+        [Disturbance(errors), Disturbance(rounded=dict.fromkeys(names, 32)),
+         Disturbance(errors, dict.fromkeys(names, 32))],
+        shapes, Windows((prose,), CTX, 2), threads=1, progress=untold,
+    )  # fmt: skip
+    tensors, inputs, both = (each.mean_kld for each in found.each)
+    assert real / 1.7 < both < 1.7 * real
+    assert tensors < 0.8 * both
+    assert inputs > 0.2 * both
 
 
 def test_a_weight_without_products_is_told(qwen3moe: Path, prose: Path) -> None:
