@@ -1,0 +1,84 @@
+"""What repair leaves of each type's error is measured on the plan's samples, once, and decides between types."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_models.model_bench import Bench
+
+from collab_plugin.checkpoint.identity import model_id
+from collab_plugin.planning.planning_input import PlanningInput
+from collab_plugin.planning.repaired_errors import NONE, RepairedErrors, repaired_errors
+from collab_plugin.planning.search import make_plans
+from collab_plugin.planning.sources import SamplesSource
+from collab_plugin.repair.routed_block import RoutedBlock
+from collab_plugin.repair.samples import writing_samples
+
+TYPES = ("Q2_K", "Q4_K", "Q6_K")
+CTX = 32
+
+
+@pytest.fixture(scope="module")
+def samples(softmax: Bench, tmp_path_factory: pytest.TempPathFactory) -> SamplesSource:
+    """Of inputs of low rank, as those of real models are."""
+    path, t = tmp_path_factory.mktemp("samples") / "samples.gguf", softmax.topology
+    width = softmax.checkpoint.tensors["token_embd.weight"].shape[-1]
+    random, tokens = np.random.default_rng(0), 1600
+    with writing_samples(
+        path, t.moe_layers, tokens, width, ctx=CTX, model_id=model_id(softmax.checkpoint), engine="none"
+    ) as layers:
+        for layer, sample in layers.items():
+            inputs = (random.standard_normal((tokens, 24)) @ random.standard_normal((24, width))).astype(np.float32) / 5
+            block = RoutedBlock(softmax.checkpoint, t, layer)
+            choice = block.choose(inputs, tuple(range(t.expert_count)), t.experts_used, grouped=False)
+            sample.inputs[:], sample.outputs[:] = inputs, block.outputs(inputs, choice)
+    return SamplesSource.read(path)
+
+
+def planning_of(bench: Bench, samples: SamplesSource | None, threads: int = 2) -> PlanningInput:
+    planning = bench.planning(10**9, types=TYPES, threads=threads)
+    return dataclasses.replace(planning, samples_source=samples)
+
+
+def test_shares_are_below_one_for_every_type(softmax: Bench, samples: SamplesSource) -> None:
+    found = repaired_errors(planning_of(softmax, samples))
+    assert set(found.shares) == {(f"expert {side}", kind) for side in ("down", "gate/up") for kind in TYPES}
+    assert all(0.01 < share < 1 for share in found.shares.values())
+    assert 1 <= found.experts <= 4
+    assert found.left("blk.1.ffn_down_exps.weight", "Q4_K") == found.shares["expert down", "Q4_K"]
+    assert found.left("blk.1.attn_q.weight", "Q4_K") == 1
+    assert "repair leaves 0." in found.source
+
+
+def test_they_are_the_same_for_any_number_of_threads_and_from_the_cache(
+    softmax: Bench, samples: SamplesSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
+    one = repaired_errors(planning_of(softmax, samples, threads=1))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "two"))
+    three = repaired_errors(planning_of(softmax, samples, threads=3))
+    assert list((tmp_path / "two").rglob("errors.sqlite")), "remembered"
+    assert one == three == repaired_errors(planning_of(softmax, samples))
+
+
+def test_without_samples_or_new_types_nothing_is_measured(softmax: Bench, samples: SamplesSource) -> None:
+    assert repaired_errors(planning_of(softmax, None)) is NONE
+    kept = dataclasses.replace(softmax.planning(None, keep_types=True), samples_source=samples)
+    assert repaired_errors(kept) is NONE
+
+
+def test_a_type_that_repair_helps_most_is_chosen(softmax: Bench, samples: SamplesSource) -> None:
+    planning = planning_of(softmax, samples)
+    budget = softmax.plan(10**9, types=TYPES).bytes // 2
+    planning = dataclasses.replace(planning, request=dataclasses.replace(planning.request, budget=budget, keep="100%"))
+    tensors = {n: "expert down" for n in softmax.checkpoint.tensors if "ffn_down_exps" in n}
+    helped = RepairedErrors({("expert down", "Q2_K"): 1e-4}, tensors, 1)
+    (plain,), (better,) = make_plans(planning, 1, repaired=NONE), make_plans(planning, 1, repaired=helped)
+    chosen = {plan.tensors[name].type for plan in (better,) for name in tensors}
+    assert chosen == {"Q2_K"}
+    assert {plain.tensors[name].type for name in tensors} != {"Q2_K"}
+    assert "repair leaves" in better.prediction
+    assert "repair leaves" not in plain.prediction
