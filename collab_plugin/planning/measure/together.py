@@ -12,8 +12,8 @@ from collab_plugin.quantize.rounded_inputs import BLOCKS
 from collab_plugin.stats.sensitivity import GroupProbe
 from collab_plugin.stats.stats import InputRounding
 
-LEVELS = (0.001, 0.01, 0.15)
-"""Nats that the costs of all tensors add up to: from what is hardly seen to what nobody wants."""
+LEVELS = (0.0001, 0.001, 0.01, 0.15)
+"""Nats that the costs of all tensors add up to: from what is hardly more than rounded inputs to what nobody wants."""
 MOST_ERROR = 0.3
 """Relative error of a tensor at most, about IQ1_S's."""
 _HALVINGS = 60
