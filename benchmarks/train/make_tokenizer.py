@@ -89,4 +89,4 @@ def train(kind: str, corpora: Path, out: Path, vocabulary: int) -> None:
 
 
 if __name__ == "__main__":
-    train(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int([*sys.argv, VOCABULARY][4]))
+    train(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]) if len(sys.argv) > 4 else VOCABULARY)
