@@ -39,7 +39,7 @@ move a router's choice, and the share of tokens that choose otherwise grows with
 REAL_ERRORS = 1.15
 """What real errors cost over random ones of their size: medians of 1.02 to 1.24 on five judges (docs/quality.md §4)."""
 
-WITHIN_PROBED, WITHIN_UNPROBED = 1.7, 2.8
+WITHIN_PROBED, WITHIN_UNPROBED = 1.6, 2.8
 """Factor that predicted and measured KL divergence were apart at most, over the plans of benchmarks/results/quality.csv
 (tests/repository/test_goals.py)."""
 
