@@ -33,7 +33,10 @@ class UnfinishedCalibration:
 
     def resume(self, collector: Collector) -> int:
         """Give ``collector`` what was kept; how many windows that were."""
-        if self._path is None or not self._path.is_file():
+        if self._path is None:
+            return 0
+        _new(self._path).unlink(missing_ok=True)  # of a run that was stopped while it wrote
+        if not self._path.is_file():
             return 0
         try:
             with np.load(self._path, allow_pickle=False) as found:
@@ -52,12 +55,17 @@ class UnfinishedCalibration:
         if self._path is None or begun < self._next:
             return
         arrays: dict[str, Any] = {JOB: np.array(self._key), DONE: np.array(done), **collector.state()}
-        part = self._path.with_name(self._path.name + ".new")
+        part = _new(self._path)
         with part.open("wb") as file:
             np.savez(file, **arrays)
         part.replace(self._path)
         took = time.monotonic() - begun
         self._next = time.monotonic() + (max(self._least, took / AT_MOST) if self._least else 0)
+
+
+def _new(path: Path) -> Path:
+    """What is written before it takes the place of ``path``."""
+    return path.with_name(path.name + ".new")
 
 
 def _key(job: CalibrateJob, windows: Sequence[NDArray[np.int64]]) -> str:
