@@ -163,7 +163,6 @@ class Collector(Observer):
 
     def _take_experts(self, name: str, x: NDArray[np.float32], ids: NDArray[np.int32], experts: int) -> None:
         """x f32[tokens, 1 or k, n], ids i32[tokens, k]."""
-        self._take_rounding(name, x)
         squares = np.square(x.reshape(-1, x.shape[-1]))
         order = np.argsort(ids.ravel(), kind="stable")
         rows = order // ids.shape[1] if x.shape[1] == 1 else order
@@ -174,17 +173,18 @@ class Collector(Observer):
         sums = np.zeros((experts, x.shape[-1]))
         sums[used] = np.add.reduceat(squares[rows], starts, axis=0, dtype=np.float64)
         self._add(name, sums, seen)
+        self._take_rounding(name, x)
 
     def _take_matrix(self, name: str, x: NDArray[np.float32], slices: int) -> None:
         """x f32[i3, i2, rows, n]; a 3-D weight (MLA) gets a vector a slice, a 2-D one the sum of all."""
-        self._take_rounding(name, x)
         squares = np.square(x, dtype=np.float32).sum(2, dtype=np.float64).reshape(-1, x.shape[-1])
         by_slice = squares.reshape(-1, slices, x.shape[-1]).sum(0) if len(squares) % slices == 0 else squares
         rows = int(np.prod(x.shape[:-1])) // slices
         self._add(name, by_slice.reshape(1, -1), np.array([rows]))
+        self._take_rounding(name, x)
 
     def _take_rounding(self, name: str, x: NDArray[np.float32]) -> None:
-        """x f32[..., n]: some of its rows, evenly spread."""
+        """x f32[..., n], finite: some of its rows, evenly spread."""
         rows = x.reshape(-1, x.shape[-1])
         some = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _SOME)).astype(int))]
         lost = [float(share_lost(some, b).sum()) if some.shape[1] % b == 0 else 0.0 for b in BLOCKS]
