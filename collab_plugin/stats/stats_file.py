@@ -36,6 +36,7 @@ SEED = "collab.stats.seed"
 _SUMS = re.compile(r"^blk\.(\d+)\.collab_router$")
 _STREAM = re.compile(r"^blk\.(\d+)\.collab_stream$")
 _ROUNDING = ".collab_rounding"
+TINY = float(np.finfo(np.float32).tiny)
 T = TypeVar("T")
 
 
@@ -219,21 +220,21 @@ def _value(meta: dict[str, MetaValue], key: str, kind: type[T], default: T) -> T
 def _streams(path: Path, header: Header, file: ByteFile) -> Iterator[tuple[int, list[float]]]:
     for name, stored in header.tensors.items():
         if layer := _STREAM.match(name):
-            yield int(layer[1]), _pair(path, name, stored, file, least=float(np.finfo(np.float32).tiny))
+            yield int(layer[1]), _pair(path, name, stored, file, TINY, np.inf)
 
 
 def _rounding(path: Path, header: Header, file: ByteFile) -> Iterator[tuple[str, list[float]]]:
     for name, stored in header.tensors.items():
         if name.endswith(_ROUNDING):
-            yield name.removesuffix(_ROUNDING), _pair(path, name, stored, file, least=0.0)
+            yield name.removesuffix(_ROUNDING), _pair(path, name, stored, file, 0.0, 1.0)
 
 
-def _pair(path: Path, name: str, stored: StoredTensor, file: ByteFile, least: float) -> list[float]:
-    """Two finite numbers of at least ``least``."""
+def _pair(path: Path, name: str, stored: StoredTensor, file: ByteFile, least: float, most: float) -> list[float]:
+    """Two finite numbers from ``least`` to ``most``."""
     values = np.empty(0, np.float32)
     if stored.type == GGMLQuantizationType.F32 and stored.shape == (2,):
         values = file.read(stored.offset, stored.offset + stored.nbytes).view(np.float32)
-    if len(values) != 2 or not np.isfinite(values).all() or values.min() < least:
+    if len(values) != 2 or not np.isfinite(values).all() or values.min() < least or values.max() > most:
         raise CollabError(f"{path}: {name} is damaged; calibrate again")
     return [float(v) for v in values]
 

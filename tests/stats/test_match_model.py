@@ -22,7 +22,7 @@ from collab_plugin.compression.gguf_file import compress
 from collab_plugin.errors import CollabError
 from collab_plugin.progress import untold
 from collab_plugin.stats.match_model import Matched, match_model, without_data
-from collab_plugin.stats.stats import ImatrixEntry, LayerRouting, Stats
+from collab_plugin.stats.stats import ImatrixEntry, InputRounding, LayerRouting, Stats
 from collab_plugin.stats.stats_file import read_stats
 
 F32 = np.float32
@@ -80,9 +80,14 @@ def vectors(found: Matched, name: str, experts: int, borrow: float = 0.0) -> NDA
 def test_tensors_with_the_same_input_share_importance(stored: str, tensors: Sequence[str], tmp_path: Path) -> None:
     checkpoint = small_model(tmp_path / "model.gguf", [*tensors, DOWN])
     entry = by_expert() if "_exps" in stored else dense()
-    found = matched({stored: entry, DOWN: by_expert(seed=1)}, checkpoint)
+    stats = dataclasses.replace(
+        stats_of({stored: entry, DOWN: by_expert(seed=1)}), rounding={stored: InputRounding(1e-3, 1e-4)}
+    )
+    found = match_model(stats, checkpoint, "imatrix.gguf")
     for name in tensors:
         assert found.stats.imatrix[name] is entry
+        assert found.stats.rounding[name] is stats.rounding[stored]
+    assert DOWN not in found.stats.rounding
     shared = ", ".join(f"{name} that of {stored}" for name in tensors)
     assert found.notes == (f"{len(tensors)} tensors have the importance of a tensor with the same input: {shared}",)
     assert without_data(checkpoint, found.stats) == ()

@@ -229,6 +229,13 @@ def test_a_stream_without_a_norm(value: float, written: Path, tmp_path: Path) ->
         read_stats(path)
 
 
+@pytest.mark.parametrize("value", [np.nan, -1e-9, 1.5, np.inf])
+def test_rounding_that_loses_less_than_nothing_or_more_than_all(value: float, written: Path, tmp_path: Path) -> None:
+    path = _poke(written, tmp_path, "blk.1.ffn_down_exps.weight.collab_rounding", value)
+    with pytest.raises(CollabError, match=r"blk\.1\.ffn_down_exps\.weight\.collab_rounding is damaged"):
+        read_stats(path)
+
+
 def _poke(written: Path, folder: Path, tensor: str, value: float) -> Path:
     path = folder / "poked.gguf"
     shutil.copy(written, path)
