@@ -6,6 +6,7 @@ are the best of their size.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ that stand at these shares of all selections, those of the busiest first."""
 DOWN = "expert down"
 LEAST = 1e-6
 NOT_ROUNDED = ("F32", "F16", "BF16")
+ANY = "Q8_0"  # importance vectors do not depend on the type
 METHOD = "repaired 1"
 """In the keys of what is remembered: another number where another way of repair leaves something else."""
 _Job = tuple[HeldOut, str, str]
@@ -71,21 +73,24 @@ def repaired_errors(planning: PlanningInput, progress: OnProgress = silent) -> R
     source = planning.samples_source
     if source is None or planning.request.keep_types:
         return NONE
-    tensors = _repaired_tensors(planning, source)
+    layers = [layer for layer in planning.topology.moe_layers if layer in source.samples.layers]
+    if not layers:
+        return NONE
+    tensors = _repaired_tensors(planning, layers)
     tried = _tried(planning, tensors)
     with one_blas_thread():
-        experts = [e for layer in _layers(list(source.samples.layers)) for e in _experts(planning, source, layer)]
+        experts = [e for layer in _looked_at(layers) for e in _experts(planning, source, layer)]
         found = _measured(planning, [(expert, *pair) for pair in tried for expert in experts], progress)
     shares = {pair: geometric_mean(each) for pair, each in found.items() if each}
     return RepairedErrors(shares, tensors, len(experts))
 
 
-def _repaired_tensors(planning: PlanningInput, source: SamplesSource) -> dict[str, str]:
+def _repaired_tensors(planning: PlanningInput, layers: Sequence[int]) -> dict[str, str]:
     """Experts' matrices of sampled layers, and the part that each is of."""
     return {
         name: part_of(info)
         for name, info in planning.checkpoint.tensors.items()
-        if info.by_expert and len(info.shape) == 3 and info.layer in source.samples.layers
+        if info.by_expert and len(info.shape) == 3 and info.layer in layers
     }
 
 
@@ -108,7 +113,8 @@ def _measured(
 ) -> dict[tuple[str, str], list[float]]:
     """What is left by part and type, of each expert that can tell."""
     remembered = KnownErrors(cache_path() / "errors.sqlite")
-    keys = {job: _key(planning, *job) for job in jobs}
+    experts = {expert: _digest(planning, expert) for expert, _, _ in jobs}
+    keys = {job: hashlib.sha256(experts[job[0]] + f" {job[1]} {job[2]}".encode()).digest() for job in jobs}
     known = remembered.find(list(keys.values()))
     todo = [job for job in jobs if keys[job] not in known]
     with (
@@ -127,23 +133,24 @@ def _measured(
     return found
 
 
-def _key(planning: PlanningInput, expert: HeldOut, part: str, kind: str) -> bytes:
-    """All that the share depends on, as a digest."""
+def _digest(planning: PlanningInput, expert: HeldOut) -> bytes:
+    """All that its shares depend on, but part and type."""
     tokens = np.concatenate([expert.inputs, expert.weights, expert.held[:, None].astype(np.float32)], 1)
-    matrices = ((values, _vector(planning, expert, name, kind)) for name, values in expert.matrices.items())
-    return error_key(planning.needed_kernels().version(), f"{METHOD} {part} {kind}", ((tokens, None), *matrices))
+    matrices = ((values, _vector(planning, expert, name, ANY)) for name, values in expert.matrices.items())
+    return error_key(planning.needed_kernels().version(), METHOD, ((tokens, None), *matrices))
 
 
-def _layers(sampled: Sequence[int]) -> list[int]:
+def _looked_at(sampled: Sequence[int]) -> list[int]:
     return [sampled[i] for i in np.unique(np.rint(np.array(QUARTERS) * (len(sampled) - 1)).astype(int))]
 
 
 def _experts(planning: PlanningInput, source: SamplesSource, layer: int) -> list[HeldOut]:
-    """Those at `QUARTERS` of the layer's selections that got enough tokens."""
+    """Those at `QUARTERS` of the layer's selections that got enough tokens. CollabError for samples that do not fit."""
     t, samples = planning.topology, source.samples
     sample = samples.layers[layer]
     sample.check(samples.path)
     block = RoutedBlock(planning.checkpoint, t, layer)
+    block.check(sample)
     choice = block.choose(np.asarray(sample.inputs), tuple(range(t.expert_count)), t.experts_used, grouped=t.groups > 1)
     counts = np.bincount(choice.ids.reshape(-1), minlength=t.expert_count)
     order = np.argsort(-counts, kind="stable")

@@ -25,7 +25,12 @@ Round = Callable[[str, F32], F32]
 
 
 class HeldOut:
-    """The first hidden values and outputs of ``expert`` of a layer, and its tokens. ``choice``: of all experts."""
+    """The first hidden values and outputs of ``expert`` of a layer, and its tokens. ``choice``: of all experts.
+
+    ``inputs`` f32[t, d], ``weights`` f32[t, 1] of the router, ``held`` bool[t]: not fitted to; ``matrices``
+    f32[rows, n] by tensor, the first `MOST_HIDDEN` hidden values of each and `MOST_OUTPUTS` rows of ``down``;
+    ``hidden`` f32[t, f]: what `down` multiplies, times the weights.
+    """
 
     def __init__(self, block: RoutedBlock, sample: LayerSample, ctx: int, choice: RoutedTokens, expert: int) -> None:
         rows, weights = choice.by_expert(expert)

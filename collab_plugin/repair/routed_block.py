@@ -135,8 +135,14 @@ class RoutedBlock:
         return found
 
     def check(self, sample: LayerSample) -> None:
-        """CollabError when the first tokens' outputs are not what the model gave."""
+        """CollabError when the sample has another width, or the first tokens' outputs are not what the model gave."""
         t = self.topology
+        width = self.checkpoint.tensors[self._name("ffn_gate_inp.weight")].shape[-1]
+        if sample.inputs.shape[1] != width:
+            raise CollabError(
+                f"`samples` are damaged: layer {self.layer} takes {width} values a token, they hold "
+                f"{sample.inputs.shape[1]}; sample again"
+            )
         inputs, wanted = (np.asarray(a[:CHECKED_TOKENS]) for a in (sample.inputs, sample.outputs))
         choice = self.choose(inputs, tuple(range(t.expert_count)), t.experts_used, grouped=t.groups > 1)
         difference = np.linalg.norm(self.outputs(inputs, choice) - wanted, axis=1) / np.linalg.norm(wanted, axis=1)

@@ -10,6 +10,7 @@ import pytest
 from small_models.model_bench import Bench
 
 from collab_plugin.checkpoint.identity import model_id
+from collab_plugin.errors import CollabError
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.repaired_errors import NONE, RepairedErrors, repaired_errors
 from collab_plugin.planning.search import make_plans
@@ -68,6 +69,23 @@ def test_without_samples_or_new_types_nothing_is_measured(softmax: Bench, sample
     assert repaired_errors(planning_of(softmax, None)) is NONE
     kept = dataclasses.replace(softmax.planning(None, keep_types=True), samples_source=samples)
     assert repaired_errors(kept) is NONE
+
+
+@pytest.mark.parametrize(
+    ("width", "shift", "line"),
+    [(128, 0, "layer 0 takes 256 values a token, they hold 128"), (256, 1, "layer 0 computes other outputs")],
+)
+def test_samples_that_do_not_fit_are_refused(
+    width: int, shift: float, line: str, softmax: Bench, samples: SamplesSource, tmp_path: Path
+) -> None:
+    path, layers = tmp_path / "samples.gguf", list(samples.samples.layers)
+    identity = model_id(softmax.checkpoint)
+    with writing_samples(path, layers, 64, width, ctx=CTX, model_id=identity, engine="none") as made:
+        for layer, sample in made.items():
+            old = samples.samples.layers[layer]
+            sample.inputs[:], sample.outputs[:] = old.inputs[:64, :width], shift + 1 - old.outputs[:64, :width]
+    with pytest.raises(CollabError, match=line):
+        repaired_errors(planning_of(softmax, SamplesSource.read(path)))
 
 
 def test_a_type_that_repair_helps_most_is_chosen(softmax: Bench, samples: SamplesSource) -> None:
