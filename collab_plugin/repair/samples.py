@@ -78,7 +78,8 @@ def read_samples(path: str | os.PathLike[str]) -> BlockSamples:
     layers = _Layers(file, header.tensors)
     shapes = {header.tensors[_name(layer, kind)].shape for layer in layers for kind in (INPUT, OUTPUT)}
     ctx = meta.get("collab.samples.ctx")
-    if len(shapes) != 1 or len(shape := shapes.pop()) != 2 or not shape[0] or not isinstance(ctx, int) or ctx < 1:
+    # Whole windows alone are sampled.
+    if len(shapes) != 1 or len(shape := shapes.pop()) != 2 or not isinstance(ctx, int) or not 1 <= ctx <= shape[0]:
         raise CollabError(f"{path} is damaged; sample again")
     return BlockSamples(path, str(meta.get("collab.samples.model_id", "")), ctx, shape[0], layers)
 

@@ -25,7 +25,7 @@ from collab_plugin.progress import untold
 from collab_plugin.repair.one_blas_thread import one_blas_thread
 from collab_plugin.repair.repaired_checkpoint import RepairedCheckpoint
 from collab_plugin.repair.routed_block import RoutedBlock
-from collab_plugin.repair.samples import BlockSamples, LayerSample, read_samples
+from collab_plugin.repair.samples import BlockSamples, LayerSample, read_samples, writing_samples
 
 ENGINE = LlamaCppEngine()
 CTX = 64
@@ -120,6 +120,15 @@ def test_samples_of_no_model_are_refused(qwen3moe: Path, tmp_path: Path, text: P
     with pytest.raises(CollabError, match=r"samples\.gguf holds numbers that no model gives"):
         compress(original, plan, None, out, kernels=GgmlKernels(), threads=2, report=untold, samples=broken)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("ctx", [0, 65, 2**32 - 1])
+def test_windows_longer_than_the_samples_are_refused(ctx: int, tmp_path: Path) -> None:
+    path = tmp_path / "samples.gguf"
+    with writing_samples(path, [0], 64, 8, ctx=ctx, model_id="", engine=""):
+        pass
+    with pytest.raises(CollabError, match="is damaged; sample again"):
+        read_samples(path)
 
 
 def test_other_files_are_refused(qwen3moe: Path, tmp_path: Path) -> None:
