@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from collab_llamacpp.llamacpp_engine import LlamaCppEngine
 from collab_llamacpp.native.ggml_kernels import GgmlKernels
 from small_models import slow_disk
 from small_models.hand_made_plans import pruned, typed_plan
@@ -18,9 +19,11 @@ from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.cli.main import main
 from collab_plugin.compression.gguf_file import compress
 from collab_plugin.compression.ray_cluster import RayCluster
+from collab_plugin.engines.engine import Windows
 from collab_plugin.errors import CollabError
 from collab_plugin.plans.plan_file import write_plan
 from collab_plugin.progress import untold
+from collab_plugin.repair.samples import read_samples
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'collab-plugin[ray]'")
 pytestmark = [pytest.mark.native, pytest.mark.slow]
@@ -59,6 +62,33 @@ def test_a_node_that_is_lost_in_the_middle(qwen3moe: Path, nodes: Any, tmp_path:
     assert lost[0] < sum(info.n_elements for info in checkpoint.tensors.values()) / 2
     assert made.resumed_tiles == 0
     assert out.read_bytes() == whole.read_bytes()
+
+
+def test_layers_that_are_repaired(qwen3moe: Path, text: Path, nodes: Any, tmp_path: Path) -> None:
+    """Each is one task; and no task takes more cores than a machine has."""
+    checkpoint, samples = open_gguf(qwen3moe), tmp_path / "samples.gguf"
+    LlamaCppEngine().sample(qwen3moe, Windows((text,), 64, 4), out=samples, threads=1, progress=untold)
+    plan = pruned(checkpoint, typed_plan(checkpoint, lambda info: "Q2_K" if info.by_expert else "F32"), (3, 0, 2))
+    workers = RayCluster(nodes.address, partial(open_gguf, qwen3moe), GgmlKernels, partial(read_samples, samples))
+
+    def made(cluster: RayCluster | None, threads: int = 1) -> bytes:
+        out = tmp_path / "out.gguf"
+        compress(
+            checkpoint,
+            plan,
+            None,
+            out,
+            kernels=GgmlKernels(),
+            threads=threads,
+            report=untold,
+            samples=read_samples(samples),
+            cluster=cluster,
+        )
+        return out.read_bytes()
+
+    assert made(workers) == made(None)
+    with pytest.raises(CollabError, match="no machine of the cluster has 99 cores"):
+        made(workers, 99)
 
 
 def test_mistakes_are_one_line(qwen3moe: Path, nodes: Any, tmp_path: Path) -> None:
