@@ -59,7 +59,7 @@ _HOMES = {
     "placement.machine_fit": ("Fit",),
     "placement.machines": ("Machine", "MachineMemory"),
     "placement.run_setup": ("RunSetup",),
-    "placement.machine_profile": ("DeviceSpeed",),
+    "placement.machine_profile": ("DeviceSpeed", "ReadMatrix"),
     "placement.place": ("Placed",),
     "placement.placement": (
         *("ExpertPlacement", "LayerExperts", "PlacedArtifact", "Placement", "PlacementSource", "PolicyUse"),
@@ -84,7 +84,7 @@ _HOMES = {
     "stats.routing_trace": ("RoutingTrace",),
     "stats.sensitivity": ("GroupProbe", "PruningProbe", "Sensitivity", "TogetherProbe"),
     "stats.sensitivity_file": ("read_sensitivity", "write_sensitivity"),
-    "stats.stats": ("ImatrixEntry", "LayerRouting", "Stats", "Stream"),
+    "stats.stats": ("ImatrixEntry", "InputRounding", "LayerRouting", "Stats", "Stream"),
     "stats.stats_file": ("read_stats", "write_stats"),
     "stats.trace_file": ("read_trace", "write_trace"),
 }
@@ -182,6 +182,7 @@ if TYPE_CHECKING:
     from collab_plugin.formats.tensor_names import Role as Role
     from collab_plugin.placement.machine_fit import Fit as Fit
     from collab_plugin.placement.machine_profile import DeviceSpeed as DeviceSpeed
+    from collab_plugin.placement.machine_profile import ReadMatrix as ReadMatrix
     from collab_plugin.placement.machines import Machine as Machine
     from collab_plugin.placement.machines import MachineMemory as MachineMemory
     from collab_plugin.placement.place import Placed as Placed
@@ -231,6 +232,7 @@ if TYPE_CHECKING:
     from collab_plugin.stats.sensitivity_file import read_sensitivity as read_sensitivity
     from collab_plugin.stats.sensitivity_file import write_sensitivity as write_sensitivity
     from collab_plugin.stats.stats import ImatrixEntry as ImatrixEntry
+    from collab_plugin.stats.stats import InputRounding as InputRounding
     from collab_plugin.stats.stats import LayerRouting as LayerRouting
     from collab_plugin.stats.stats import Stats as Stats
     from collab_plugin.stats.stats import Stream as Stream

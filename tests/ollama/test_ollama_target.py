@@ -114,13 +114,13 @@ def test_gives_what_llama_cpp_computes(target: OllamaTarget, artifacts: dict[str
     fresh = np.zeros(len(TOKENS), bool)
     fresh[len(TOKENS) - 1 :: -(len(TOKENS) // FRESH)] = True
     assert 16 <= fresh.sum() <= 17
-    # Token by token both run the same kernels: 6e-6 was the most. Batches go through others: 0.28, 0.03 at the median.
+    # Token by token both run the same kernels: 6e-6 was the most. Batches go through others on some processors: 0.28,
+    # 0.03 at the median, and on others through the same (3e-6).
     assert gaps[~fresh].max() < 1e-4
-    assert gaps[fresh].max() > 1e-4
     assert np.median(gaps[fresh]) < 0.1
     assert whole.shape == batches.shape == (3, logits.shape[1])
     assert np.abs(expected[[3, 4, 60]] - whole).max() < 1e-4
-    assert 1e-4 < np.abs(expected[60] - batches[2]).max() < 1
+    assert np.abs(expected[60] - batches[2]).max() < 1
     assert greedy.ids.shape == (8, 5)
     assert np.array_equal(greedy.ids[:, 0], same.ids[:, 0])
 
