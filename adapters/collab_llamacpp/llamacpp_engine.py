@@ -24,8 +24,8 @@ from collab_llamacpp.calibrate.job_types import (
 )
 from collab_llamacpp.calibrate.llamacpp_child import run_job
 from collab_llamacpp.native.libraries import installed_folder
+from collab_llamacpp.pages_policy import pages_policy
 from collab_llamacpp.tensor_places import TensorPlaces, honours, tensor_places
-from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.checkpoint.identity import model_id
 from collab_plugin.checkpoint.topology import topology_of
@@ -34,10 +34,8 @@ from collab_plugin.engines.disturbance import Disturbance, Effect, Effects, Erro
 from collab_plugin.engines.engine import REFERENCE, Ability, Decoding, Engine, Windows
 from collab_plugin.engines.results import Evaluation, Generation, Served
 from collab_plugin.engines.text_windows import text_cut
-from collab_plugin.formats.tensor_names import Role
 from collab_plugin.placement.machine_profile import DeviceSpeed, ReadMatrix
 from collab_plugin.placement.placement import Placement
-from collab_plugin.placement.usable_memory import usable_memory
 from collab_plugin.progress import Advance
 from collab_plugin.stats.routing_trace import RoutingTrace
 from collab_plugin.stats.stats import ImatrixEntry, InputRounding, LayerRouting, Stats, Stream
@@ -192,7 +190,7 @@ class LlamaCppEngine(Engine):
     def generate(
         self, model: Path, prompt: str, decoding: Decoding, *, threads: int, write: Callable[[str], None]
     ) -> Generation:
-        return self._generate(model, prompt, decoding, TensorPlaces(), threads, write)
+        return self._generate(model, prompt, decoding, None, threads, write)
 
     def place(
         self,
@@ -204,19 +202,20 @@ class LlamaCppEngine(Engine):
         threads: int,
         write: Callable[[str], None],
     ) -> Generation:
-        return self._generate(model, prompt, decoding, tensor_places(placement, model), threads, write)
+        return self._generate(model, prompt, decoding, placement, threads, write)
 
     def _generate(
         self,
         model: Path,
         prompt: str,
         decoding: Decoding,
-        places: TensorPlaces,
+        placement: Placement | None,
         threads: int,
         write: Callable[[str], None],
     ) -> Generation:
         checkpoint = open_gguf(model)
         path = str(checkpoint.path)
+        places = TensorPlaces() if placement is None else tensor_places(placement, model)
         job = GenerateJob(
             path,
             threads,
@@ -224,7 +223,7 @@ class LlamaCppEngine(Engine):
             **dataclasses.asdict(decoding),
             on_processor=places.on_processor,
             on_gpu=places.on_gpu,
-            hints=hints_help(checkpoint),
+            pages=pages_policy(checkpoint, placement),
         )
         pieces: list[str] = []
 
@@ -268,12 +267,6 @@ class LlamaCppEngine(Engine):
 
     def honours(self, placement: Placement) -> tuple[str, ...]:
         return honours(placement)
-
-
-def hints_help(checkpoint: Checkpoint) -> bool:
-    """Whether the file is larger than the memory that there is for it, and has experts of which few are read."""
-    experts = any(info.role == Role.EXPERT for info in checkpoint.tensors.values())
-    return experts and sum(info.nbytes for info in checkpoint.tensors.values()) > usable_memory()
 
 
 def trace_of(arrays: Mapping[str, NDArray[Any]], experts: int, windows: Windows, model: str) -> RoutingTrace:

@@ -39,7 +39,7 @@ def honours(placement: Placement) -> tuple[str, ...]:
         said.append("GPU and processor: each tensor is computed where it lies")
     if "disk" in kinds:
         said.append(
-            "disk: the file is mapped, and the system keeps in memory the pages that were used last, whatever the "
-            "placement says; a file in the order of heat keeps hot experts on pages of their own"
+            "disk: the file is mapped; where it is larger than memory, `run` on Linux has those experts leave it that "
+            "the policy (lfu-steady, if the placement's moves none) thinks worth least; elsewhere the system chooses"
         )
     return tuple(said)

@@ -1,6 +1,6 @@
 """A file larger than the memory allowed: tokens a second and bytes read by the order of experts, hints on and off.
 
-    python -m benchmarks.placement.larger_than_memory [--allowed 0.4 0.7] [--tokens 60] [--hints yes]
+    python -m benchmarks.placement.larger_than_memory [--allowed 0.4 0.7] [--tokens 60] [--hints no yes lfu-steady]
 
 skewed-qwen2moe with each expert 16 times as wide (the added rows and columns are zeros, so that it routes as before),
 as F16, 0.8 GB: in the order of the model, of heat and of co-activation, by a trace of English and Python calibration
@@ -8,8 +8,9 @@ text. Each is run token by token over validation text, English and then Python, 
 that share of the file and what the process takes beside. Needs Linux, and the right to make a control group. What is
 read is counted by the system (/proc/self/io), and what the page cache holds (memory.stat of the group). Beside it
 stands what an LRU of whole experts, as many as the page cache holds, would have read for the same choices, and both as
-hit rates: the share of the experts' bytes that a token uses and that were in memory. Prints a table; writes
-placement_disk.csv, where rows that are not measured again stay.
+hit rates: the share of the experts' bytes that a token uses and that were in memory. Hints are none, those of what is
+read next, or with the name of a placement policy also of what can leave; beside that stands what the policy would have
+read. Prints a table; writes placement_disk.csv, where rows that are not measured again stay.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,10 +41,14 @@ from benchmarks.vllm.load import write_csv
 if TYPE_CHECKING:
     from collab_llamacpp.native.observe import Observer
 
+    from collab_plugin.placement.policy import PlacementPolicy
+
 RESULTS = Path(__file__).parents[1] / "results"
 MODEL = ROOT / "benchmarks" / "models" / "skewed-qwen2moe"
 TIMES, CTX, WARM = 16, 128, 48
 ORDERS = ("stock", "heat", "co-activation")
+NONE, NEXT = "no", "yes"
+POLICY = "lfu-steady"
 BESIDE = 64 * 2**20
 """Bytes that the process takes beside the file."""
 
@@ -73,12 +79,12 @@ def widened(model: Path, out: Path, times: int = TIMES) -> Path:
     return out
 
 
-def run_one(model: Path, texts: Sequence[Path], tokens: int, hints: bool) -> dict[str, float]:
+def run_one(model: Path, texts: Sequence[Path], tokens: int, hints: str) -> dict[str, float]:
     """In the child: run ``tokens`` of each text one by one; what was read from the disk after the first ones, and what
     the page cache of the control group holds in the end."""
     from collab_llamacpp.native.page_hints import PageHints
 
-    observer = PageHints() if hints else None
+    observer = None if hints == NONE else PageHints(policy_of(hints), sizes_of(model).rest)
     read = seconds = 0.0
     for at, since in _decoded(model, texts, tokens, observer):
         if at == WARM:
@@ -92,6 +98,7 @@ def run_one(model: Path, texts: Sequence[Path], tokens: int, hints: bool) -> dic
         "tokens_per_second": len(texts) * tokens / seconds,
         "read_mb_a_token": read / 1e6 / (len(texts) * tokens),
         "page_cache_mb": _page_cache() / 1e6,
+        "room_mb": 0.0 if observer is None else observer.room / 1e6,
     }
 
 
@@ -143,7 +150,13 @@ def _page_cache() -> int:
     sys.exit("the control group does not say what it holds of files")
 
 
-def limited(model: Path, allowed: int, tokens: int, hints: bool) -> dict[str, float]:
+def policy_of(hints: str) -> PlacementPolicy | None:
+    from collab_plugin.plugins.manager import registry
+
+    return None if hints == NEXT else registry().placement_policies[hints]
+
+
+def limited(model: Path, allowed: int, tokens: int, hints: str) -> dict[str, float]:
     """``run_one`` in a child under the limit, with nothing of the file in memory."""
     sys.path.insert(0, str(ROOT / "tests"))
     from small_models.memory_limit import memory_limit
@@ -172,14 +185,46 @@ def _evict(file: Path) -> None:
     os.close(handle)
 
 
-def simulated(model: Path, held: float, chosen: NDArray[np.int32], texts: int) -> tuple[float, float]:
-    """MB a token that an LRU of whole experts over all layers, with ``held`` bytes of files, would read of experts
-    after the first tokens of each text, and MB of experts that a token uses."""
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes: of one expert of one layer, and of all that are no experts; ``experts``: how many a layer has."""
+
+    one: int
+    rest: int
+    experts: int
+
+
+def sizes_of(model: Path) -> Sizes:
     checkpoint = cp.open_checkpoint(model)
     experts = [info for info in checkpoint.tensors.values() if info.role == cp.Role.EXPERT]
     one = sum(info.nbytes // info.shape[0] for info in experts) // len({info.layer for info in experts})
     rest = sum(info.nbytes for info in checkpoint.tensors.values()) - sum(info.nbytes for info in experts)
-    room = int((held - rest) // one)
+    return Sizes(one, rest, experts[0].shape[0])
+
+
+def by_policy(sizes: Sizes, room: int, policy: PlacementPolicy, chosen: NDArray[np.int32], texts: int) -> float:
+    """MB a token that a policy reads with ``room`` bytes of experts, in the steps of a run."""
+    from collab_llamacpp.native.kept_pages import KeptPages
+
+    layers = chosen.shape[1]
+    kept = KeptPages(policy, dict.fromkeys(range(layers), sizes.one), sizes.experts, room)
+    there: set[tuple[int, int]] = set()
+    missed = used = 0
+    for at, token in enumerate(chosen.tolist()):
+        counts = at % (len(chosen) // texts) >= WARM
+        used += counts
+        for layer, ids in enumerate(token):
+            there.difference_update(kept.leaving(layer, ids))
+            wanted = {(layer, expert) for expert in ids}
+            missed += counts * len(wanted - there)
+            there |= wanted
+    return missed * sizes.one / 1e6 / used
+
+
+def simulated(sizes: Sizes, held: float, chosen: NDArray[np.int32], texts: int) -> tuple[float, float]:
+    """MB a token that an LRU of whole experts over all layers, with ``held`` bytes of files, would read of experts
+    after the first tokens of each text, and MB of experts that a token uses."""
+    one, room = sizes.one, int((held - sizes.rest) // sizes.one)
     missed = used = 0
     cache: dict[tuple[int, int], None] = {}
     for at, token in enumerate(chosen.tolist()):
@@ -199,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--allowed", type=float, nargs="+", default=[0.4, 0.7])
     parser.add_argument("--tokens", type=int, default=60)
-    parser.add_argument("--hints", choices=("yes", "no", "both"), default="both")
+    parser.add_argument("--hints", nargs="+", default=[NONE, NEXT, POLICY], metavar="HINTS")
     parser.add_argument("--child")
     given = parser.parse_args(arguments)
     if given.child:
@@ -226,24 +271,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         chosen = choices(files["stock"], texts, given.tokens)
         for share in given.allowed:
             allowed = int(share * size) + BESIDE
-            wanted = {"yes": (True,), "no": (False,), "both": (False, True)}[given.hints]
-            for order, hints in ((order, hints) for order in ORDERS for hints in wanted):
+            sizes = sizes_of(files["stock"])
+            for order, hints in ((order, hints) for order in ORDERS for hints in given.hints):
                 found = limited(files[order], allowed, given.tokens, hints)
-                lru, needed = simulated(files["stock"], 1e6 * found["page_cache_mb"], chosen, len(texts))
-                found |= {"lru_mb_a_token": lru, "needed_mb_a_token": needed}
-                found |= {"hits": 1 - found["read_mb_a_token"] / needed, "lru_hits": 1 - lru / needed}
+                expected, needed = simulated(sizes, 1e6 * found["page_cache_mb"], chosen, len(texts))
+                if hints not in (NONE, NEXT):
+                    policy, room = policy_of(hints), int(found["room_mb"] * 1e6)
+                    assert policy is not None
+                    expected = by_policy(sizes, room, policy, chosen, len(texts))
+                found |= {"expected_mb_a_token": expected, "needed_mb_a_token": needed}
+                found |= {"hits": 1 - found["read_mb_a_token"] / needed, "expected_hits": 1 - expected / needed}
                 rows.append(
                     {"allowed": share, "order": order, "hints": hints}
                     | {name: round(value, 4) for name, value in found.items()}
                 )
                 print(rows[-1], file=sys.stderr, flush=True)
     _keep(RESULTS / "placement_disk.csv", rows)
-    table = Table("allowed", "order", "hints", "tokens/s", "MB read a token", "an LRU of experts", "hits", "LRU's")
+    table = Table("allowed", "order", "hints", "tokens/s", "MB read a token", "simulated", "hits", "simulated")
     for row in rows:
         table.add_row(
-            f"{row['allowed']:.0%}", row["order"], "yes" if row["hints"] else "no", f"{row['tokens_per_second']:.1f}",
-            f"{row['read_mb_a_token']:.1f}", f"{row['lru_mb_a_token']:.1f}",
-            f"{row['hits']:.1%}", f"{row['lru_hits']:.1%}",
+            f"{row['allowed']:.0%}", row["order"], row["hints"], f"{row['tokens_per_second']:.1f}",
+            f"{row['read_mb_a_token']:.1f}", f"{row['expected_mb_a_token']:.1f}",
+            f"{row['hits']:.1%}", f"{row['expected_hits']:.1%}",
         )  # fmt: skip
     Console(width=140).print(table)
 

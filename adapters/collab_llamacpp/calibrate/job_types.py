@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from collab_plugin.engines.disturbance import Disturbance
 from collab_plugin.engines.text_windows import TextCut
 from collab_plugin.placement.machine_profile import ReadMatrix
+from collab_plugin.placement.placement import PolicyUse
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class MeasureJob:
 @dataclass(frozen=True)
 class GenerateJob:
     """``on_processor``, ``on_gpu``: regular expressions of tensors whose memory is chosen; the first that matches
-    counts. ``hints``: tell the page cache which experts are read next."""
+    counts. ``pages``: tell the page cache which experts are read next, and which leave by this policy."""
 
     model: str
     threads: int
@@ -102,7 +103,7 @@ class GenerateJob:
     ctx: int
     on_processor: tuple[str, ...] = ()
     on_gpu: tuple[str, ...] = ()
-    hints: bool = False
+    pages: PolicyUse | None = None
 
 
 @dataclass(frozen=True)

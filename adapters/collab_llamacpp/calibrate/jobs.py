@@ -21,6 +21,8 @@ from collab_llamacpp.native.model import LoadedModel
 from collab_llamacpp.native.page_hints import PageHints
 from collab_llamacpp.native.sampling import piece, sampler
 from collab_llamacpp.native.tensor_overrides import TensorOverrides
+from collab_llamacpp.pages_policy import policy_of, read_by_every_token
+from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.engines.compare_logits import Comparison, scored_rows
 from collab_plugin.engines.engine import REFERENCE
 from collab_plugin.engines.reference_file import Reference, writing_reference
@@ -117,11 +119,12 @@ def reference(job: ReferenceJob, progress: Advance) -> Arrays:
 def generate(job: GenerateJob, write: Callable[[str], None]) -> Arrays:
     """Hand each piece of text to ``write``; return counts and seconds."""
     overrides = TensorOverrides(job.on_processor, job.on_gpu) if job.on_processor or job.on_gpu else None
-    hints = PageHints() if job.hints else None
+    model = Path(job.model)
+    hints = None
+    if job.pages is not None:
+        hints = PageHints(policy_of(job.pages), read_by_every_token(open_gguf(model)))
     callback = None if hints is None else hints.callback
-    with LoadedModel(
-        Path(job.model), ctx=job.ctx, threads=job.threads, callback=callback, placement=overrides
-    ) as session:
+    with LoadedModel(model, ctx=job.ctx, threads=job.threads, callback=callback, placement=overrides) as session:
         tokens = session.tokenize(job.prompt, special=True)
         if not len(tokens):
             raise CollabError("the prompt is empty")
