@@ -108,6 +108,7 @@ class LlamaCppEngine(Engine):
                 if {f"stream.{node}.{layer}" for node in ("ffn_inp", "l_out")} <= arrays.keys()
             },
             rounding={n: InputRounding(*(arrays[f"rounding.{n}"][:2] / arrays[f"rounding.{n}"][2])) for n in names},
+            shared_gates={n: float(arrays[f"gate.{n}"]) for n in topology.moe_layers if f"gate.{n}" in arrays},
         )
 
     def reference(self, original: Path, windows: Windows, *, out: Path, threads: int, progress: Advance) -> None:

@@ -87,7 +87,8 @@ def learned_weights(
         elif info.layer is not None and info.layer in stats.streams and part_of(info).endswith(" down"):
             energy = error_energy(checkpoint, info, matrix, stats.routing.get(info.layer), topology)
             if energy is not None:
-                found[name] = prices[info.layer] * energy
+                gate = stats.shared_gates.get(info.layer, 1.0) if info.role == Role.SHARED_EXPERT else 1.0
+                found[name] = prices[info.layer] * energy * gate
                 downs[info.role, info.layer] = found[name]
     for name, info in checkpoint.tensors.items():
         down = downs.get((info.role, -1 if info.layer is None else info.layer))

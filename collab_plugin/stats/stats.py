@@ -112,7 +112,8 @@ class Stats:
     ``seed``: what windows of the texts were drawn with, None where all were taken or the first.
     ``text_sketch``: u64[<=1024], bottom-k sketch of the calibration text's token n-grams (text_overlap.py).
     ``streams``: the residual stream by layer, of layers where the engine sees it. ``rounding``: by tensor name, where
-    the engine sees its inputs.
+    the engine sees its inputs. ``shared_gates``: of layers whose shared expert's output is multiplied with a sigmoid
+    for each token (Qwen2-MoE, Qwen3-Next, Qwen3.5), its mean square.
     """
 
     routing: Mapping[int, LayerRouting]
@@ -126,3 +127,4 @@ class Stats:
     text_sketch: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     streams: Mapping[int, Stream] = field(default_factory=dict)
     rounding: Mapping[str, InputRounding] = field(default_factory=dict)
+    shared_gates: Mapping[int, float] = field(default_factory=dict)

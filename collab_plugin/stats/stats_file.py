@@ -36,6 +36,7 @@ SEED = "collab.stats.seed"
 _SUMS = re.compile(r"^blk\.(\d+)\.collab_router$")
 _STREAM = re.compile(r"^blk\.(\d+)\.collab_stream$")
 _ROUNDING = ".collab_rounding"
+_GATE = re.compile(r"^blk\.(\d+)\.collab_shared_gate$")
 TINY = float(np.finfo(np.float32).tiny)
 T = TypeVar("T")
 
@@ -58,7 +59,8 @@ def as_stored(stats: Stats) -> Stats:
     }
     streams = {layer: Stream(*_floats(stream).tolist()) for layer, stream in stats.streams.items()}
     rounding = {name: InputRounding(*_floats(each).tolist()) for name, each in stats.rounding.items()}
-    return replace(stats, routing=routing, streams=streams, rounding=rounding)
+    gates = {layer: float(np.float32(gate)) for layer, gate in stats.shared_gates.items()}
+    return replace(stats, routing=routing, streams=streams, rounding=rounding, shared_gates=gates)
 
 
 def _floats(pair: Stream | InputRounding) -> NDArray[np.float32]:
@@ -76,6 +78,7 @@ def _file_bytes(stats: Stats) -> bytes:
     Per layer, tensor ``blk.N.collab_router`` F32[3, 2E]: activation counts, weight sums and REAP sums,
     each as a float32 and the float32 rest that it lost, so that 48 bits survive.
     ``blk.N.collab_stream`` F32[2]: `Stream`. ``TENSOR.collab_rounding`` F32[2]: `InputRounding`.
+    ``blk.N.collab_shared_gate`` F32[1].
     """
     arrays: dict[str, NDArray[np.float32]] = {}
     for name, entry in sorted(stats.imatrix.items()):
@@ -93,6 +96,8 @@ def _file_bytes(stats: Stats) -> bytes:
         arrays[f"blk.{layer}.collab_stream"] = _floats(stream)
     for name, each in sorted(stats.rounding.items()):
         arrays[name + _ROUNDING] = _floats(each)
+    for layer, gate in sorted(stats.shared_gates.items()):
+        arrays[f"blk.{layer}.collab_shared_gate"] = np.array([gate], np.float32)
     specs = [TensorSpec(name, array.shape, GGMLQuantizationType.F32) for name, array in arrays.items()]
     plan = layout(_keys(stats), specs)
     data = bytearray(plan.total)
@@ -190,6 +195,7 @@ def read_stats(path: str | os.PathLike[str]) -> Stats:
         text_sketch=_sketch(path, _value(meta, "collab.stats.ngrams", list, [])),
         streams={n: Stream(*pair) for n, pair in _streams(path, header, file)},
         rounding={n: InputRounding(*pair) for n, pair in _rounding(path, header, file)},
+        shared_gates=dict(_gates(path, header, file)),
     )
 
 
@@ -220,21 +226,29 @@ def _value(meta: dict[str, MetaValue], key: str, kind: type[T], default: T) -> T
 def _streams(path: Path, header: Header, file: ByteFile) -> Iterator[tuple[int, list[float]]]:
     for name, stored in header.tensors.items():
         if layer := _STREAM.match(name):
-            yield int(layer[1]), _pair(path, name, stored, file, TINY, np.inf)
+            yield int(layer[1]), _numbers(path, name, stored, file, 2, TINY, np.inf)
 
 
 def _rounding(path: Path, header: Header, file: ByteFile) -> Iterator[tuple[str, list[float]]]:
     for name, stored in header.tensors.items():
         if name.endswith(_ROUNDING):
-            yield name.removesuffix(_ROUNDING), _pair(path, name, stored, file, 0.0, 1.0)
+            yield name.removesuffix(_ROUNDING), _numbers(path, name, stored, file, 2, 0.0, 1.0)
 
 
-def _pair(path: Path, name: str, stored: StoredTensor, file: ByteFile, least: float, most: float) -> list[float]:
-    """Two finite numbers from ``least`` to ``most``."""
+def _gates(path: Path, header: Header, file: ByteFile) -> Iterator[tuple[int, float]]:
+    for name, stored in header.tensors.items():
+        if layer := _GATE.match(name):
+            yield int(layer[1]), _numbers(path, name, stored, file, 1, 0.0, 1.0)[0]
+
+
+def _numbers(
+    path: Path, name: str, stored: StoredTensor, file: ByteFile, number: int, least: float, most: float
+) -> list[float]:
+    """So many finite numbers from ``least`` to ``most``."""
     values = np.empty(0, np.float32)
-    if stored.type == GGMLQuantizationType.F32 and stored.shape == (2,):
+    if stored.type == GGMLQuantizationType.F32 and stored.shape == (number,):
         values = file.read(stored.offset, stored.offset + stored.nbytes).view(np.float32)
-    if len(values) != 2 or not np.isfinite(values).all() or values.min() < least or values.max() > most:
+    if len(values) != number or not np.isfinite(values).all() or values.min() < least or values.max() > most:
         raise CollabError(f"{path}: {name} is damaged; calibrate again")
     return [float(v) for v in values]
 

@@ -40,6 +40,7 @@ def small_stats(seed: int = 0) -> Stats:
         engine="llama-cpp-python 0.3.36",
         text_sketch=np.sort(rng.integers(0, 2**64, 256, dtype=np.uint64)),
         streams={layer: Stream(40.25 + layer, 1e5 + layer) for layer in (0, *LAYERS)},  # a dense layer has one, too
+        shared_gates={2: 0.1},
         rounding={name: InputRounding(2**-11, 2**-13 if "k_b" in name else 0.0) for name in imatrix},
     )
 

@@ -48,6 +48,7 @@ def test_round_trip(written: Path) -> None:
         np.testing.assert_array_equal(after.imatrix[name].sum2, entry.sum2)
         np.testing.assert_array_equal(after.imatrix[name].count, entry.count)
     assert after.streams == before.streams
+    assert after.shared_gates == pytest.approx(before.shared_gates, rel=1e-7)
     assert after.rounding == before.rounding
     assert set(after.routing) == set(before.routing)
     for layer, routing in before.routing.items():
@@ -123,6 +124,7 @@ def test_it_is_a_valid_imatrix(written: Path) -> None:
             *(f"blk.{layer}.collab_router" for layer in LAYERS),
             *(f"blk.{layer}.collab_stream" for layer in (0, *LAYERS)),
             *(f"{name}.collab_rounding" for name in small_stats().imatrix),
+            "blk.2.collab_shared_gate",
         ]
     )
 
@@ -233,6 +235,13 @@ def test_a_stream_without_a_norm(value: float, written: Path, tmp_path: Path) ->
 def test_rounding_that_loses_less_than_nothing_or_more_than_all(value: float, written: Path, tmp_path: Path) -> None:
     path = _poke(written, tmp_path, "blk.1.ffn_down_exps.weight.collab_rounding", value)
     with pytest.raises(CollabError, match=r"blk\.1\.ffn_down_exps\.weight\.collab_rounding is damaged"):
+        read_stats(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, -1e-9, 1.5])
+def test_a_sigmoid_s_square_that_cannot_be(value: float, written: Path, tmp_path: Path) -> None:
+    path = _poke(written, tmp_path, "blk.2.collab_shared_gate", value)
+    with pytest.raises(CollabError, match=r"blk\.2\.collab_shared_gate is damaged"):
         read_stats(path)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from collab_llamacpp.native.model import MUL_MAT, MUL_MAT_ID, read_tensor, tensor_at
 from collab_llamacpp.native.observe import Observer
@@ -22,6 +23,7 @@ _STREAM = (b"ffn_inp", b"l_out")
 _TINY = 1e-30
 # The output matrix too, which llama-imatrix leaves out unless told; a tied one has the embedding's name.
 _MATRIX = re.compile(rb"^(?:blk\.|output\.weight$|token_embd\.weight$)")
+_GATE = re.compile(r"^blk\.(\d+)\.ffn_gate_inp_shexp\.weight$")
 _SOME = 64  # inputs of a product whose rounding is looked at
 _MIN_ROWS = 16  # llama-imatrix passes over smaller batches (tools/imatrix/imatrix.cpp:237)
 
@@ -32,6 +34,8 @@ class Collector(Observer):
     ``counts[layer]`` i64[E], ``weights[layer]``, ``reap[layer]`` f64[E], ``tokens[layer]``;
     ``sums[tensor]`` f64[C, m] and ``seen[tensor]`` i64[C] as in ImatrixEntry. ``streams[node, layer]``: sum over tokens
     of 1 / ‖x‖² of the residual stream, and tokens, after the layer's attention ("ffn_inp") and after it ("l_out").
+    ``gates[layer]`` f64[2]: sum of the squares of the sigmoid that the shared expert's output is multiplied with, and
+    tokens, of layers that have one (ffn_gate_inp_shexp).
     ``rounding[tensor]`` f64[3]: sums of what inputs lose by rounding in blocks of 256 and of 32, and their number.
     With ``trace`` also ``chosen[layer]``: i16[tokens, k] a ubatch, in order.
     Weights are those applied to the expert's output: the last of ffn_moe_weights, _softmax, _norm,
@@ -53,6 +57,7 @@ class Collector(Observer):
         self.seen: dict[str, NDArray[np.int64]] = {}
         self.streams: dict[tuple[str, int], tuple[float, int]] = {}
         self.rounding: dict[str, F64] = {}
+        self.gates: dict[int, F64] = {}
         self._ids: dict[int, NDArray[np.int32]] = {}
         self._pending: dict[int, NDArray[np.float32]] = {}
 
@@ -75,6 +80,8 @@ class Collector(Observer):
             found[f"rounding.{name}"] = self.rounding[name]
         for (node, layer), (total, tokens) in self.streams.items():
             found[f"streams.{node}.{layer}"] = np.array([total, tokens])
+        for layer, sums in self.gates.items():
+            found[f"gates.{layer}"] = sums
         for layer, ids in self.chosen.items():
             found[f"chosen.{layer}"] = np.concatenate(ids)
         return found
@@ -122,6 +129,8 @@ class Collector(Observer):
                     self._take_experts(name, read_tensor(t.src[1])[0], read_tensor(t.src[2])[0, 0], weight.ne[2])
                 else:
                     self._take_matrix(name, read_tensor(t.src[1]), weight.ne[2] * weight.ne[3])
+                    if gate := _GATE.match(name):
+                        self._take_gate(int(gate[1]), read_tensor(address))
         return True
 
     def _take_stream(self, node: str, layer: int, values: NDArray[Any]) -> None:
@@ -129,6 +138,11 @@ class Collector(Observer):
         total, tokens = self.streams.get((node, layer), (0.0, 0))
         norms = np.square(values, dtype=np.float64).sum(-1)
         self.streams[node, layer] = total + float((1 / np.maximum(norms, _TINY)).sum()), tokens + norms.size
+
+    def _take_gate(self, layer: int, values: NDArray[Any]) -> None:
+        """values f32[..., tokens, 1], before the sigmoid."""
+        squares = np.square(expit(values.astype(np.float64)))
+        self.gates[layer] = self.gates.get(layer, 0) + np.array([squares.sum(), squares.size])
 
     # -- router
 

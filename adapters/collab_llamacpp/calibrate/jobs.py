@@ -69,6 +69,8 @@ def calibrate(job: CalibrateJob, progress: Advance) -> Arrays:
         arrays[f"chosen.{layer}"] = np.concatenate(ids)
     for (node, layer), (inverse, tokens) in collector.streams.items():
         arrays[f"stream.{node}.{layer}"] = np.array(tokens / inverse)
+    for layer, (squares, tokens) in collector.gates.items():
+        arrays[f"gate.{layer}"] = np.array(squares / tokens)
     for name, sums in collector.sums.items():
         arrays[f"sums.{name}"] = sums.astype(np.float32)
         arrays[f"seen.{name}"] = collector.seen[name].astype(np.float32)
