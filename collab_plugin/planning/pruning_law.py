@@ -20,10 +20,10 @@ PruneCost = Callable[[int, int], float]
 KeptIds = Callable[[int, int], Mapping[int, tuple[int, ...]]]
 """(experts kept, experts used) -> ids of the kept experts, by layer."""
 
-PRUNED_BESIDE_SHARED, PRUNED_ALONE = 1.4, 4.0
-"""Times what an error of the size of the dropped experts' output costs: the geometric middle of what models of
-different families cost (docs/method.md §6), 0.9 to 2.1 where a shared expert works on, and 1.5 to 6.1 where the routed
-experts are all there is: the next best do other work."""
+PRUNED_BESIDE_SHARED, PRUNED_ALONE = 1.5, 4.4
+"""Times what an error of the size of the dropped experts' output costs: the geometric mean over three and four families
+(docs/method.md §6), of 1.0 to 2.3 where a shared expert works on, and of 1.8 to 6.7 where the routed experts are all
+there is: the next best do other work."""
 
 
 def stream_prune_cost(
