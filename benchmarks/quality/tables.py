@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 
 from benchmarks.quality.goals import table as table_of_goals
 from benchmarks.quality.rows import row_of
-from benchmarks.quality.variants import DEFAULT, OURS, PROBED, VARIANTS
+from benchmarks.quality.variants import DEFAULT, OURS, PROBED, RIVALS, VARIANTS
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 Rows = list[dict[str, str]]
@@ -30,6 +30,12 @@ def read(path: Path) -> Rows:
 
 def goals(rows: Rows) -> str:
     return table_of_goals([row_of(r) for r in rows])
+
+
+def goals_with_rivals(rows: Rows) -> str:
+    """`goals` of the models that rivals were measured on."""
+    judged = {r["model"] for r in rows if r["variant"] in RIVALS}
+    return goals([r for r in rows if r["model"] in judged])
 
 
 def quality(rows: Rows) -> str:
@@ -154,6 +160,7 @@ TABLES = {
     "quality": ("quality.csv", quality),
     "chosen": ("quality.csv", chosen),
     "unseen": ("unseen.csv", chosen),
+    "unseen_goals": ("unseen.csv", goals_with_rivals),
     "ablation": ("ablation.csv", ablation),
     "ideas": ("ideas.csv", ideas),
     "correlation": ("sensitivity.csv", correlation),
