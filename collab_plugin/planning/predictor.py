@@ -39,7 +39,7 @@ move a router's choice, and the share of tokens that choose otherwise grows with
 REAL_ERRORS = 1.15
 """What real errors cost over random ones of their size: medians of 1.02 to 1.24 on five judges (docs/quality.md §4)."""
 
-WITHIN_PROBED, WITHIN_UNPROBED = 1.6, 2.8
+WITHIN_PROBED, WITHIN_REPAIRED, WITHIN_UNPROBED = 1.6, 1.9, 2.1
 """Factor that predicted and measured KL divergence were apart at most, over the plans of benchmarks/results/quality.csv
 (tests/repository/test_goals.py)."""
 
@@ -175,6 +175,7 @@ def predictor_of(candidates: Candidates) -> Predictor:
         source = UNPROBED if learned.by_stream else UNMEASURED
         return Predictor(learned.weights, _after_repair(planning, guess), source, together)
     weights = probed_weights(learned.weights, found)
+    within = WITHIN_PROBED if planning.samples_source is None else WITHIN_REPAIRED
     same = planning.stats_source is not None and planning.stats_source.sha256 == found.stats_sha256
     prunings = tuple(p for p in found.prunings if same and p.rule == planning.rule)
     return Predictor(
@@ -182,7 +183,7 @@ def predictor_of(candidates: Candidates) -> Predictor:
         _after_repair(planning, probed_prune_cost(guess, prunings, topology.expert_count)),
         f"probed: {len(found.groups)} groups ({len(found.probed & set(weights))} of {len(weights)} tensors) and "
         f"{len(prunings)} prunings on {found.tokens:,} tokens; such predictions were within a factor of "
-        f"{WITHIN_PROBED} of measured plans",
+        f"{within} of measured plans",
         probed_together(weights, found.together),
     )
 

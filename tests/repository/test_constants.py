@@ -29,6 +29,7 @@ SIZE, N, WARNING = "stats.text_overlap:SIZE", "stats.text_overlap:N", "cli.evalu
 LEAST, BORROW = "planning.pruning:MIN_SELECTIONS", "stats.stats:BORROW"
 SAMPLE = "quantize.error:Sampling"
 CONSIDERED, PREDICTOR = "planning.considered", "planning.predictor"
+LAW = "planning.learned_weights"
 # Page, text with places for the constants, the constants.
 SENTENCES = [
     ("calibrate.md", "up to {:,} hashes of {}-token windows", (SIZE, N)),
@@ -46,10 +47,16 @@ SENTENCES = [
     ("method.md", "P is {:.0f} Σ_l", (f"{PREDICTOR}:PRUNING",)),
     (
         "method.md",
-        "C = {:.0f} where a shared expert works on, else {:.0f}",
+        "C = {} where a shared expert works on, else {}",
         ("planning.pruning_law:PRUNED_BESIDE_SHARED", "planning.pruning_law:PRUNED_ALONE"),
     ),
-    ("method.md", "{0} / max(L, {0})", ("planning.learned_weights:TABLE_LAYERS",)),
+    ("method.md", "{0} / max(L, {0})", (f"{LAW}:TABLE_LAYERS",)),
+    ("method.md", "ω_out = {} times the mean over logits", (f"{LAW}:OUTPUT",)),
+    ("method.md", "ω_i = ω_out · {} (q_l + κ (1 − q_l))", (f"{LAW}:WRITTEN",)),
+    ("method.md", "κ = {}, κ = {} in layer 0", (f"{LAW}:SPREADS", f"{LAW}:SPREADS_FIRST")),
+    ("method.md", "embedding: {} ω_out", (f"{LAW}:EMBEDDING",)),
+    ("method.md", "each matrix of the attention: {} ω_out", (f"{LAW}:ATTENTION",)),
+    ("method.md", "q_l, but at least {}", (f"{LAW}:LEAST_INNER",)),
     ("method.md", "f(x) = x₀ (x / x₀)^{} with x₀ = {}", (f"{PREDICTOR}:POWER", f"{PREDICTOR}:PIVOT")),
     ("method.md", "cost {} times as much", (f"{PREDICTOR}:REAL_ERRORS",)),
     ("method.md", "ε_i = c n_i / ω_i, at most {}", ("planning.measure.together:MOST_ERROR",)),

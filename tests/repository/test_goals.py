@@ -10,8 +10,8 @@ import pytest
 from benchmarks.quality.bench import Row
 from benchmarks.quality.goals import results, table
 from benchmarks.quality.rows import merged, read_rows, write_rows
-from benchmarks.quality.variants import DEFAULT, PROBED
-from collab_plugin.planning.predictor import WITHIN_PROBED, WITHIN_UNPROBED
+from benchmarks.quality.variants import DEFAULT, PROBED, REPAIRED
+from collab_plugin.planning.predictor import WITHIN_PROBED, WITHIN_REPAIRED, WITHIN_UNPROBED
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
@@ -63,7 +63,9 @@ def test_what_was_measured_again_takes_the_place_of_what_was(tmp_path: Path) -> 
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("variant", "within"), [(DEFAULT, WITHIN_UNPROBED), (PROBED, WITHIN_PROBED)])
+@pytest.mark.parametrize(
+    ("variant", "within"), [(DEFAULT, WITHIN_UNPROBED), (PROBED, WITHIN_PROBED), (REPAIRED, WITHIN_REPAIRED)]
+)
 def test_the_confidence_that_plans_state_is_what_was_measured(variant: str, within: float) -> None:
     measured = [r for r in read_rows(RESULTS / "quality.csv") if r.variant == variant]
     factors = []
