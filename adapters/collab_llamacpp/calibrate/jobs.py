@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from collab_llamacpp.calibrate.collector import Collector
 from collab_llamacpp.calibrate.job_types import CalibrateJob, EvaluateJob, GenerateJob, ReferenceJob
 from collab_llamacpp.calibrate.original_logits import Original, RunningOriginal
-from collab_llamacpp.calibrate.unfinished_calibration import UnfinishedCalibration
 from collab_llamacpp.native.model import LoadedModel
 from collab_llamacpp.native.page_hints import PageHints
 from collab_llamacpp.native.sampling import piece, sampler
 from collab_llamacpp.native.tensor_overrides import TensorOverrides
 from collab_llamacpp.pages_policy import policy_of, read_by_every_token
-from collab_plugin.checkpoint.gguf import open_gguf
+from collab_plugin.checkpoint.gguf import open_gguf, shard_paths
 from collab_plugin.engines.compare_logits import Comparison, scored_rows
 from collab_plugin.engines.engine import REFERENCE
 from collab_plugin.engines.reference_file import Reference, writing_reference
+from collab_plugin.engines.unfinished_calibration import UnfinishedCalibration, calibration_key
 from collab_plugin.errors import CollabError
 from collab_plugin.progress import Advance
 from collab_plugin.stats.text_overlap import decode_sketch, overlap, sketch
@@ -46,7 +46,7 @@ def calibrate(job: CalibrateJob, progress: Advance) -> Arrays:
         sequences=job.together,
     ) as session:
         windows = session.windows(job.cut)
-        kept = UnfinishedCalibration(job, windows)
+        kept = UnfinishedCalibration(job.unfinished, _key(job, windows), job.save_seconds)
         first = kept.resume(collector)
         progress(first * ctx, len(windows) * ctx)
         for start in range(first, len(windows), job.together):
@@ -76,6 +76,11 @@ def calibrate(job: CalibrateJob, progress: Advance) -> Arrays:
         arrays[f"seen.{name}"] = collector.seen[name].astype(np.float32)
         arrays[f"rounding.{name}"] = collector.rounding[name]
     return arrays
+
+
+def _key(job: CalibrateJob, windows: Sequence[NDArray[np.int64]]) -> str:
+    options = (job.experts, job.architecture, job.kv_type, job.together, job.trace)
+    return calibration_key(f"llama.cpp {llama.__version__}", shard_paths(Path(job.model)), windows, options)
 
 
 def evaluate(job: EvaluateJob, progress: Advance) -> Arrays:
