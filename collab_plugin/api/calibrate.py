@@ -16,7 +16,8 @@ from collab_plugin.compression.proxy import as_proxy, proxy_type
 from collab_plugin.engines.ability import check_able, check_reads
 from collab_plugin.engines.bytes_read import bytes_read
 from collab_plugin.engines.engine import Engine
-from collab_plugin.formats.output_path import PARTIAL, check_output
+from collab_plugin.engines.unfinished_calibration import UNFINISHED
+from collab_plugin.formats.output_path import check_output
 from collab_plugin.plugins.manager import first_kernels
 from collab_plugin.progress import OnProgress, silent, track
 from collab_plugin.stats.stats import Stats
@@ -62,7 +63,7 @@ def calibrate(
         windows = dataclasses.replace(windows, together=ubatch // ctx)
     if trace is not None:
         check_able(chosen, "trace")
-    unfinished = None if out is None else Path(out).with_name(Path(out).name + PARTIAL)
+    unfinished = None if out is None else Path(out).with_name(Path(out).name + UNFINISHED)
     if out is not None:
         check_output(Path(out))
     windows = dataclasses.replace(windows, unfinished=unfinished)

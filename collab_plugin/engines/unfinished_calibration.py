@@ -23,6 +23,9 @@ from collab_plugin.formats.output_path import writing
 AT_MOST = 0.05
 """Share of the time that is spent on keeping: a large model's sums take gigabytes."""
 JOB, DONE = "job", "done"
+UNFINISHED = ".unfinished"
+"""What is kept for a stats file has its name with this behind it: not PARTIAL, under which the stats themselves are
+written, so that what was kept survives a disk that is full then."""
 
 
 class Sums(Protocol):

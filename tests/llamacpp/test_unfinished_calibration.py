@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.checkpoint.topology import topology_of
 from collab_plugin.engines.engine import Windows
 from collab_plugin.engines.text_windows import text_cut
+from collab_plugin.formats import atomic_write
 from collab_plugin.progress import Progress
 
 
@@ -39,7 +42,7 @@ def _stopped(model: Path, text: Path, kept: Path, after: int) -> None:
 def test_it_goes_on_to_the_same_bytes(model: str, prose: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     path: Path = request.getfixturevalue(model)
     out, told = tmp_path / "stats.gguf", list[Progress]()
-    _stopped(path, prose, tmp_path / "stats.gguf.partial", 3)
+    _stopped(path, prose, tmp_path / "stats.gguf.unfinished", 3)
     cp.calibrate(path, texts=prose, ctx=CTX, out=out, threads=1, progress=told.append)
     first = next(event.done for event in told if event.step == "calibrating" and event.done)
     assert first > 2 * CTX  # what was kept, and at most one window more
@@ -50,14 +53,34 @@ def test_it_goes_on_to_the_same_bytes(model: str, prose: Path, tmp_path: Path, r
 
 @pytest.mark.parametrize("kept", ["of other text", "damaged", "of another program"])
 def test_what_is_not_its_own_does_not_count(kept: str, qwen3moe: Path, prose: Path, code: Path, tmp_path: Path) -> None:
-    partial, out = tmp_path / "stats.gguf.partial", tmp_path / "stats.gguf"
+    unfinished, out = tmp_path / "stats.gguf.unfinished", tmp_path / "stats.gguf"
     if kept == "of another program":
-        partial.write_bytes(b"something else")
+        unfinished.write_bytes(b"something else")
     else:
-        _stopped(qwen3moe, code if kept == "of other text" else prose, partial, 2)
+        _stopped(qwen3moe, code if kept == "of other text" else prose, unfinished, 2)
     if kept == "damaged":
-        partial.write_bytes(partial.read_bytes()[:-100])
+        unfinished.write_bytes(unfinished.read_bytes()[:-100])
     cp.calibrate(qwen3moe, texts=prose, ctx=CTX, chunks=None, out=out, threads=1)
     cp.calibrate(qwen3moe, texts=prose, ctx=CTX, out=tmp_path / "whole.gguf", threads=1)
     assert out.read_bytes() == (tmp_path / "whole.gguf").read_bytes()
-    assert not partial.exists()
+    assert not unfinished.exists()
+
+
+def test_what_was_kept_survives_a_full_disk(
+    qwen3moe: Path, prose: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unfinished, out = tmp_path / "stats.gguf.unfinished", tmp_path / "stats.gguf"
+    _stopped(qwen3moe, prose, unfinished, 3)
+
+    def refuse(path: Path, data: bytes) -> None:
+        path.write_bytes(data[:100])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic_write, "write_synced", refuse)
+        with pytest.raises(cp.CollabError, match="no space"):
+            cp.calibrate(qwen3moe, texts=prose, ctx=CTX, out=out, threads=1)
+    assert [file.name for file in tmp_path.iterdir()] == [unfinished.name]
+    told = list[Progress]()
+    cp.calibrate(qwen3moe, texts=prose, ctx=CTX, out=out, threads=1, progress=told.append)
+    assert next(event.done for event in told if event.step == "calibrating" and event.done) > 2 * CTX
