@@ -19,7 +19,7 @@ from collab_plugin.engines.text_windows import TextCut, text_cut
 from collab_plugin.errors import CollabError
 from collab_plugin.placement.placement import Placement
 from collab_plugin.progress import Advance
-from collab_plugin.stats.stats import LayerRouting, Stats
+from collab_plugin.stats.stats import Stats
 from collab_vllm.jobs.vllm_child import run_job
 from collab_vllm.jobs.vllm_job_types import (
     VllmCalibrateJob,
@@ -27,6 +27,7 @@ from collab_vllm.jobs.vllm_job_types import (
     VllmGenerateJob,
     VllmReferenceJob,
 )
+from collab_vllm.live_stats.routed_stats import layers_of
 from collab_vllm.vllm_python import vllm_python
 
 
@@ -60,16 +61,11 @@ class VllmEngine(Engine):
     def calibrate(self, model: Path, windows: Windows, *, threads: int, progress: Advance) -> Stats:
         """Routing alone: neither the importance matrix nor REAP's sums are measured."""
         checkpoint = open_safetensors(model)
-        job = VllmCalibrateJob(str(checkpoint.path.resolve()), threads, _cut(checkpoint, windows))
+        unfinished = "" if windows.unfinished is None else str(windows.unfinished.resolve())
+        job = VllmCalibrateJob(str(checkpoint.path.resolve()), threads, _cut(checkpoint, windows), unfinished)
         arrays = run_job(job, "calibrate", _progress(progress))
-        layers = sorted(int(key.removeprefix("count.")) for key in arrays if key.startswith("count."))
         return Stats(
-            routing={
-                layer: LayerRouting(
-                    int(arrays[f"layer_tokens.{layer}"]), arrays[f"count.{layer}"], arrays[f"weights.{layer}"]
-                )
-                for layer in layers
-            },
+            routing=layers_of(arrays),
             imatrix={},
             tokens=int(arrays["tokens"]),
             chunk_size=windows.ctx,

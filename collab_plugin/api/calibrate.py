@@ -50,8 +50,8 @@ def calibrate(
     cache folder, for models larger than memory. ``ubatch``: tokens that run at a time, in whole windows (None: one
     window); their logits take 4 bytes x tokens x vocabulary.
     ``trace``: also write which experts each token chose there (docs/formats/trace.md), for `place`.
-    ``out``: also write the stats there; meanwhile what was done is kept beside it, every five minutes or less often
-    where that takes long, and the same call goes on there after a stop (engine llamacpp).
+    ``out``: also write the stats there; meanwhile what was done is kept beside it, every five minutes (vLLM: half a
+    minute) or less often where that takes long, and the same call goes on there after a stop.
     ``warn`` gets one sentence where windows are longer than what the model was trained for.
     `write_stats` keeps the result in a file that is also an imatrix for llama-quantize.
 

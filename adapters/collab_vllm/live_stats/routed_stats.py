@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from collab_plugin.stats.stats import LayerRouting, Stats
 
@@ -31,6 +32,44 @@ def merged(answers: Sequence[Mapping[str, Any]]) -> dict[int, LayerRouting]:
                     int(sums["tokens"]), np.array(sums["count"], np.int64), np.array(sums["weight_sum"], np.float64)
                 )
     return found
+
+
+class RoutedSums:
+    """Routing added up batch by batch; ``layers`` so far. Its `state` is i64[E] ``count.N``, f64[E] ``weights.N`` and
+    ``layer_tokens.N`` of each layer N."""
+
+    def __init__(self) -> None:
+        self.layers: dict[int, LayerRouting] = {}
+
+    def add(self, routing: Mapping[int, LayerRouting]) -> None:
+        """Add what one batch routed, with its sums of weights."""
+        for layer, new in routing.items():
+            assert new.weight_sum is not None
+            so_far = self.layers.get(layer)
+            if so_far is None or so_far.weight_sum is None:
+                self.layers[layer] = new
+                continue
+            count, weights = so_far.count + new.count, so_far.weight_sum + new.weight_sum
+            self.layers[layer] = LayerRouting(so_far.tokens + new.tokens, count, weights)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        found: dict[str, NDArray[Any]] = {}
+        for layer, one in self.layers.items():
+            found[f"count.{layer}"], found[f"weights.{layer}"] = one.count, np.asarray(one.weight_sum)
+            found[f"layer_tokens.{layer}"] = np.array(one.tokens)
+        return found
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.layers = layers_of(arrays)
+
+
+def layers_of(arrays: Mapping[str, NDArray[Any]]) -> dict[int, LayerRouting]:
+    """What `RoutedSums.state` was made of; other arrays are passed over."""
+    layers = sorted(int(name.removeprefix("count.")) for name in arrays if name.startswith("count."))
+    return {
+        layer: LayerRouting(int(arrays[f"layer_tokens.{layer}"]), arrays[f"count.{layer}"], arrays[f"weights.{layer}"])
+        for layer in layers
+    }
 
 
 def original_numbers(
