@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 SECONDS_BETWEEN = 0.1
 """A step tells of itself at most so often, but always at its beginning and its end."""
@@ -17,7 +17,7 @@ class Progress:
     """One event of a step: ``done`` of ``total`` ``unit`` (total None: not known yet) after ``seconds``.
 
     ``finished`` marks the last event, which comes also when the step failed. ``read``: bytes read from disks meanwhile,
-    where the step counts them.
+    where the step counts them. ``earlier``: what of ``done`` an earlier run did, on which this one goes on.
     """
 
     step: str
@@ -27,11 +27,17 @@ class Progress:
     seconds: float
     finished: bool
     read: int | None = None
+    earlier: float = 0.0
 
     @property
     def rate(self) -> float:
-        """Units a second since the step began; 0 at its beginning."""
-        return self.done / self.seconds if self.seconds > 0 else 0.0
+        """Units a second since the step began, without those of an earlier run; 0 at its beginning."""
+        return (self.done - self.earlier) / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def taken_up(self) -> bool:
+        """An earlier run's work was found, and nothing is done since."""
+        return self.done == self.earlier > 0 and not self.finished
 
     @property
     def seconds_left(self) -> float | None:
@@ -50,6 +56,8 @@ class Progress:
         if not self.done and not self.finished:
             return f"{self.step} ..."
         of = f" of {self.total:,.0f}" if self.total is not None else ""
+        if self.taken_up:
+            return f"{self.step}: goes on after {self.done:,.0f}{of} {self.unit} of an earlier run"
         # A step that is measured in seconds has no rate worth telling.
         rate = "" if self.unit == "s" else f", {self.rate:,.1f} {self.unit}/s"
         tail = ""
@@ -72,6 +80,21 @@ class Advance(Protocol):
     def __call__(self, done: float, total: float | None = None) -> None: ...
 
 
+@runtime_checkable
+class TakesUp(Protocol):
+    """An `Advance` that tells an earlier run's work apart: `track` yields one."""
+
+    def take_up(self, done: float, total: float) -> None: ...
+
+
+def take_up(advance: Advance, done: float, total: float) -> None:
+    """Tell ``advance``, before any work, that an earlier run has done ``done`` of ``total``, maybe nothing."""
+    if isinstance(advance, TakesUp):
+        advance.take_up(done, total)
+    else:
+        advance(done, total)
+
+
 def silent(event: Progress) -> None:
     """An `OnProgress` that shows nothing: the default everywhere."""
 
@@ -92,22 +115,41 @@ def track(
 
     ``read``: gives the bytes that were read from disks since the step began, None where that is not counted.
     """
-    start = told = time.monotonic()
-    at, known = 0.0, total
-
-    def event(finished: bool) -> Progress:
-        return Progress(step, at, known, unit, time.monotonic() - start, finished, read())
-
-    def advance(done: float, total: float | None = None) -> None:
-        nonlocal at, known, told
-        at, known = done, known if total is None else total
-        now = time.monotonic()
-        if now - told >= SECONDS_BETWEEN:
-            told = now
-            listener(event(False))
-
-    listener(event(False))
+    under_way = _Step(listener, step, total, unit, read)
+    under_way.tell(finished=False)
     try:
-        yield advance
+        yield under_way
     finally:
-        listener(event(True))
+        under_way.tell(finished=True)
+
+
+class _Step:
+    """An `Advance` and `TakesUp` that tells a listener."""
+
+    def __init__(
+        self, listener: OnProgress, step: str, total: float | None, unit: str, read: Callable[[], int | None]
+    ) -> None:
+        self._listener, self._step, self._total, self._unit, self._read = listener, step, total, unit, read
+        self._done = self._earlier = 0.0
+        self._start = self._told = time.monotonic()
+
+    def __call__(self, done: float, total: float | None = None) -> None:
+        self._done, self._total = done, self._total if total is None else total
+        now = time.monotonic()
+        if now - self._told >= SECONDS_BETWEEN:
+            self._told = now
+            self.tell(finished=False)
+
+    def take_up(self, done: float, total: float) -> None:
+        self._earlier = done
+        if done > 0:
+            self._done, self._total = done, total
+            self.tell(finished=False)
+        else:
+            self(done, total)
+
+    def tell(self, *, finished: bool) -> None:
+        seconds = time.monotonic() - self._start
+        self._listener(
+            Progress(self._step, self._done, self._total, self._unit, seconds, finished, self._read(), self._earlier)
+        )

@@ -29,6 +29,7 @@ from collab_llamacpp.tensor_places import TensorPlaces, honours, tensor_places
 from collab_plugin.checkpoint.gguf import open_gguf
 from collab_plugin.checkpoint.identity import model_id
 from collab_plugin.checkpoint.topology import topology_of
+from collab_plugin.engines.child_process import heard
 from collab_plugin.engines.compare_logits import evaluation_of
 from collab_plugin.engines.disturbance import Disturbance, Effect, Effects, ErrorShape
 from collab_plugin.engines.engine import REFERENCE, Ability, Decoding, Engine, Windows
@@ -80,7 +81,7 @@ class LlamaCppEngine(Engine):
             trace=trace is not None,
             unfinished=str(windows.unfinished or ""),
         )
-        arrays = run_job(job, f"calibrate {model_path}", _progress(progress))
+        arrays = run_job(job, f"calibrate {model_path}", heard(progress))
         routing = {
             layer: LayerRouting(
                 int(arrays[f"layer_tokens.{layer}"]),
@@ -119,7 +120,7 @@ class LlamaCppEngine(Engine):
         run_job(
             ReferenceJob(path, threads, text_cut(windows, checkpoint.metadata), str(out)),
             f"run {path}",
-            _progress(progress),
+            heard(progress),
         )
 
     def evaluate(self, model: Path, original: Path, windows: Windows, *, threads: int, progress: Advance) -> Evaluation:
@@ -133,7 +134,7 @@ class LlamaCppEngine(Engine):
             str(reference),
             str(ngrams.value) if ngrams else "",
         )
-        return evaluation_of(run_job(job, f"evaluate {checkpoint.path}", _progress(progress)), windows.ctx)
+        return evaluation_of(run_job(job, f"evaluate {checkpoint.path}", heard(progress)), windows.ctx)
 
     def disturb(
         self,
@@ -166,7 +167,7 @@ class LlamaCppEngine(Engine):
                 checkpoint.tensors["token_embd.weight"].shape[0],
                 topology_of(checkpoint).gating == "softmax-after-top-k",
             )
-            found = run_job(job, f"run {checkpoint.path}", _progress(progress))
+            found = run_job(job, f"run {checkpoint.path}", heard(progress))
         each = tuple(
             Effect(tuple((float(kld), float(square), int(tokens)) for kld, square, tokens in sums))
             for sums in found["sums"]
@@ -186,7 +187,7 @@ class LlamaCppEngine(Engine):
             model_id(checkpoint),
             self.version(),
         )
-        run_job(job, f"sample {path}", _progress(progress))
+        run_job(job, f"sample {path}", heard(progress))
 
     def generate(
         self, model: Path, prompt: str, decoding: Decoding, *, threads: int, write: Callable[[str], None]
@@ -277,7 +278,3 @@ def trace_of(arrays: Mapping[str, NDArray[Any]], experts: int, windows: Windows,
     starts = tuple(range(0, len(chosen), windows.ctx))
     label = windows.names[0] if len(windows.names) == 1 else ""
     return RoutingTrace(chosen, tuple(layers), experts, starts, (label,) * len(starts), model)
-
-
-def _progress(progress: Advance) -> Callable[[dict[str, Any]], None]:
-    return lambda line: progress(line["done"], line["total"])

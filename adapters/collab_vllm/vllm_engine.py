@@ -12,6 +12,7 @@ import numpy as np
 
 from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.checkpoint.safetensors import open_safetensors
+from collab_plugin.engines.child_process import heard
 from collab_plugin.engines.compare_logits import evaluation_of
 from collab_plugin.engines.engine import REFERENCE, Ability, Decoding, Engine, Windows
 from collab_plugin.engines.results import Evaluation, Generation
@@ -63,7 +64,7 @@ class VllmEngine(Engine):
         checkpoint = open_safetensors(model)
         unfinished = "" if windows.unfinished is None else str(windows.unfinished.resolve())
         job = VllmCalibrateJob(str(checkpoint.path.resolve()), threads, _cut(checkpoint, windows), unfinished)
-        arrays = run_job(job, "calibrate", _progress(progress))
+        arrays = run_job(job, "calibrate", heard(progress))
         return Stats(
             routing=layers_of(arrays),
             imatrix={},
@@ -79,7 +80,7 @@ class VllmEngine(Engine):
             raise ValueError(f"a reference is a {REFERENCE} file, not {out}")
         checkpoint = open_safetensors(original)
         model, cut = str(checkpoint.path.resolve()), _cut(checkpoint, windows)
-        run_job(VllmReferenceJob(model, threads, cut, str(out.resolve())), "run", _progress(progress))
+        run_job(VllmReferenceJob(model, threads, cut, str(out.resolve())), "run", heard(progress))
 
     def evaluate(self, model: Path, original: Path, windows: Windows, *, threads: int, progress: Advance) -> Evaluation:
         checkpoint = open_safetensors(model)
@@ -92,7 +93,7 @@ class VllmEngine(Engine):
             job = VllmEvaluateJob(
                 str(checkpoint.path.resolve()), threads, _cut(checkpoint, windows), str(reference.resolve())
             )
-            arrays = run_job(job, "evaluate", _progress(_part(progress, first, 1.0)))
+            arrays = run_job(job, "evaluate", heard(_part(progress, first, 1.0)))
         return evaluation_of(arrays, windows.ctx)
 
     def generate(
@@ -138,10 +139,6 @@ def _bos(checkpoint: Checkpoint) -> int | None:
     adds = keys.get("tokenizer.ggml.add_bos_token")
     token = keys.get("tokenizer.ggml.bos_token_id")
     return int(token.value) if adds is not None and adds.value and token is not None else None
-
-
-def _progress(progress: Advance) -> Callable[[dict[str, Any]], None]:
-    return lambda line: progress(line["done"], line["total"])
 
 
 def _part(progress: Advance, first: float, last: float) -> Advance:

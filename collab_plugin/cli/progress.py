@@ -48,14 +48,15 @@ class _Bars:
 
 
 class _Lines:
-    """A line when a step begins, one every ten seconds, and one when all of it is done."""
+    """A line when a step begins or goes on after an earlier run, one every ten seconds, and one when all is done."""
 
     def __init__(self) -> None:
         self._last: dict[str, float] = {}
 
     def __call__(self, event: Progress) -> None:
         begun = event.step in self._last
-        if begun and not event.finished and event.seconds - self._last[event.step] < SECONDS_BETWEEN_LINES:
+        soon = begun and not event.finished and event.seconds - self._last[event.step] < SECONDS_BETWEEN_LINES
+        if soon and not event.taken_up:
             return
         if not event.finished:
             self._last[event.step] = event.seconds

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from collab_plugin.compression.journal import Journal
-from collab_plugin.progress import Advance
+from collab_plugin.progress import Advance, take_up
 
 SYNC_SECONDS = 5.0
 
@@ -39,7 +39,7 @@ class JournaledWork:
 
     def done_by(self, finished: Iterable[Iterable[tuple[int, str]]]) -> None:
         """Record what others do: (piece, checksum) of what they wrote; on any error keep that, and raise it."""
-        self.report(self._done, sum(self.values))
+        take_up(self.report, self._done, sum(self.values))
         try:
             for some in finished:
                 for index, sum_ in some:
@@ -49,7 +49,7 @@ class JournaledWork:
 
     def all(self, threads: int) -> None:
         """Do every unfinished piece; on any error stop at once, keep what is synced, and raise it."""
-        self.report(self._done, sum(self.values))
+        take_up(self.report, self._done, sum(self.values))
         todo = iter(self.todo)
         with ThreadPoolExecutor(threads) as pool:
             running: dict[Future[str], int] = {}

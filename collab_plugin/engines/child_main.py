@@ -32,6 +32,7 @@ class Parent:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.progress = ToldProgress(self)
         self._pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)  # what others print must not reach our pipe
         self._lines: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -45,10 +46,6 @@ class Parent:
     def say(self, **line: Any) -> None:
         """Tell the parent a line."""
         print(json.dumps(line), file=self._pipe, flush=True)
-
-    def progress(self, done: float, total: float | None = None) -> None:
-        """Tell the parent how far the job is."""
-        self.say(done=done, total=total)
 
     def hear(self) -> dict[str, Any]:
         """Wait for the next line that the parent tells."""
@@ -65,6 +62,19 @@ class Parent:
         if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
             os.killpg(0, signal.SIGKILL)
         os._exit(1)
+
+
+class ToldProgress:
+    """Tells ``parent`` how far the job is: an `Advance` and `TakesUp`. Its other end is child_process.py's `heard`."""
+
+    def __init__(self, parent: Parent) -> None:
+        self._parent = parent
+
+    def __call__(self, done: float, total: float | None = None) -> None:
+        self._parent.say(done=done, total=total)
+
+    def take_up(self, done: float, total: float) -> None:
+        self._parent.say(done=done, total=total, earlier=done)
 
 
 Work = Callable[[Any, Parent], Mapping[str, NDArray[Any]] | None]

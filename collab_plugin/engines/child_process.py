@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from collab_plugin.engines.child_main import JOB, MISTAKE, RESULT, USERS_MISTAKE
 from collab_plugin.errors import CollabError
 from collab_plugin.formats.json_document import to_plain
+from collab_plugin.progress import Advance, take_up
 
 LOG = "log"
 SIGNALS = {
@@ -247,6 +248,18 @@ def run(program: ChildProgram, job: object, on_line: OnLine = lambda line: None,
                 return end
         assert limit is not None
         return child.stop(limit)
+
+
+def heard(progress: Advance) -> OnLine:
+    """What hands the lines of a child's `Parent.progress` on to ``progress``."""
+
+    def on_line(line: dict[str, Any]) -> None:
+        if "earlier" in line:
+            take_up(progress, line["done"], line["total"])
+        else:
+            progress(line["done"], line["total"])
+
+    return on_line
 
 
 def complaint(log: str) -> str:

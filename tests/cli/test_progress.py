@@ -12,7 +12,7 @@ import pytest
 
 from collab_plugin import progress
 from collab_plugin.cli.progress import _Lines
-from collab_plugin.progress import Progress, track
+from collab_plugin.progress import Progress, take_up, track
 
 STEP = """
 from collab_plugin.cli.progress import shown
@@ -71,6 +71,40 @@ def test_lines_come_at_intervals_with_the_time_left(capsys: pytest.CaptureFixtur
         "reading: 5 of 10 rows, 0.5 rows/s, 10 s left",
         "reading: 10 of 10 rows, 0.5 rows/s, 20.0 s",
     ]
+
+
+def test_what_an_earlier_run_did_is_told_and_no_part_of_the_rate(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    events: list[Progress] = []
+    with track(events.append, "counting", unit="sheep") as advance:
+        take_up(advance, 600, 1000)
+        now = 20.0
+        advance(700)
+        now = 80.0
+        advance(1000)
+    lines = _Lines()
+    for event in events:
+        lines(event)
+    assert capsys.readouterr().err.splitlines() == [
+        "counting ...",
+        "counting: goes on after 600 of 1,000 sheep of an earlier run",
+        "counting: 700 of 1,000 sheep, 5.0 sheep/s, 60 s left",
+        "counting: 1,000 of 1,000 sheep, 5.0 sheep/s, 80.0 s",
+        "counting: 1,000 of 1,000 sheep, 5.0 sheep/s, 80.0 s",
+    ]
+
+
+def test_what_takes_nothing_up_is_told_as_ever(capsys: pytest.CaptureFixture[str]) -> None:
+    told: list[tuple[float, float | None]] = []
+    take_up(lambda done, total=None: told.append((done, total)), 600, 1000)
+    assert told == [(600, 1000)]
+    with track(_Lines(), "counting", unit="sheep") as advance:
+        take_up(advance, 0, 4)
+        advance(2)
+    assert capsys.readouterr().err == "counting ...\n"
 
 
 def test_a_step_that_failed_ends_without_a_line(capsys: pytest.CaptureFixture[str]) -> None:

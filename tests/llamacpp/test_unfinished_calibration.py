@@ -44,7 +44,7 @@ def test_it_goes_on_to_the_same_bytes(model: str, prose: Path, tmp_path: Path, r
     out, told = tmp_path / "stats.gguf", list[Progress]()
     _stopped(path, prose, tmp_path / "stats.gguf.unfinished", 3)
     cp.calibrate(path, texts=prose, ctx=CTX, out=out, threads=1, progress=told.append)
-    first = next(event.done for event in told if event.step == "calibrating" and event.done)
+    first = next(event.earlier for event in told if event.taken_up)
     assert first > 2 * CTX  # what was kept, and at most one window more
     cp.calibrate(path, texts=prose, ctx=CTX, out=tmp_path / "whole.gguf", threads=1)
     assert out.read_bytes() == (tmp_path / "whole.gguf").read_bytes()
@@ -83,4 +83,4 @@ def test_what_was_kept_survives_a_full_disk(
     assert [file.name for file in tmp_path.iterdir()] == [unfinished.name]
     told = list[Progress]()
     cp.calibrate(qwen3moe, texts=prose, ctx=CTX, out=out, threads=1, progress=told.append)
-    assert next(event.done for event in told if event.step == "calibrating" and event.done) > 2 * CTX
+    assert next(event.earlier for event in told if event.taken_up) > 2 * CTX

@@ -70,7 +70,7 @@ def test_it_goes_on_to_the_same_bytes(name: str, vllm: Vllm, tmp_path: Path) -> 
     _kill_parent(model, kept, TOKENS)
     assert _kill_child(model, kept, 3 * TOKENS) >= TOKENS
     run(out)
-    first = next(event.done for event in told if event.step == "calibrating" and event.done)
+    first = next(event.earlier for event in told if event.taken_up)
     assert first >= 3 * TOKENS, "what was kept"
     run(whole)
     assert out.read_bytes() == whole.read_bytes()

@@ -27,7 +27,7 @@ from collab_plugin.engines.engine import REFERENCE
 from collab_plugin.engines.reference_file import Reference, writing_reference
 from collab_plugin.engines.unfinished_calibration import UnfinishedCalibration, calibration_key
 from collab_plugin.errors import CollabError
-from collab_plugin.progress import Advance
+from collab_plugin.progress import Advance, take_up
 from collab_plugin.stats.text_overlap import decode_sketch, overlap, sketch
 
 Arrays = dict[str, NDArray[Any]]
@@ -48,7 +48,7 @@ def calibrate(job: CalibrateJob, progress: Advance) -> Arrays:
         windows = session.windows(job.cut)
         kept = UnfinishedCalibration(job.unfinished, _key(job, windows), job.save_seconds)
         first = kept.resume(collector)
-        progress(first * ctx, len(windows) * ctx)
+        take_up(progress, first * ctx, len(windows) * ctx)
         for start in range(first, len(windows), job.together):
             batch = windows[start : start + job.together]
             session.decode_together([window.tolist() for window in batch])

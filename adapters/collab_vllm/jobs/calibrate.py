@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collab_plugin.engines.unfinished_calibration import UnfinishedCalibration, calibration_key
-from collab_plugin.progress import Advance
+from collab_plugin.progress import Advance, take_up
 from collab_plugin.stats.text_overlap import sketch
 from collab_vllm.import_vllm import import_vllm
 from collab_vllm.jobs.start_vllm import start_vllm
@@ -29,7 +29,7 @@ def calibrate(job: VllmCalibrateJob, progress: Advance) -> dict[str, NDArray[Any
     sums = RoutedSums()
     kept = UnfinishedCalibration(job.unfinished, key_of(job, windows), job.save_seconds)
     first = kept.resume(sums)
-    progress(first * ctx, len(windows) * ctx)
+    take_up(progress, first * ctx, len(windows) * ctx)
     llm = start_vllm(job.model, ctx=ctx + 1, stats=True, max_num_seqs=BATCH)  # vLLM makes one token at least
     from vllm import SamplingParams
 

@@ -11,7 +11,7 @@ from collab_conformance.pack.pack_file import read_pack
 from collab_conformance.run.find_targets import choose, find_targets
 from collab_conformance.run.record_child import RecordJob
 from collab_conformance.run.target_program import target_program
-from collab_plugin.engines.child_process import run
+from collab_plugin.engines.child_process import heard, run
 from collab_plugin.engines.target import TargetInfo
 from collab_plugin.errors import CollabError
 from collab_plugin.plugins.manager import pick, registry
@@ -40,7 +40,7 @@ def record_target(
     provider = pick(registry().targets, infos[0].engine, "target")
     program = target_program("collab_conformance.run.record_child", provider, infos[0].name)
     with track(progress, f"recording {infos[0].name}", unit="tokens") as report:
-        run(program, job, lambda line: report(line["done"], line["total"])).result(f"record {artifact.name}")
+        run(program, job, heard(report)).result(f"record {artifact.name}")
     return read_pack(out).document
 
 
