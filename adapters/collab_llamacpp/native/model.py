@@ -15,9 +15,11 @@ from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from collab_llamacpp.native.ggml import ggml
+from collab_plugin.checkpoint.gguf import shard_paths
 from collab_plugin.engines.ggml_structs import GgmlTensor
 from collab_plugin.engines.text_windows import TextCut, windows_of
 from collab_plugin.errors import CollabError
+from collab_plugin.placement.usable_memory import usable_memory
 
 Tokens = Sequence[int] | NDArray[np.int64]
 BASE = ggml()
@@ -78,11 +80,17 @@ class DeviceChoice:
         return listed
 
 
+def larger_than_memory(path: Path) -> bool:
+    """Whether the files of the GGUF take more than there is; False for what does not exist."""
+    return path.exists() and sum(file.stat().st_size for file in shard_paths(path)) > usable_memory()
+
+
 class LoadedModel:
     """One loaded model with a context; freed by `close` or the with statement.
 
     ``placement`` None: where llama.cpp puts it by itself. ``kv_type``: ggml type of the key and value cache.
-    ``sequences``: how many windows of ``ctx`` tokens `decode_together` takes.
+    ``sequences``: how many windows of ``ctx`` tokens `decode_together` takes. Weights of a file that is larger than
+    memory stay in its mapping; of others llama.cpp copies those whose type it repacks.
     """
 
     def __init__(
@@ -100,6 +108,8 @@ class LoadedModel:
         llama.llama_backend_init()
         params = llama.llama_model_default_params()
         kept = placement.apply(params) if placement else None
+        if larger_than_memory(path):
+            params.use_extra_bufts = False
         self.model = llama.llama_model_load_from_file(str(path).encode(), params)
         del kept
         if not self.model:
