@@ -27,8 +27,9 @@ def pages_policy(checkpoint: Checkpoint, placement: Placement | None) -> PolicyU
 
 
 def policy_of(use: PolicyUse) -> PlacementPolicy:
-    """The policy with the parameters that ``use`` gives it. KeyError where no plugin brings it."""
-    return replace(registry().placement_policies[use.name], parameters=use.parameters)
+    """The policy with its own parameters and those that ``use`` gives it. KeyError where no plugin brings it."""
+    policy = registry().placement_policies[use.name]
+    return replace(policy, parameters={**policy.parameters, **use.parameters})
 
 
 def read_by_every_token(checkpoint: Checkpoint) -> int:

@@ -23,26 +23,24 @@ from collab_plugin.formats.tensor_names import Role
 from collab_plugin.planning import learned_weights as law
 from collab_plugin.planning.error_energy import error_energy
 from collab_plugin.planning.measure.groups import part_of
-from collab_plugin.stats.sensitivity_file import read_sensitivity
+from collab_plugin.planning.predictor import probed_weights
 
 FIELDS = ("model", "family", "constant", "value")
 Row = tuple[str, str, str, float]
 ALMOST_ALL = 0.8
 """Share of the last stream from which on a layer says nothing of what later layers add."""
+LEAST = 0.1
+"""Of κ: a negative one, where a layer's errors count less than by their share, has no geometric mean."""
 
 
-def probed_weights(sensitivity: Path) -> dict[str, float]:
-    """ω of each tensor, from the smallest group that it was probed in."""
-    groups = sorted(read_sensitivity(sensitivity).groups, key=lambda group: -len(group.tensors))
-    return {name: group.kld / group.error for group in groups for name in group.tensors}
-
-
-def constants(bench: Bench, weights: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+def constants(bench: Bench) -> Iterator[tuple[str, float]]:
     """Name and value of each constant that the model shows; several values of one name are one after another."""
     tensors, blocks = bench.checkpoint.tensors, bench.topology.block_count
-    planning = bench.planning(None)
-    stats, matrix = planning.stats, planning.imatrix
-    assert stats is not None and matrix is not None
+    planning = bench.planning(bench.sensitivity)
+    stats, matrix, probes = planning.stats, planning.imatrix, planning.sensitivity
+    assert stats is not None and matrix is not None and probes is not None
+    default = law.learned_weights(bench.checkpoint, bench.topology, stats, matrix).weights
+    weights = {n: weight for n, weight in probed_weights(default, probes).items() if n in probes.probed and weight > 0}
     streams = stats.streams
     last = streams[max(streams)].after_layer
     output = weights["output.weight"]
@@ -60,7 +58,7 @@ def constants(bench: Bench, weights: Mapping[str, float]) -> Iterator[tuple[str,
                 yield "written", relative
             elif share < ALMOST_ALL:
                 later = (relative / law.WRITTEN - share) / (1 - share)
-                yield "spreads_first" if info.layer == 0 else "spreads", max(later, 0.1)
+                yield "spreads_first" if info.layer == 0 else "spreads", max(later, LEAST)
     for info in _of(tensors.values(), weights, "attention"):
         yield "attention", weights[info.name] / output * max(blocks, law.TABLE_LAYERS) / law.TABLE_LAYERS
     for info in _of(tensors.values(), weights, "expert gate/up"):
@@ -100,7 +98,7 @@ def main() -> None:
     for model in a.models:
         bench = Bench(model, a.work / model.name, 4, a.threads)
         found: dict[str, list[float]] = {}
-        for name, value in constants(bench, probed_weights(bench.sensitivity)):
+        for name, value in constants(bench):
             found.setdefault(name, []).append(value)
         rows += [(model.name, family_of(bench), name, median(values)) for name, values in found.items()]
     with out.open("w", newline="") as file:

@@ -14,6 +14,7 @@ import csv
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass, fields
+from functools import partial
 from pathlib import Path
 from statistics import geometric_mean
 
@@ -21,9 +22,8 @@ from benchmarks.quality.bench import ROOT, Bench
 from collab_plugin.formats.tensor_names import Role
 from collab_plugin.planning.candidates import Candidates
 from collab_plugin.planning.learned_weights import learned_weights
-from collab_plugin.planning.pruning_law import written
+from collab_plugin.planning.pruning_law import PRUNED_ALONE, PRUNED_BESIDE_SHARED, stream_prune_cost
 from collab_plugin.stats.sensitivity_file import read_sensitivity
-from collab_plugin.stats.stats import Stats
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,18 @@ def pruned_costs(bench: Bench) -> Iterator[PrunedCost]:
     for p in read_sensitivity(bench.sensitivity).prunings:
         if p.experts_used == bench.topology.experts_used and p.rule in by_rule:
             candidates = by_rule[p.rule]
-            stream = stream_cost(planning.stats, prices, candidates.kept(p.expert_count, p.experts_used).kept)
+            kept = partial(_kept, candidates)
+            cost = stream_prune_cost(bench.checkpoint, bench.topology, planning.stats, prices, kept)
+            assert cost is not None, "the stats do not say what experts write"
+            stream = cost(p.expert_count, p.experts_used) / (PRUNED_BESIDE_SHARED if shared else PRUNED_ALONE)
             yield PrunedCost(
                 bench.model.name, shared, candidates.planning.criterion.name, bench.topology.expert_count,
                 p.expert_count, p.kld, p.stderr, stream,
             )  # fmt: skip
 
 
-def stream_cost(stats: Stats, prices: Mapping[int, float], kept: Mapping[int, tuple[int, ...]]) -> float:
-    """Σ_l u_l D_l, in nats: the price of the squared norm that the dropped experts add to the stream."""
-    total = 0.0
-    for layer, stay in kept.items():
-        energy = written(stats.routing[layer])
-        assert energy is not None, "the stats do not say what experts write"
-        total += prices[layer] * float(energy.sum() - energy[list(stay)].sum())
-    return total
+def _kept(candidates: Candidates, count: int, used: int) -> Mapping[int, tuple[int, ...]]:
+    return candidates.kept(count, used).kept
 
 
 def summary(costs: list[PrunedCost]) -> str:
