@@ -52,7 +52,7 @@ $(VENV)/core: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed"; exit 2; }
 	@echo "== setting up $(VENV) with $(PYTHON)"
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet -e '.[ollama,tasks,dev]'
+	$(VENV)/bin/python -m pip install --quiet -e '.[ollama,tasks,ray,dev]'
 	@touch $@
 
 $(VENV)/ready: $(VENV)/core $(NATIVE)/llama_cpp_wheel.sh
