@@ -66,7 +66,7 @@ _HOMES = {
         *("SpeedForecast", "TensorPlacement", "Tier"),
     ),
     "placement.placement_file": ("read_placement", "write_placement"),
-    "placement.policy": ("LayerUse", "PlacementPolicy", "Residency"),
+    "placement.policy": ("LayerUse", "PlacementPolicy", "PolicyParameter", "Residency"),
     "placement.policy_table": ("HitCurve",),
     "placement.simulate": ("Replay", "best_possible", "replay", "uses_of"),
     "planning.allocators.allocator": ("Allocator", "Choice", "Item"),
@@ -199,6 +199,7 @@ if TYPE_CHECKING:
     from collab_plugin.placement.placement_file import write_placement as write_placement
     from collab_plugin.placement.policy import LayerUse as LayerUse
     from collab_plugin.placement.policy import PlacementPolicy as PlacementPolicy
+    from collab_plugin.placement.policy import PolicyParameter as PolicyParameter
     from collab_plugin.placement.policy import Residency as Residency
     from collab_plugin.placement.policy_table import HitCurve as HitCurve
     from collab_plugin.placement.run_setup import RunSetup as RunSetup

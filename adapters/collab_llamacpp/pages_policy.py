@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from collab_plugin.checkpoint.checkpoint import Checkpoint
 from collab_plugin.formats.tensor_names import Role
 from collab_plugin.placement.builtin_policies import LFU_STEADY
@@ -12,7 +10,7 @@ from collab_plugin.placement.policy import PlacementPolicy
 from collab_plugin.placement.usable_memory import usable_memory
 from collab_plugin.plugins.manager import registry
 
-DEFAULT = PolicyUse(LFU_STEADY.name, LFU_STEADY.parameters, True)
+DEFAULT = PolicyUse(LFU_STEADY.name, LFU_STEADY.values, True)
 
 
 def pages_policy(checkpoint: Checkpoint, placement: Placement | None) -> PolicyUse | None:
@@ -27,9 +25,8 @@ def pages_policy(checkpoint: Checkpoint, placement: Placement | None) -> PolicyU
 
 
 def policy_of(use: PolicyUse) -> PlacementPolicy:
-    """The policy with its own parameters and those that ``use`` gives it. KeyError where no plugin brings it."""
-    policy = registry().placement_policies[use.name]
-    return replace(policy, parameters={**policy.parameters, **use.parameters})
+    """The policy with the parameters that ``use`` gives it. KeyError where no plugin brings it."""
+    return registry().placement_policies[use.name].told(use.parameters)
 
 
 def read_by_every_token(checkpoint: Checkpoint) -> int:

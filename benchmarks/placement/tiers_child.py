@@ -106,7 +106,7 @@ def begun_anew(
     empty = policy.dynamic is not None and not policy.learns
     hot = () if empty else tuple(hot_experts(policy, use, room))
     expected = use.heat * seen.chosen.shape[2] if policy.learns else np.zeros(use.experts)
-    resident = TierStart(hot, policy, policy.parameters, expected, room).resident_set(range(use.experts))
+    resident = TierStart(hot, policy, expected, room).resident_set(range(use.experts))
     counts = TierCounts(0)
     return TieredLayer(
         layer.layout, layer.whole, resident, torch.device("cpu"), ggml_cpu(), misses, interval, counts,

@@ -22,7 +22,7 @@ from collab_plugin.placement.machines import read_bandwidth
 from collab_plugin.placement.place import Placed, PlaceInput, with_honours
 from collab_plugin.placement.place import place as place_checkpoint
 from collab_plugin.placement.placement import PlacementSource, Tier, TierKind
-from collab_plugin.placement.policy import LayerUse
+from collab_plugin.placement.policy import LayerUse, PlacementPolicy
 from collab_plugin.placement.policy_table import HitCurve, hit_curves
 from collab_plugin.placement.run_setup import DEFAULT_SETUP, RunSetup
 from collab_plugin.placement.tier_rooms import TierSpeed
@@ -62,7 +62,7 @@ def place(
     this model or of the one that it was pruned from; ``trace``: which experts tokens chose one after another, on which
     policies are then compared. ``policy``: the placement policy; None: the fastest one on the trace, or without a
     trace lfu-steady. ``measure``: time this machine's memory, disk and kernels with
-    ``engine``; else what was measured before counts. ``parameters``: the policy's own, by name. ``setup``: how the
+    ``engine``; else what was measured before counts. ``parameters``: of ``policy``, by name. ``setup``: how the
     model is to run, whose KV cache takes room. `write_placement` keeps ``.placement`` in a file.
 
     Example: ``cp.place("out.gguf", tiers=["gpu=24GB", "ram=96GB", "disk"], stats="stats.gguf").placement``
@@ -71,6 +71,7 @@ def place(
     parsed = tuple(tier if isinstance(tier, Tier) else tier_of(tier) for tier in tiers)
     if not parsed:
         raise CollabError("`tiers` is empty: give the memories, such as gpu=24GB and ram=96GB")
+    policies = _policies(policy, parameters or {})
     source, routing = _routing(stats, checkpoint)
     at = threads_of(threads)
     profile = _measured(checkpoint, engine_of(engine), at, progress) if measure else read_profile(at)
@@ -79,9 +80,8 @@ def place(
         tuple(tier for tier, _ in known),
         tuple(speed for _, speed in known),
         setup,
-        registry().placement_policies,
+        policies,
         policy,
-        parameters or {},
         routing,
         source,
         None if trace is None else trace_for(trace, checkpoint),
@@ -123,6 +123,16 @@ def tier_of(text: str) -> Tier:
     if size is None and kind != "disk":
         raise CollabError(f"tier {text!r} has no size: write {text}=96GB")
     return Tier(found["name"], kind, size, None if found["speed"] is None else _bandwidth(found["speed"]))
+
+
+def _policies(policy: str | None, parameters: Mapping[str, float]) -> Mapping[str, PlacementPolicy]:
+    """All that are known, ``policy`` among them with its ``parameters``."""
+    known = registry().placement_policies
+    if not parameters:
+        return known
+    if policy is None:
+        raise CollabError(f"parameters ({', '.join(parameters)}) are a policy's: name the placement policy too")
+    return {**known, policy: known[policy].told(parameters)} if policy in known else known
 
 
 def _bandwidth(text: str) -> float:

@@ -34,7 +34,7 @@ from collab_plugin.placement.run_setup import KvType
     "parameters",
     multiple=True,
     metavar="NAME=NUMBER",
-    help="A parameter of the policy: decay=0.9.",
+    help="A parameter of --policy: decay=0.9.",
 )
 @click.option("--measure", is_flag=True, help="Time the memory, the disk and each type's kernel on this machine.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw hit rates over tier sizes here (needs --trace).")

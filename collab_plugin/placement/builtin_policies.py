@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from collab_plugin.placement.policy import LayerUse, PlacementPolicy
+from collab_plugin.placement.policy import LayerUse, PlacementPolicy, PolicyParameter
 from collab_plugin.placement.residencies import CountOverAge, DecayedCount, Foretold, LastUsed
 
-DECAY = 0.95
+DECAY = PolicyParameter(0.95, above=0, below=1)
 """Of the decays .90, .95 and .99 the best one on OLMoE's trace (docs/placement.md)."""
 SEED = 0
 
@@ -91,7 +91,7 @@ LFU_STEADY = PlacementPolicy(
     _most_selected,
     rooms=_where_it_is_hot,
     dynamic=Foretold,
-    parameters={"trust": 0.9, "rate": 0.03},
+    parameters={"trust": PolicyParameter(0.9, above=0, below=1), "rate": PolicyParameter(0.03, above=0, below=1)},
     selective=True,
 )
 POLICIES = (MOST_SELECTED, FRONT_LOADING, UNIFORM, RANDOM, LRU, LRU_WARM, LFU_DECAY, LFRU, LFU_STEADY)

@@ -49,7 +49,6 @@ class PlaceInput:
     setup: RunSetup
     policies: Mapping[str, PlacementPolicy]
     policy: str | None
-    parameters: Mapping[str, float]
     routing: Mapping[int, LayerRouting] | None
     source: PlacementSource | None
     trace: RoutingTrace | None
@@ -221,8 +220,7 @@ def _by_expert(
     shares = start if row is None or row.hits is None else _with_hits(start, rooms, row.hits)
     moved = 0.0 if row is None else reads.moved_share(row)
     speed = reads.shared_out([shares[room.tier.name] for room in rooms], must_hold_all(policy), moved)
-    parameters = {**policy.parameters, **given.parameters}
-    return ExpertPlacement(PolicyUse(policy.name, parameters, policy.dynamic is not None), layers, shares, speed)
+    return ExpertPlacement(PolicyUse(policy.name, policy.values, policy.dynamic is not None), layers, shares, speed)
 
 
 def _start_shares(

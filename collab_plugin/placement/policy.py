@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,13 +62,22 @@ Dynamic = Callable[[F64, Mapping[str, float]], Residency]
 
 
 @dataclass(frozen=True)
+class PolicyParameter:
+    """A number that a dynamic policy works with: its ``value``, and what that must be ``above`` and ``below``."""
+
+    value: float
+    above: float = -math.inf
+    below: float = math.inf
+
+
+@dataclass(frozen=True)
 class PlacementPolicy:
     """``hot(use, number)`` returns ``number`` ids of experts that are in the fast memory when the model starts, those
     that are worth most first; the others are in slower memory.
 
     ``rooms(uses, total)``: how many of ``total`` experts each layer may keep there; None: all layers as many.
     ``dynamic``: makes what decides while the model runs; None: experts stay where they were at first.
-    ``parameters``: what ``dynamic`` is given unless told otherwise. ``learns``: it looks at calibration; a dynamic
+    ``parameters``: what ``dynamic`` is given, by name. ``learns``: it looks at calibration; a dynamic
     policy that does not starts with an empty memory. ``selective``: see `Residency`.
     """
 
@@ -76,9 +86,30 @@ class PlacementPolicy:
     hot: Callable[[LayerUse, int], Sequence[int]]
     rooms: Callable[[Sequence[LayerUse], int], Sequence[int]] | None = None
     dynamic: Dynamic | None = None
-    parameters: Mapping[str, float] = field(default_factory=dict)
+    parameters: Mapping[str, PolicyParameter] = field(default_factory=dict)
     learns: bool = True
     selective: bool = False
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Of the parameters."""
+        return {name: parameter.value for name, parameter in self.parameters.items()}
+
+    def told(self, values: Mapping[str, float]) -> PlacementPolicy:
+        """The policy with these ``values`` of its parameters. CollabError for one that it has not, or out of bounds."""
+        found = dict(self.parameters)
+        for name, value in values.items():
+            if name not in found:
+                known = ", ".join(found) or "it has none"
+                raise CollabError(f"placement policy {self.name!r} has no parameter {name!r}; known: {known}")
+            told = replace(found[name], value=float(value))
+            if not told.above < told.value < told.below:
+                raise CollabError(
+                    f"{name}={value:g} of placement policy {self.name!r}: give a number above {told.above:g} and below "
+                    f"{told.below:g}"
+                )
+            found[name] = told
+        return replace(self, parameters=found)
 
 
 def hot_experts(policy: PlacementPolicy, use: LayerUse, number: int) -> list[int]:

@@ -48,7 +48,6 @@ def replay(
     policy: PlacementPolicy,
     rooms: Sequence[int],
     uses: Sequence[LayerUse],
-    parameters: Mapping[str, float] | None = None,
 ) -> list[Replay]:
     """Replay ``trace`` once for each of ``rooms``, numbers of experts over all layers; one cache a layer.
 
@@ -66,7 +65,7 @@ def replay(
     known = policy.learns and any(use.routing is not None for use in uses)
     width = trace.chosen.shape[2]
     expected = np.stack([_padded(use.heat * width if known else np.zeros(use.experts), trace.experts) for use in uses])
-    ranking = policy.dynamic(np.tile(expected, (len(rooms), 1)), {**policy.parameters, **(parameters or {})})
+    ranking = policy.dynamic(np.tile(expected, (len(rooms), 1)), policy.values)
     at_first = start if known else np.zeros_like(start)
     return _dynamic(policy.name, trace, rooms, each, at_first, ranking, policy.selective)
 

@@ -123,8 +123,8 @@ def test_the_placement_s_policy_decides_where_it_moves_experts(qwen3moe: Path, m
         )  # fmt: skip
         expected = use if name == "lfu-decay" else pages_policy.DEFAULT
         assert pages_policy.pages_policy(checkpoint, given) == expected
-    assert pages_policy.policy_of(PolicyUse("lfu-decay", {"decay": 0.5}, True)).parameters == {"decay": 0.5}
-    assert pages_policy.policy_of(PolicyUse("lfu-steady", {"rate": 0.5}, True)).parameters == {
+    assert pages_policy.policy_of(PolicyUse("lfu-decay", {"decay": 0.5}, True)).values == {"decay": 0.5}
+    assert pages_policy.policy_of(PolicyUse("lfu-steady", {"rate": 0.5}, True)).values == {
         "trust": 0.9,
         "rate": 0.5,
     }

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from numpy.typing import NDArray
 from small_models.tiny_moe import some_stats
 
 import collab_plugin as cp
@@ -197,6 +198,46 @@ def test_tiers_that_are_too_small(qwen3moe: Path) -> None:
         cp.place(qwen3moe, tiers=[f"gpu={always}", "disk"], setup=SETUP, policy="lru")
     with pytest.raises(cp.CollabError, match="unknown placement policy 'best'"):
         cp.place(qwen3moe, tiers=["gpu=1TB"], setup=SETUP, policy="best")
+
+
+@pytest.mark.parametrize(
+    ("policy", "parameters", "words"),
+    [
+        ("lfu-decay", {"fade": 0.9}, "'lfu-decay' has no parameter 'fade'; known: decay"),
+        ("lru", {"decay": 0.9}, "'lru' has no parameter 'decay'; known: it has none"),
+        ("lfu-decay", {"decay": 1.0}, "decay=1 of placement policy 'lfu-decay': give a number above 0 and below 1"),
+        ("lfu-steady", {"rate": float("nan")}, "rate=nan of placement policy 'lfu-steady': give a number above 0"),
+        (None, {"decay": 0.9}, "are a policy's: name the placement policy too"),
+        ("best", {"decay": 0.9}, "unknown placement policy 'best'"),
+    ],
+)
+def test_parameters_that_are_refused(
+    policy: str | None, parameters: dict[str, float], words: str, qwen3moe: Path
+) -> None:
+    with pytest.raises(cp.CollabError, match=words):
+        cp.place(qwen3moe, tiers=["gpu=1TB"], setup=SETUP, policy=policy, parameters=parameters)
+
+
+def test_a_policy_is_compared_with_the_parameters_that_it_was_given(qwen3moe: Path) -> None:
+    """Some experts are used more than others: the longest memory foretells best, which weights find out at a rate."""
+    random = np.random.default_rng(0)
+    topology = cp.topology_of(open_gguf(qwen3moe))
+    layers, experts = topology.moe_layers, topology.expert_count
+    often = 1 / np.arange(1, experts + 1)
+
+    def drawn() -> NDArray[np.int64]:
+        return np.sort(random.choice(experts, topology.experts_used, replace=False, p=often / often.sum()))
+
+    chosen = np.array([[drawn() for _ in layers] for _ in range(600)], np.int16)
+    trace = cp.RoutingTrace(chosen, layers, experts)
+    hits = []
+    for rate in (0.01, 0.99):
+        told: dict[str, Any] = {"policy": "lfu-steady", "parameters": {"rate": rate}}
+        placed = cp.place(qwen3moe, tiers=tiers(qwen3moe, 0.6), setup=SETUP, trace=trace, **told)
+        assert placed.placement.experts is not None
+        assert placed.placement.experts.policy == cp.PolicyUse("lfu-steady", {"trust": 0.9, "rate": rate}, True)
+        hits += [outlook.row.hits for outlook in placed.policies if outlook.row.policy == "lfu-steady"]
+    assert hits[0] != hits[1]
 
 
 def test_notes(qwen3moe: Path) -> None:

@@ -88,7 +88,7 @@ def test_a_placement_says_where_experts_start_and_what_moves_them(plan: Plan, tm
     path = written_placement(plan, tmp_path, dynamic=True)
     placed = start(LoaderOptions(plan=tmp_path / "plan.json", placement=path), plan, 0)
     assert placed.hot == (4, 2)
-    assert placed.parameters["decay"] == 0.5
+    assert placed.policy.values["decay"] == 0.5
     kept = np.array(plan.pruning.kept[0])
     assert placed.expected == pytest.approx(3 * (1000 + kept) / (1000 + kept).sum()), "the stats beside the plan"
     resident = placed.resident_set(range(EXPERTS))

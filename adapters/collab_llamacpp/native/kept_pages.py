@@ -29,7 +29,7 @@ class KeptPages:
         self._layers = sorted(sizes)
         self._bytes = np.array([sizes[layer] for layer in self._layers], np.int64)
         shape = len(sizes), experts
-        self._ranking = policy.dynamic(np.zeros(shape), policy.parameters)
+        self._ranking = policy.dynamic(np.zeros(shape), policy.values)
         self._used = np.zeros(shape, np.bool_)
         self._held = np.zeros(shape, np.bool_)
         self._room = room

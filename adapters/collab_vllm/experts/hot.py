@@ -28,12 +28,11 @@ _HARDLY = 1e-6
 @dataclass(frozen=True)
 class TierStart:
     """``hot``: experts on the device at first, in this model's numbers. ``policy`` goes on choosing where it is
-    dynamic, with ``parameters``, from ``expected`` f64[experts], choices a step. ``room`` for so many, of all ranks;
+    dynamic, from ``expected`` f64[experts], choices a step. ``room`` for so many, of all ranks;
     None: for as many as are there at first."""
 
     hot: tuple[int, ...]
     policy: PlacementPolicy
-    parameters: Mapping[str, float]
     expected: F64
     room: int | None = None
 
@@ -42,7 +41,7 @@ class TierStart:
         place = {expert: number for number, expert in enumerate(experts)}
         hot = [place[expert] for expert in self.hot if expert in place]
         dynamic = self.policy.dynamic
-        judge = None if dynamic is None else dynamic(self.expected[None, list(experts)].copy(), self.parameters)
+        judge = None if dynamic is None else dynamic(self.expected[None, list(experts)].copy(), self.policy.values)
         room = len(hot) if self.room is None else self.room * len(experts) // len(self.expected)
         return ResidentSet(len(experts), room, hot, judge, self.policy.selective)
 
@@ -56,16 +55,15 @@ def tiers_of_layer(options: LoaderOptions, plan: Plan | None, layer: int, expert
     use = LayerUse(layer, experts, routing)
     known = routing is not None and routing.count.sum() > 0
     if options.placement is not None:
-        hot, policy, parameters = _placed(options.placement, plan, layer, experts)
+        hot, policy = _placed(options.placement, plan, layer, experts)
         expected = _by_order(options.placement, layer, experts)
     elif options.hot is not None:
         policy = _policy(options.policy)
-        parameters = dict(policy.parameters)
         hot = tuple(hot_experts(policy, use, options.hot))
         expected = np.zeros(experts)
     else:
         return None
-    return TierStart(hot, policy, parameters, use.heat * used if known and policy.learns else expected)
+    return TierStart(hot, policy, use.heat * used if known and policy.learns else expected)
 
 
 def layers_to_check(options: LoaderOptions, counts: Mapping[int, int]) -> Mapping[int, int]:
@@ -77,9 +75,7 @@ def layers_to_check(options: LoaderOptions, counts: Mapping[int, int]) -> Mappin
     return dict.fromkeys(experts.layers, next(iter(counts.values())))
 
 
-def _placed(
-    path: Path, plan: Plan | None, layer: int, experts: int
-) -> tuple[tuple[int, ...], PlacementPolicy, Mapping[str, float]]:
+def _placed(path: Path, plan: Plan | None, layer: int, experts: int) -> tuple[tuple[int, ...], PlacementPolicy]:
     placement = _placement(path)
     assert placement.experts is not None
     placed = placement.experts.layers.get(layer)
@@ -91,10 +87,9 @@ def _placed(
         raise CollabError(f"{path} is for the artifact of another plan; make it with `collab-plugin place`")
     use = placement.experts.policy
     policy = _policy(use.name)
-    if not use.dynamic:
-        policy = PlacementPolicy(policy.name, policy.description, policy.hot)
+    policy = policy.told(use.parameters) if use.dynamic else PlacementPolicy(use.name, policy.description, policy.hot)
     hot = placed.tiers.get(placement.tiers[0].name, ())
-    return hot, policy, {**policy.parameters, **use.parameters}
+    return hot, policy
 
 
 def _by_order(path: Path, layer: int, experts: int) -> F64:
