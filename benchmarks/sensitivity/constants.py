@@ -4,7 +4,7 @@
 
 Calibrates and probes a model where WORK/NAME does not have that yet. A constant is the geometric mean over families
 (models of one architecture and size are one: their geometric mean), and of a model that did not teach it over the
-other families. Prints both; writes constants.csv, where other models stay.
+other families. `JUDGES` teach none. Prints both; writes constants.csv, where other models stay.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from collab_plugin.planning.predictor import probed_weights
 
 FIELDS = ("model", "family", "constant", "value")
 Row = tuple[str, str, str, float]
+JUDGES = ("unseen-deepseek-v3", "unseen-deep-olmoe")
+"""Models that stand beside the others and teach nothing, so that they can judge what the others taught."""
 ALMOST_ALL = 0.8
 """Share of the last stream from which on a layer says nothing of what later layers add."""
 LEAST = 0.1
@@ -78,10 +80,10 @@ def family_of(bench: Bench) -> str:
 
 
 def learnt(rows: Sequence[Row], without: str = "") -> dict[str, float]:
-    """Constant -> geometric mean over families but one."""
+    """Constant -> geometric mean over families but one, judges left out."""
     found: dict[str, dict[str, list[float]]] = {}
-    for _, family, name, value in rows:
-        if family != without:
+    for model, family, name, value in rows:
+        if family != without and model not in JUDGES:
             found.setdefault(name, {}).setdefault(family, []).append(math.log(value))
     return {name: math.exp(fmean(map(fmean, by_family.values()))) for name, by_family in found.items()}
 
@@ -107,10 +109,11 @@ def main() -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A row a constant: what each model has, what all families give, and the range over leaving one out."""
-    models = list(dict.fromkeys(row[0] for row in rows))
-    every, families = learnt(rows), {row[1] for row in rows}
-    lines = ["| | " + " | ".join(models) + " | all families | without one |", "|---" * (len(models) + 3) + "|"]
+    """A row a constant: what each model has, judges last, what all families give, and the range without one."""
+    models = sorted(dict.fromkeys(row[0] for row in rows), key=lambda model: model in JUDGES)
+    every, families = learnt(rows), {row[1] for row in rows if row[0] not in JUDGES}
+    heads = [f"{model} (judge)" if model in JUDGES else model for model in models]
+    lines = ["| | " + " | ".join(heads) + " | all families | without one |", "|---" * (len(models) + 3) + "|"]
     for name, value in every.items():
         own = {row[0]: f"{row[3]:.3g}" for row in rows if row[2] == name}
         without = [left[name] for family in families if name in (left := learnt(rows, family))]

@@ -52,5 +52,8 @@ SHAPES = {
         "deepseek", layers=4, dense=1, groups=4, groups_used=2, shared_width=256, scale=2.5, window=192, positions=192
     ),
     "unseen-olmoe": Shape("olmoe", layers=3, kv_heads=4, experts=64, used=8, window=256, positions=256),
+    "unseen-deep-olmoe": Shape(
+        "olmoe", vocabulary=2048, layers=8, kv_heads=4, experts=64, used=8, window=256, positions=256
+    ),
     "unseen-mixtral": Shape("mixtral", layers=4, experts=8, used=2, expert_width=512, window=384, positions=384),
 }

@@ -32,6 +32,7 @@ RECIPES = (
     )),
     Recipe("unseen-olmoe", "tiny-qwen3moe", 13, ("--seed", "8", "--embeddings", str(MODELS / "tiny-qwen3moe"))),
     Recipe("unseen-mixtral", None, 13, ("--seed", "9")),
+    Recipe("unseen-deep-olmoe", None, 20, ("--seed", "10", "--lr", "2e-3")),
 )  # fmt: skip
 
 
