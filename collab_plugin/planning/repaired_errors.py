@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from statistics import geometric_mean
+from statistics import mean
 
 import numpy as np
 
@@ -41,24 +41,35 @@ _Job = tuple[HeldOut, str, str]
 
 @dataclass(frozen=True)
 class RepairedErrors:
-    """``shares``: of the error of a type that repair leaves, by part of the model and type. ``tensors``: those that it
-    holds for. ``experts``: how many it was measured on."""
+    """``shares``: of the error of a type that repair leaves, by part of the model and type, in the layers that were
+    looked at. ``tensors``: part and layer of those that it holds for. ``experts``: how many it was measured on."""
 
-    shares: Mapping[tuple[str, str], float]
-    tensors: Mapping[str, str]
+    shares: Mapping[tuple[str, str], Mapping[int, float]]
+    tensors: Mapping[str, tuple[str, int]]
     experts: int
 
     def left(self, name: str, kind: str) -> float:
-        """The share of the tensor's error at the type ``kind``; 1 where nothing is repaired."""
-        return self.shares.get((self.tensors.get(name, ""), kind), 1.0)
+        """The share of the tensor's error at the type ``kind``, between layers that were looked at linear in depth; 1
+        where nothing is repaired.
+
+        It grows with depth: 0.07 to 0.09 of what routed experts give is left in the first three layers of deep-qwen3moe
+        at 3.5 bits, 0.22 to 0.32 in the last five.
+        """
+        part, layer = self.tensors.get(name, ("", 0))
+        if (seen := self.shares.get((part, kind))) is None:
+            return 1.0
+        layers = sorted(seen)
+        return float(np.interp(layer, layers, [seen[at] for at in layers]))
 
     @property
     def source(self) -> str:
         """One line for the plan; "" where nothing is repaired."""
         if not self.shares:
             return ""
-        low, high = min(self.shares.values()), max(self.shares.values())
-        return f"repair leaves {low:.2f} to {high:.2f} of experts' errors, by type, measured on {self.experts} experts"
+        shares = [share for seen in self.shares.values() for share in seen.values()]
+        low, high = min(shares), max(shares)
+        found = f"repair leaves {low:.2f} to {high:.2f} of experts' errors"
+        return f"{found}, by type and layer, measured on {self.experts} experts"
 
 
 NONE = RepairedErrors({}, {}, 0)
@@ -67,8 +78,8 @@ NONE = RepairedErrors({}, {}, 0)
 def repaired_errors(planning: PlanningInput, progress: OnProgress = silent) -> RepairedErrors:
     """Measured on the planning's samples; `NONE` without, or where nothing is quantized.
 
-    Each type that experts may get is tried on at most 4 experts, and of each on 512 hidden values at most. The mean
-    over experts is geometric. The same whatever the number of threads; what an earlier plan measured is not again.
+    Each type that experts may get is tried on at most 4 experts, two of a layer, whose mean counts, and of each on 512
+    hidden values at most. The same whatever the number of threads; what an earlier plan measured is not again.
     """
     source = planning.samples_source
     if source is None or planning.request.keep_types:
@@ -79,38 +90,43 @@ def repaired_errors(planning: PlanningInput, progress: OnProgress = silent) -> R
     tensors = _repaired_tensors(planning, layers)
     tried = _tried(planning, tensors)
     with one_blas_thread():
-        experts = [e for layer in _looked_at(layers) for e in _experts(planning, source, layer)]
+        experts = {e: layer for layer in _looked_at(layers) for e in _experts(planning, source, layer)}
         found = _measured(planning, [(expert, *pair) for pair in tried for expert in experts], progress)
-    shares = {pair: geometric_mean(each) for pair, each in found.items() if each}
-    return RepairedErrors(shares, tensors, len(experts))
+    return RepairedErrors(_by_layer(found, experts), tensors, len(experts))
 
 
-def _repaired_tensors(planning: PlanningInput, layers: Sequence[int]) -> dict[str, str]:
-    """Experts' matrices of sampled layers, and the part that each is of."""
+def _by_layer(found: Mapping[_Job, float], layers: Mapping[HeldOut, int]) -> dict[tuple[str, str], dict[int, float]]:
+    """Means over the experts of a layer, by part and type. Errors of experts add up, so the mean is arithmetic."""
+    seen: dict[tuple[str, str], dict[int, list[float]]] = {}
+    for (expert, part, kind), left in found.items():
+        seen.setdefault((part, kind), {}).setdefault(layers[expert], []).append(left)
+    return {pair: {layer: mean(each) for layer, each in by_layer.items()} for pair, by_layer in seen.items()}
+
+
+def _repaired_tensors(planning: PlanningInput, layers: Sequence[int]) -> dict[str, tuple[str, int]]:
+    """Experts' matrices of sampled layers, with the part and the layer that each is of."""
     return {
-        name: part_of(info)
+        name: (part_of(info), info.layer)
         for name, info in planning.checkpoint.tensors.items()
-        if info.by_expert and len(info.shape) == 3 and info.layer in layers
+        if info.by_expert and len(info.shape) == 3 and info.layer is not None and info.layer in layers
     }
 
 
-def _tried(planning: PlanningInput, tensors: Mapping[str, str]) -> list[tuple[str, str]]:
+def _tried(planning: PlanningInput, tensors: Mapping[str, tuple[str, int]]) -> list[tuple[str, str]]:
     """(part, type) that may be rounded."""
     request, stored = planning.request, planning.checkpoint.tensors
     choices = type_choices(planning, Limits.of(request.base, request.floors, request.ceilings))
     return sorted(
         {
             (part, kind)
-            for name, part in tensors.items()
+            for name, (part, _) in tensors.items()
             for kind in choices.get(name, ())
             if kind not in NOT_ROUNDED and kind != stored[name].type.name
         }
     )
 
 
-def _measured(
-    planning: PlanningInput, jobs: Sequence[_Job], progress: OnProgress
-) -> dict[tuple[str, str], list[float]]:
+def _measured(planning: PlanningInput, jobs: Sequence[_Job], progress: OnProgress) -> dict[_Job, float]:
     """What is left by part and type, of each expert that can tell."""
     remembered = KnownErrors(cache_path() / "errors.sqlite")
     experts = {expert: _digest(planning, expert) for expert, _, _ in jobs}
@@ -126,11 +142,7 @@ def _measured(
                 known[keys[job]] = max(left, LEAST)
             report(done, len(todo))
     remembered.keep({keys[job]: known[keys[job]] for job in todo if keys[job] in known})
-    found: dict[tuple[str, str], list[float]] = {}
-    for job in jobs:
-        if keys[job] in known:
-            found.setdefault(job[1:], []).append(known[keys[job]])
-    return found
+    return {job: known[keys[job]] for job in jobs if keys[job] in known}
 
 
 def _digest(planning: PlanningInput, expert: HeldOut) -> bytes:

@@ -35,7 +35,7 @@ def test_what_is_not_quantized_or_was_not_seen_costs_its_error_alone(bench: Benc
 
 
 def test_repair_takes_from_the_error_and_not_from_the_inputs(bench: Bench) -> None:
-    repaired = RepairedErrors({("expert down", "Q4_K"): 0.5}, {DOWN: "expert down"}, 4)
+    repaired = RepairedErrors({("expert down", "Q4_K"): {1: 0.5}}, {DOWN: ("expert down", 0)}, 4)
     costs = costs_of(bench, repaired)
     assert costs.of(DOWN, "Q4_K", 0.01) == pytest.approx(2 * (0.005 + 5e-4))
     assert costs.of(DOWN, "Q5_K", 0.01) == pytest.approx(2 * (0.01 + 5e-4)), "not measured for this type"
