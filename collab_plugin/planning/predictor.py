@@ -37,7 +37,8 @@ POWER, PIVOT = 0.83, 0.009
 move a router's choice, and the share of tokens that choose otherwise grows with the square root of all errors."""
 
 REAL_ERRORS = 1.15
-"""What real errors cost over random ones of their size: medians of 1.02 to 1.24 on five judges (docs/quality.md §4)."""
+"""What real errors cost over random ones of their size: medians of 1.02 to 1.24 on five judges (docs/quality.md §4).
+With samples it is measured for the experts (planning/repaired_errors.py), and little else errs."""
 
 WITHIN_PROBED, WITHIN_REPAIRED, WITHIN_UNPROBED = 1.6, 1.9, 2.1
 """Factor that predicted and measured KL divergence were apart at most, over the plans of benchmarks/results/quality.csv
@@ -70,15 +71,18 @@ def together(cost: float) -> float:
     return PIVOT * (cost / PIVOT) ** POWER if cost > 0 else 0.0
 
 
-def probed_together(weights: Mapping[str, float], probes: Sequence[TogetherProbe]) -> Callable[[float], float]:
+def probed_together(
+    weights: Mapping[str, float], probes: Sequence[TogetherProbe], real: float = REAL_ERRORS
+) -> Callable[[float], float]:
     """`together` as it was measured on this model: linear in the logarithms between the probes of all tensors at once,
-    beyond them with the law's power. The law where there are none."""
+    beyond them with the law's power; ``real`` times as much, as probes put in random errors. The law where there are
+    none."""
     costs = [sum(weights.get(n, 0.0) * e for put_in in (p.errors, p.inputs) for n, e in put_in.items()) for p in probes]
     measured = {cost: p.kld for cost, p in zip(costs, probes, strict=True) if cost > 0 and p.kld > 0}
     if not measured:
         return together
     x = np.array(sorted(measured))
-    y = REAL_ERRORS * np.maximum.accumulate([measured[cost] for cost in x])
+    y = real * np.maximum.accumulate([measured[cost] for cost in x])
 
     def cost(total: float) -> float:
         if total <= 0:
@@ -184,7 +188,7 @@ def predictor_of(candidates: Candidates) -> Predictor:
         f"probed: {len(found.groups)} groups ({len(found.probed & set(weights))} of {len(weights)} tensors) and "
         f"{len(prunings)} prunings on {found.tokens:,} tokens; such predictions were within a factor of "
         f"{within} of measured plans",
-        probed_together(weights, found.together),
+        probed_together(weights, found.together, REAL_ERRORS if planning.samples_source is None else 1.0),
     )
 
 

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from statistics import mean
 
 import numpy as np
@@ -34,15 +35,16 @@ DOWN = "expert down"
 LEAST = 1e-6
 NOT_ROUNDED = ("F32", "F16", "BF16")
 ANY = "Q8_0"  # importance vectors do not depend on the type
-METHOD = "repaired 1"
+METHOD = "repaired 2"
 """In the keys of what is remembered: another number where another way of repair leaves something else."""
 _Job = tuple[HeldOut, str, str]
 
 
 @dataclass(frozen=True)
 class RepairedErrors:
-    """``shares``: of the error of a type that repair leaves, by part of the model and type, in the layers that were
-    looked at. ``tensors``: part and layer of those that it holds for. ``experts``: how many it was measured on."""
+    """``shares``: what repair leaves of a type's error, over what random errors as large do, by part of the model and
+    type, in the layers that were looked at. ``tensors``: part and layer of those that it holds for. ``experts``: how
+    many it was measured on."""
 
     shares: Mapping[tuple[str, str], Mapping[int, float]]
     tensors: Mapping[str, tuple[str, int]]
@@ -52,8 +54,8 @@ class RepairedErrors:
         """The share of the tensor's error at the type ``kind``, between layers that were looked at linear in depth; 1
         where nothing is repaired.
 
-        It grows with depth: 0.07 to 0.09 of what routed experts give is left in the first three layers of deep-qwen3moe
-        at 3.5 bits, 0.22 to 0.32 in the last five.
+        It grows with depth: of the errors of routed experts 0.07 to 0.09 is left in the first three layers of
+        deep-qwen3moe at 3.5 bits, 0.22 to 0.32 in the last five.
         """
         part, layer = self.tensors.get(name, ("", 0))
         if (seen := self.shares.get((part, kind))) is None:
@@ -179,7 +181,9 @@ def _left(planning: PlanningInput, expert: HeldOut, part: str, kind: str) -> flo
         data = kernels.quantize(np.ascontiguousarray(values, np.float32), kind, vector)
         return kernels.dequantize(data, kind, values.shape[1])
 
-    return expert.left_of_down(rounded) if part == DOWN else expert.left_of_gate_and_up(rounded)
+    importance = partial(_vector, planning, expert, kind=kind)
+    measured = expert.left_of_down if part == DOWN else expert.left_of_gate_and_up
+    return measured(rounded, importance)
 
 
 def _vector(planning: PlanningInput, expert: HeldOut, name: str, kind: str) -> F32 | None:
