@@ -22,7 +22,7 @@ from benchmarks.quality.bench import ROOT, Bench
 from collab_plugin.formats.tensor_names import Role
 from collab_plugin.planning.candidates import Candidates
 from collab_plugin.planning.learned_weights import learned_weights
-from collab_plugin.planning.pruning_law import PRUNED_ALONE, PRUNED_BESIDE_SHARED, stream_prune_cost
+from collab_plugin.planning.pruning_law import PRUNED_BESIDE_SHARED, pruned_alone, stream_prune_cost
 from collab_plugin.stats.sensitivity_file import read_sensitivity
 
 
@@ -57,7 +57,8 @@ def pruned_costs(bench: Bench) -> Iterator[PrunedCost]:
             kept = partial(_kept, candidates)
             cost = stream_prune_cost(bench.checkpoint, bench.topology, planning.stats, prices, kept)
             assert cost is not None, "the stats do not say what experts write"
-            stream = cost(p.expert_count, p.experts_used) / (PRUNED_BESIDE_SHARED if shared else PRUNED_ALONE)
+            alone = pruned_alone(len(bench.topology.moe_layers))
+            stream = cost(p.expert_count, p.experts_used) / (PRUNED_BESIDE_SHARED if shared else alone)
             yield PrunedCost(
                 bench.model.name, shared, candidates.planning.criterion.name, bench.topology.expert_count,
                 p.expert_count, p.kld, p.stderr, stream,

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from small_models.model_bench import Bench
 
-from collab_plugin.planning.pruning_law import PRUNED_ALONE, PRUNED_BESIDE_SHARED, stream_prune_cost, written
+from collab_plugin.planning.pruning_law import (
+    PRUNED_ALONE,
+    PRUNED_BESIDE_SHARED,
+    pruned_alone,
+    stream_prune_cost,
+    written,
+)
 from collab_plugin.stats.stats import LayerRouting, Stats
 
 PRICE = 0.5
@@ -43,6 +49,10 @@ def test_a_dropped_expert_costs_what_it_wrote(model: str, factor: float, request
     assert cost is not None
     assert cost(t.expert_count - 1, t.experts_used) == pytest.approx(len(t.moe_layers) * PRICE * factor * 4.0)
     assert cost(t.expert_count, t.experts_used) == 0
+
+
+def test_more_layers_feel_less_of_it() -> None:
+    assert [pruned_alone(n) / PRUNED_ALONE for n in (1, 3, 4, 8, 48)] == [1, 1, 3 / 4, 3 / 8, 3 / 8]
 
 
 def test_fewer_experts_a_token_cost_the_cube_of_their_share(softmax: Bench) -> None:

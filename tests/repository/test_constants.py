@@ -47,8 +47,12 @@ SENTENCES = [
     ("method.md", "P is {:.0f} Σ_l", (f"{PREDICTOR}:PRUNING",)),
     (
         "method.md",
-        "C = {} where a shared expert works on, else {}",
-        ("planning.pruning_law:PRUNED_BESIDE_SHARED", "planning.pruning_law:PRUNED_ALONE"),
+        "C = {} where a shared expert works on, else {} · {} / M",
+        (
+            "planning.pruning_law:PRUNED_BESIDE_SHARED",
+            "planning.pruning_law:PRUNED_ALONE",
+            "planning.pruning_law:SHALLOW",
+        ),
     ),
     ("method.md", "{0} / max(L, {0})", (f"{LAW}:TABLE_LAYERS",)),
     ("method.md", "ω_out = {} times the mean over logits", (f"{LAW}:OUTPUT",)),
