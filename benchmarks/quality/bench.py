@@ -201,7 +201,7 @@ class Bench:
         p = plan.pruning
         detail = f"{p.expert_count} experts, top-{plan.activation.used}"
         if plan.predicted_kld is not None:
-            detail += f", predicted {plan.predicted_kld:.4f}"
+            detail += f", predicted {_digits(plan.predicted_kld)}"
         return [self.built(key, variant, bpw, detail, plan)]
 
     def _decide(self, sensitivity: Path | None, bpw: float, options: dict[str, Any], confirm: int) -> cp.Plan:
@@ -293,6 +293,11 @@ class Bench:
     def _keep(self, key: str, row: Row) -> Row:
         self._file(key).write_text(json.dumps(dataclasses.asdict(row)))
         return row
+
+
+def _digits(kld: float) -> str:
+    """Four decimals, of little two digits that count."""
+    return f"{kld:.4f}" if kld >= 0.0095 else f"{kld:.5f}"
 
 
 def _of_file(plan: cp.Plan, rival: bool = False) -> str:
