@@ -42,7 +42,11 @@ def compute(
 ) -> dict[str, NDArray[Any]]:
     """What reference_child.py writes of ``gguf``; ``folder``: compared with transformers there. RuntimeError with what
     went wrong there."""
-    child, log = _child(torch_python(*(["transformers"] if folder else [])))
+    python = torch_python(*(["transformers"] if folder else []))
+    child, log = _child(python)
+    if child.poll() is not None:  # ended since the last call: begin anew
+        _child.cache_clear()
+        child, log = _child(python)
     job = {"gguf": str(gguf), "tokens": list(tokens), "folder": str(folder) if folder else None, "scales": scales or {}}
     assert child.stdin is not None and child.stdout is not None
     child.stdin.write(json.dumps(job | {"out": str(out)}) + "\n")
