@@ -17,6 +17,8 @@ from collab_plugin.formats.output_path import check_utf8
 BLOCK = 2**15
 """Bytes that a short read far away fetches, for the next short read is often beside it: scales, parts of a header."""
 HELD_BLOCKS = 512
+LOCKS = 64
+"""Of a file: threads that want the same block wait for the first, those of blocks that share a lock for nothing."""
 
 _COMPANIONS = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")
 _LICENCES = ("license", "licence", "notice")
@@ -107,6 +109,7 @@ class DistantFile(ByteFile):
         if not size:
             raise CollabError(f"{where} is empty")
         self.where, self.size, self._last = where, size, threading.local()
+        self._locks = [threading.Lock() for _ in range(LOCKS)]
 
     @abstractmethod
     def fetch(self, start: int, stop: int) -> bytes:
@@ -119,8 +122,13 @@ class DistantFile(ByteFile):
                 held = self._last.range = (start, stop, self._exactly(start, stop))
             return np.frombuffer(held[2], np.uint8)
         first, last = start // BLOCK, -(-stop // BLOCK)
-        held = b"".join(_block(self, number) for number in range(first, last))
+        held = b"".join(map(self._block, range(first, last)))
         return np.frombuffer(held[start - first * BLOCK : stop - first * BLOCK], np.uint8)
+
+    def _block(self, number: int) -> bytes:
+        """A block, fetched once however many threads want it."""
+        with self._locks[number % LOCKS]:
+            return _held_block(self, number)
 
     def _exactly(self, start: int, stop: int) -> bytes:
         data = self.fetch(start, stop)
@@ -133,5 +141,5 @@ class DistantFile(ByteFile):
 
 
 @lru_cache(HELD_BLOCKS)
-def _block(file: DistantFile, number: int) -> bytes:
+def _held_block(file: DistantFile, number: int) -> bytes:
     return file._exactly(number * BLOCK, min((number + 1) * BLOCK, file.size))
