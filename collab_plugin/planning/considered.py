@@ -43,13 +43,14 @@ class Weighed:
 
 
 def considered_points(
-    weighed: Sequence[Weighed], baselines: Sequence[Baseline], predictor: Predictor, budget: int
+    weighed: Sequence[Weighed], baselines: Sequence[Baseline], predictor: Predictor, theirs: Predictor, budget: int
 ) -> tuple[Point, ...]:
-    """Every candidate at the budget, the front, and the baselines, ascending in bytes."""
+    """Every candidate at the budget, the front, and the baselines, ascending in bytes. ``theirs``: of the baselines,
+    which nobody repairs."""
     points = [_point("candidate", "", w.candidate, w.bytes_at(budget), w.score) for w in weighed]
     points += _front(weighed, predictor, budget)
     points += [
-        _point("baseline", b.label, b.candidate, b.bytes, predictor.total(b.cost, b.candidate.count, b.candidate.used))
+        _point("baseline", b.label, b.candidate, b.bytes, theirs.total(b.cost, b.candidate.count, b.candidate.used))
         for b in baselines
     ]
     return ascending(points)

@@ -19,6 +19,7 @@ from collab_plugin.planning.candidates import Candidates
 from collab_plugin.planning.learned_weights import Learned, learned_weights, table_weights
 from collab_plugin.planning.planning_input import PlanningInput
 from collab_plugin.planning.pruning_law import PruneCost, stream_prune_cost
+from collab_plugin.planning.repaired_errors import RepairedErrors
 from collab_plugin.stats.sensitivity import PruningProbe, Sensitivity, TogetherProbe
 
 PRUNING = 8.0
@@ -165,9 +166,10 @@ def _ratios(default: PruneCost, probes: list[PruningProbe], experts: int) -> lis
     return sorted(found.items())
 
 
-def predictor_of(candidates: Candidates) -> Predictor:
+def predictor_of(candidates: Candidates, repaired: RepairedErrors | None = None) -> Predictor:
     """From the sensitivity document where there is one, else from models probed earlier.
 
+    ``repaired``: what repair with the planning's samples leaves of errors; None: of files that are not repaired.
     Probed prunings count when they were made by the same rule on the same statistics: they dropped the same experts.
     """
     planning = candidates.planning
@@ -177,24 +179,24 @@ def predictor_of(candidates: Candidates) -> Predictor:
     found = planning.sensitivity
     if found is None or not (found.groups or found.prunings):
         source = UNPROBED if learned.by_stream else UNMEASURED
-        return Predictor(learned.weights, _after_repair(planning, guess), source, together)
+        return Predictor(learned.weights, _after_repair(planning, repaired, guess), source, together)
     weights = probed_weights(learned.weights, found)
-    within = WITHIN_PROBED if planning.samples_source is None else WITHIN_REPAIRED
+    within = WITHIN_PROBED if planning.samples_source is None or repaired is None else WITHIN_REPAIRED
     same = planning.stats_source is not None and planning.stats_source.sha256 == found.stats_sha256
     prunings = tuple(p for p in found.prunings if same and p.rule == planning.rule)
     return Predictor(
         weights,
-        _after_repair(planning, probed_prune_cost(guess, prunings, topology.expert_count)),
+        _after_repair(planning, repaired, probed_prune_cost(guess, prunings, topology.expert_count)),
         f"probed: {len(found.groups)} groups ({len(found.probed & set(weights))} of {len(weights)} tensors) and "
         f"{len(prunings)} prunings on {found.tokens:,} tokens; such predictions were within a factor of "
         f"{within} of measured plans",
-        probed_together(weights, found.together, REAL_ERRORS if planning.samples_source is None else 1.0),
+        probed_together(weights, found.together, 1.0 if repaired is not None and repaired.shares else REAL_ERRORS),
     )
 
 
-def _after_repair(planning: PlanningInput, cost: PruneCost) -> PruneCost:
+def _after_repair(planning: PlanningInput, repaired: RepairedErrors | None, cost: PruneCost) -> PruneCost:
     """Prunings are probed without repair; with samples the plan's kept experts are fitted."""
-    if planning.samples_source is None:
+    if planning.samples_source is None or repaired is None:
         return cost
     return lambda kept, used: REPAIRED * cost(kept, used)
 

@@ -84,7 +84,7 @@ class _Search:
     def __init__(self, candidates: Candidates, budget: int, errors: ErrorTable, repaired: RepairedErrors) -> None:
         self.candidates, self.planning, self.budget, self.errors = candidates, candidates.planning, budget, errors
         self.repaired = repaired
-        self.predictor = predictor_of(candidates)
+        self.predictor = predictor_of(candidates, repaired)
         rounding = self.planning.stats.rounding if self.planning.stats else {}
         self.costs = Costs(self.predictor.weights, self.planning.checkpoint.tensors, rounding, repaired)
         self.fitted = fit_all(candidates, budget)
@@ -96,7 +96,8 @@ class _Search:
         points: tuple[Point, ...] = ()
         if len(weighed) > 1:
             rules = baselines(self.candidates, self.errors, self.costs.without_repair(), self.budget)
-            points = considered_points(weighed, rules, self.predictor, self.budget)
+            theirs = predictor_of(self.candidates)
+            points = considered_points(weighed, rules, self.predictor, theirs, self.budget)
         return tuple(dataclasses.replace(plan, considered=chosen(points, plan)) for plan in plans)
 
     def _weigh(self, fitted: Fitted, front: Frontier) -> Weighed:

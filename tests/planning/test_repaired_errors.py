@@ -11,12 +11,15 @@ from small_models.model_bench import Bench
 
 from collab_plugin.checkpoint.identity import model_id
 from collab_plugin.errors import CollabError
+from collab_plugin.planning.candidates import Candidates
 from collab_plugin.planning.planning_input import PlanningInput
+from collab_plugin.planning.predictor import REAL_ERRORS, predictor_of
 from collab_plugin.planning.repaired_errors import NONE, RepairedErrors, repaired_errors
 from collab_plugin.planning.search import make_plans
-from collab_plugin.planning.sources import SamplesSource
+from collab_plugin.planning.sources import SamplesSource, SensitivitySource
 from collab_plugin.repair.routed_block import RoutedBlock
 from collab_plugin.repair.samples import writing_samples
+from collab_plugin.stats.sensitivity import GroupProbe, Sensitivity, TogetherProbe
 
 TYPES = ("Q2_K", "Q4_K", "Q6_K")
 CTX = 32
@@ -109,3 +112,35 @@ def test_a_type_that_repair_helps_most_is_chosen(softmax: Bench, samples: Sample
     assert {plain.tensors[name].type for name in tensors} != {"Q2_K"}
     assert "repair leaves" in better.prediction
     assert "repair leaves" not in plain.prediction
+
+
+def test_files_of_others_are_not_repaired(softmax: Bench, samples: SamplesSource) -> None:
+    """What is predicted for "pruning only" does not depend on samples."""
+    request = dataclasses.replace(softmax.planning(10**9, types=(*TYPES, "Q8_0")).request, budget=_size(softmax))
+    plain = dataclasses.replace(softmax.planning(10**9), request=request)
+    sampled = dataclasses.replace(plain, samples_source=samples)
+    tensors = {n: ("expert down", 0) for n in softmax.checkpoint.tensors if "ffn_down_exps" in n}
+    repaired = RepairedErrors({("expert down", kind): {0: 0.5} for kind in (*TYPES, "Q8_0")}, tensors, 1)
+    (one,), (other,) = make_plans(plain, 1, repaired=NONE), make_plans(sampled, 1, repaired=repaired)
+    theirs, ours = ([p for p in plan.considered if p.kind == "baseline"] for plan in (one, other))
+    assert theirs and theirs == ours
+    assert 0 < theirs[0].expert_count < softmax.topology.expert_count
+    assert (other.predicted_kld or 0) < (one.predicted_kld or 0)
+
+
+def test_real_errors_count_for_more_where_samples_do_not_tell_them(softmax: Bench, samples: SamplesSource) -> None:
+    """Also with samples of which no expert got enough tokens."""
+    name = next(n for n in softmax.checkpoint.tensors if "ffn_down_exps" in n)
+    group, together = GroupProbe((name,), 0.1, 0.1, 0.0), TogetherProbe({name: 0.01}, {}, 0.01, 0.0)
+    found = Sensitivity(
+        samples.samples.model_id, "stats", ("t",), "", 512, 4, 8, 1020, 86016, "engine", (group,), (), (together,)
+    )
+    planning = dataclasses.replace(planning_of(softmax, samples), sensitivity_source=SensitivitySource.of(found))
+    told = RepairedErrors({("expert down", "Q2_K"): {0: 0.5}}, {name: ("expert down", 0)}, 1)
+    costs = [predictor_of(Candidates(planning), repaired).errors(0.01) for repaired in (None, NONE, told)]
+    assert costs == pytest.approx([0.01 * REAL_ERRORS, 0.01 * REAL_ERRORS, 0.01])
+
+
+def _size(bench: Bench) -> int:
+    """What 6.5 bits a weight take."""
+    return int(bench.topology.total_parameters * 6.5 / 8)
